@@ -21,7 +21,12 @@ COMPILED_STATIC: Changes = {"train": {"compile": True, "static_shapes": True}}
 RECOMPUTE: Changes = {"train": {"recompute": True}}
 LOW: Changes = {"train": {"precision": "bfloat16"}}
 WORKERS: Changes = {"data": {"workers": 8}}
-SECONDS = 6.0
+GRAPHS: Changes = {"train": {"cuda_graphs": True, "precision": "bfloat16"}, "data": {"workers": 8}}
+COMPILED_GRAPHS: Changes = {
+    "train": {"cuda_graphs": True, "precision": "bfloat16", "compile": True},
+    "data": {"workers": 8},
+}
+SECONDS = 4.0
 """Seconds of timed steps of a case."""
 WARM = 32
 """Rows with which graphs are compiled ahead: they serve any number, and leave memory to what runs besides."""
@@ -74,6 +79,8 @@ CASES = (
     GpuCase("paper-earlier", _earlier(PAPER), 80),
     GpuCase("small", _steps(SMALL, count=True), 45),
     GpuCase("small-earlier", _earlier(SMALL), 45),
+    GpuCase("small-graphs", _steps(SMALL, GRAPHS), 60),
+    GpuCase("small-graphs-compiled", _steps(SMALL, COMPILED_GRAPHS), 90),
     GpuCase("paper-static", _steps(PAPER, STATIC), 60),
     GpuCase("small-compiled", _steps(SMALL, COMPILED), 75),
     GpuCase("small-compiled-static", _steps(SMALL, COMPILED_STATIC), 100),

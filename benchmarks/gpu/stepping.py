@@ -28,8 +28,8 @@ def measure_steps(config: Config, seconds: float, count_operations: bool = True)
     Returns:
         ``rows_per_second`` and ``ms_per_step`` of whole steps; ``loader_ms`` of them in which the host draws and lays
         out samples; on a GPU ``busy_ms`` (time of kernels), ``kernels`` and ``gib``; ``tflop`` of a step; ``graphs``
-        compiled before and ``graphs_during`` the timed steps; ``first_seconds`` of the first step and
-        ``warm_seconds`` of all steps before the timed ones.
+        compiled before and ``graphs_during`` the timed steps, and ``captured`` CUDA graphs likewise; ``first_seconds``
+        of the first step and ``warm_seconds`` of all steps before the timed ones.
     """
     trainer = Trainer(config)
     device, buckets, rows = trainer.device, trainer.episodes.buckets, config.train.batch_size
@@ -49,6 +49,7 @@ def measure_steps(config: Config, seconds: float, count_operations: bool = True)
         "first_seconds": first,
         "warm_seconds": time.perf_counter() - began,
         "graphs": count_graphs(),
+        "captured": count_captured(trainer),
     }
     loader = time_loader(trainer)
     spent: list[float] = []
@@ -66,6 +67,7 @@ def measure_steps(config: Config, seconds: float, count_operations: bool = True)
         "rows_per_second": rows / step,
         "loader_ms": 1e3 * sum(loader) / len(spent) / buckets,
         "graphs_during": count_graphs() - found["graphs"],
+        "captured_during": count_captured(trainer) - found["captured"],
     }
     if device.type == "cuda":
         found["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
@@ -111,6 +113,11 @@ def _timed(work: Any, spent: list[float]) -> Any:
 def count_graphs() -> int:
     """Count the graphs that torch compiled in this process."""
     return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def count_captured(trainer: Trainer) -> int:
+    """Count the CUDA graphs that the trainer captured."""
+    return trainer.graphs.count if trainer.graphs else 0
 
 
 def profile_round(trainer: Trainer) -> dict[str, Any]:

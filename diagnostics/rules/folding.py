@@ -145,7 +145,8 @@ def _joined(group: Sequence[Finding]) -> Finding:
     return replace(
         first,
         module="",
-        message=f"all {len(group)} watched modules alike ({named}), so the cause is in none of them: {first.message}",
+        message=f"all {len(group)} watched modules ({named}) have the same problem, so its cause lies outside them;"
+        f" for example {first.message}",
         evidence=Evidence(
             first.evidence.metric,
             sum(values) / len(values),

@@ -38,8 +38,10 @@ def run_own_model(
 
     Raises:
         ConfigError: an option that does not apply was given.
-        ExtensionError: the code cannot be loaded, or the adapter is wrong.
+        ExtensionError: the code cannot be loaded, or the adapter is wrong. If a function of the adapter fails after
+            the first calls, the rest is decided and the report is written before.
     """
+    from etrm.errors import ExtensionError
     from etrm.extensions import allow
     from etrm.investigation.own_model import investigate_model
     from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own
@@ -51,6 +53,7 @@ def run_own_model(
     allow(name)
     titles = {id: f"{id} {one.statement.title}" for id, one in OWN_HYPOTHESES.items()}
     view = InvestigationProgress(titles, expected=choose_own(hypotheses), stops=until_root_cause)
+    refusals: list[ExtensionError] = []
     with resumable_work(view):
         found = investigate_model(
             name,
@@ -61,11 +64,14 @@ def run_own_model(
             command="etrm " + shlex.join(sys.argv[1:]),
             progress=view.update,
             on_verdict=view.decide,
+            on_refusal=refusals.append,
         )
         view.finish(found)
     result = read_and_render(out)
     open_console().print(summary(result))
     print_report_paths(out)
+    if refusals:
+        raise refusals[0]
     return result
 
 

@@ -110,6 +110,11 @@ class TrainConfig(Section):
         False,
         description="whether lengths and numbers of pairs are rounded up to few values, each compiled separately",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="whether kernels are replayed from CUDA graphs, for models so small that starting kernels takes "
+        "most of the time; needs a GPU",
+    )
     recompute: bool = Field(
         False,
         description="whether the backward pass computes the activations of blocks again instead of keeping them, which "

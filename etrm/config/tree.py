@@ -132,6 +132,7 @@ def _check_training_of_symbolic(train: TrainConfig) -> None:
         "q_halt_weight": 0.0,
         "compile": False,
         "static_shapes": False,
+        "cuda_graphs": False,
         "decoder": None,
         "inner_steps": 0,
     }
@@ -139,6 +140,7 @@ def _check_training_of_symbolic(train: TrainConfig) -> None:
         "loss": "its logits are log probabilities",
         "q_halt_weight": "its halting logit is constant",
         "compile": "it has no network that is compiled",
+        "cuda_graphs": "it has no part that is captured",
         "static_shapes": "it has no encoder whose shapes are rounded",
         "decoder": "no checkpoint of a TRM has weights for it",
         "inner_steps": "its context is a distribution, which no gradient step may leave",

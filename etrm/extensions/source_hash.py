@@ -21,6 +21,9 @@ _INSTALLED = tuple(
     Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 
+_PACKAGES = {"site-packages", "dist-packages"}
+"""Folders of installed packages in any environment."""
+
 
 def source_digest(thing: object) -> str:
     """Return one SHA-256 over :func:`outside_digests` of an object; empty for our own code."""
@@ -47,11 +50,11 @@ def outside_digests(things: Iterable[object]) -> list[str]:
         file = _file(thing)
         if file is None or _within(file, _OURS):
             continue
-        if _within(file, _INSTALLED):
+        if _is_installed(file):
             found |= {_digest(file, thing)} if id(thing) in given else set()
             continue
         found.add(_digest(file, thing))
-        waiting += [other for other in _namespace(thing).values() if isinstance(other, _NAMED)]
+        waiting += [other for other in _namespace(thing).values() if issubclass(type(other), _NAMED)]
     return sorted(found)
 
 
@@ -105,6 +108,14 @@ def _namespace(thing: object) -> Mapping[str, Any]:
 
 def _within(file: Path, folders: Iterable[Path]) -> bool:
     return any(file.is_relative_to(folder) for folder in folders)
+
+
+def _is_installed(file: Path) -> bool:
+    """Return whether a file belongs to a package that is installed here, or in another environment that this one uses.
+
+    An environment that was made with ``--system-site-packages`` has torch in a folder outside its own.
+    """
+    return _within(file, _INSTALLED) or not _PACKAGES.isdisjoint(file.parts)
 
 
 def _digest(file: Path, thing: object) -> str:

@@ -5,10 +5,11 @@ All are context variables, so that no network has settings of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -24,9 +25,24 @@ class Products:
     weights: dict[int, Tensor]
 
 
+class Shapes(Enum):
+    """The shapes of the tensors of demonstration pairs."""
+
+    ALL = auto()
+    """Groups of similar length, each as large as its pairs need."""
+    FEW = auto()
+    """Groups of a fixed number of pairs, of rounded length."""
+    ONE_GROUP = auto()
+    """A single group of a rounded number of pairs, of rounded length."""
+
+
+Replay = Callable[[nn.Module, Callable[..., Any], tuple[Tensor | None, ...]], Any]
+"""From a part, a function of tensors that uses no weights but those of the part, and its arguments, to its result."""
+
 _PRODUCTS: ContextVar[Products | None] = ContextVar("products", default=None)
 _RECOMPUTING: ContextVar[bool] = ContextVar("recomputing", default=False)
-_FEW_SHAPES: ContextVar[bool] = ContextVar("few_shapes", default=False)
+_SHAPES: ContextVar[Shapes] = ContextVar("shapes", default=Shapes.ALL)
+_REPLAY: ContextVar[Replay | None] = ContextVar("replay", default=None)
 
 
 @contextmanager
@@ -86,15 +102,31 @@ def run_network(network: nn.Module, *args: Any) -> Any:
 
 
 @contextmanager
-def few_shapes(enabled: bool) -> Iterator[None]:
-    """Round the shapes of the tensors of demonstration pairs to few values, which changes results by rounding alone."""
-    token = _FEW_SHAPES.set(enabled)
+def rounded_to(shapes: Shapes) -> Iterator[None]:
+    """Round the shapes of the tensors of demonstration pairs, which changes results by rounding alone."""
+    token = _SHAPES.set(shapes)
     try:
         yield
     finally:
-        _FEW_SHAPES.reset(token)
+        _SHAPES.reset(token)
 
 
-def has_few_shapes() -> bool:
-    """Whether the shapes of this forward pass are rounded to few values."""
-    return _FEW_SHAPES.get()
+def find_shapes() -> Shapes:
+    """The shapes of this forward pass."""
+    return _SHAPES.get()
+
+
+@contextmanager
+def replaying(replay: Replay | None) -> Iterator[None]:
+    """Call the parts of a model through a function, or with None as usual."""
+    token = _REPLAY.set(replay)
+    try:
+        yield
+    finally:
+        _REPLAY.reset(token)
+
+
+def run_part(part: nn.Module, function: Callable[..., Any], *args: Tensor | None) -> Any:
+    """Call a function of a part, which is called once per forward pass, so that its kernels can be replayed."""
+    replay = _REPLAY.get()
+    return function(*args) if replay is None else replay(part, function, args)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_device
+from etrm.model.forward_context import Shapes
 
 PER_DOUBLING = 4
 """Rounded lengths between a number and its double. Rounding adds at most a quarter. With twice as many, the steps of
@@ -46,21 +47,26 @@ def group_by_length(
 
 
 def group_in_few_shapes(
-    lengths: Sequence[int], samples: int, most: int, device: torch.device | None = None
+    lengths: Sequence[int],
+    samples: int,
+    most: int,
+    device: torch.device | None = None,
+    shapes: Shapes = Shapes.FEW,
 ) -> list[tuple[Tensor, int]]:
-    """Group pairs by the rank of their length, the longest first, with a fixed number of pairs and a rounded length.
+    """Group pairs by the rank of their length, the longest first, with a rounded number of pairs and length.
 
     Args:
         lengths: tokens that exist in each pair.
         samples: the number of samples that the pairs belong to, from which the number of pairs of a group follows.
         most: the largest possible length.
         device: the device on which the groups are needed.
+        shapes: whether there are groups of the same size, or a single one.
 
     Returns:
         (rows, length) of each group, rows (n,) int64. Every pair is in one group; the last group repeats the shortest
-        pair to be as large as the others.
+        pair to fill it.
     """
-    order, groups = _sort(lengths, device), split_in_few_shapes(lengths, samples, most)
+    order, groups = _sort(lengths, device), split_in_few_shapes(lengths, samples, most, shapes)
     if groups:
         order = torch.cat((order, order[-1:].expand(groups[-1][1] - len(lengths))))
     return [(order[start:end], length) for start, end, length in groups]
@@ -79,10 +85,14 @@ def split_by_length(lengths: Sequence[int], waste: float = 0.15) -> list[tuple[i
     return groups
 
 
-def split_in_few_shapes(lengths: Sequence[int], samples: int, most: int) -> list[tuple[int, int, int]]:
+def split_in_few_shapes(
+    lengths: Sequence[int], samples: int, most: int, shapes: Shapes = Shapes.FEW
+) -> list[tuple[int, int, int]]:
     """Return (start, end, length) of the groups of :func:`group_in_few_shapes`; the last may end behind all pairs."""
     sizes = sorted(lengths, reverse=True)
     pairs = max(1, -(-samples // GROUPS_PER_BATCH))
+    if shapes is Shapes.ONE_GROUP:
+        pairs *= max(1, -(-len(sizes) // pairs))
     return [(start, start + pairs, round_length(sizes[start], most)) for start in range(0, len(sizes), pairs)]
 
 

@@ -13,6 +13,7 @@ from etrm.errors import ConfigError
 from etrm.model.act import Carry, explore, halts
 from etrm.model.core import Core
 from etrm.model.encoders import Encoded, build_encoder
+from etrm.model.forward_context import run_part
 from etrm.model.puzzle import PuzzleTable
 from etrm.model.variant import ContextPolicy as ContextPolicy
 from etrm.model.variant import Given as Given
@@ -124,7 +125,9 @@ class RecursiveModel(Variant):
         core = self.core
         length = core.context_tokens + batch.inputs.shape[1]
         carry = carry.begin(length, core.H_init, core.L_init)
-        z_H, z_L, logits, q = core(carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid)
+        z_H, z_L, logits, q = run_part(
+            core, core, carry.z_H, carry.z_L, context, batch.inputs, batch.positions, batch.valid
+        )
         steps, q_halt = carry.steps + 1, q[:, 0]
         if self.training and not self.fixed_time:
             halted = halts(steps, q_halt.detach(), self.config.halt, minimum)

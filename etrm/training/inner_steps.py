@@ -18,6 +18,7 @@ from etrm.batch import Batch
 from etrm.config import TrainConfig
 from etrm.data import Sample, pose_demonstrations
 from etrm.model.act import Carry
+from etrm.model.forward_context import replaying
 from etrm.model.variant import Given, Variant
 from etrm.training.context_fit import ContextAdam, PosedDemos, check_searchable, measure_demos
 
@@ -68,7 +69,8 @@ class InnerSteps:
         current, adam = start, ContextAdam(start)
         for _ in range(self.train.inner_steps):
             current.requires_grad_()
-            losses, _ = measure_demos(self.shared, current, demos, self.train.loss, 1)
+            with replaying(None):  # a second call before the first one's backward pass
+                losses, _ = measure_demos(self.shared, current, demos, self.train.loss, 1)
             (gradient,) = torch.autograd.grad(losses.sum(), [current])
             current = adam.step(current.detach(), gradient, self.train.inner_rate)
         return current - start

@@ -14,7 +14,7 @@ from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.encoders.pairs import PairEncoder
-from etrm.model.forward_context import has_few_shapes
+from etrm.model.forward_context import Shapes, find_shapes
 from etrm.model.lengths import round_length
 from etrm.model.variant import Variant
 from etrm.training.execution.distributed import World
@@ -68,7 +68,7 @@ def build_micro_batches(
     are those of a single process.
     """
     tokens, pairs = world.most(slots.longest, slots.most_demos)
-    if has_few_shapes():
+    if find_shapes() is not Shapes.ALL:
         tokens = round_length(tokens, CELLS)
     minimum = model.draw_minimum(len(slots.indices), halting)
     noise = model.draw_noise(len(slots.indices), pairs)

@@ -86,14 +86,15 @@ class Observer:
         return found
 
     @property
-    def _due(self) -> bool:
+    def due(self) -> bool:
+        """Whether the next step is recorded."""
         # Counted by the run's step, so that a resumed run records the same steps.
         return self.monitor is not None and self._state.step % self._settings.every == 0
 
     @contextmanager
     def step(self, samples: int) -> Iterator[None]:
         """A context around forward, backward and update."""
-        self._recorded = self._due
+        self._recorded = self.due
         if self._probe is not None and self._state.step == 0:
             self._start = self._look(self._probe)
         if not self._recorded:

@@ -33,10 +33,11 @@ from etrm.errors import CheckpointError, ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
-from etrm.model.forward_context import few_shapes, recomputing
+from etrm.model.forward_context import Shapes, recomputing, rounded_to
 from etrm.training import named_code, nonfinite
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
+from etrm.training.execution.cuda_graphs import CudaGraphs, watched
 from etrm.training.execution.distributed import ALONE, World, join_processes
 from etrm.training.execution.memory import explain_shortage
 from etrm.training.execution.precision import autocast, check_precision
@@ -94,6 +95,8 @@ class Trainer:
         self.curve = HeldOutCurve(self.config, self.recipe, self.model, self.tasks, world.leader)
         if train.compile:
             compile_networks(self.model, self.device, dynamic=not train.static_shapes)
+        self.graphs = CudaGraphs(train, self.device) if train.cuda_graphs else None
+        self._shapes = Shapes.ONE_GROUP if self.graphs else Shapes.FEW if train.static_shapes else Shapes.ALL
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
@@ -171,7 +174,7 @@ class Trainer:
         resets = self.world.gather_flags([flag for part in self.state.halted[bucket] for flag in part.read()])
         requested = time.perf_counter()
         slots.refill(resets)
-        with few_shapes(train.static_shapes):
+        with rounded_to(self._shapes):
             parts = build_micro_batches(
                 self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
             )
@@ -179,7 +182,7 @@ class Trainer:
         self._positions, self._padding = self._positions + positions, self._padding + padding
         self._loading += time.perf_counter() - requested
 
-        with self.observer.step(len(self.mine)):
+        with self.observer.step(len(self.mine)), watched() if self.observer.due else nullcontext():
             carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
             self.world.reduce_gradients(self.model.parameters())
             self.observer.gradients_reduced()
@@ -222,8 +225,9 @@ class Trainer:
         for part in parts:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
-            shapes, kept = few_shapes(train.static_shapes), recomputing(train.recompute)
-            with autocast(train, self.device), kept, shapes, inner:
+            shapes, kept = rounded_to(self._shapes), recomputing(train.recompute)
+            replayed = self.graphs.replaying() if self.graphs else nullcontext()
+            with autocast(train, self.device), kept, shapes, inner, replayed:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
@@ -361,7 +365,7 @@ class Trainer:
             return
         before = len(self.check.compared)
         try:
-            with self.check.step(self):
+            with watched(), self.check.step(self):
                 yield
         finally:
             if self.folder:

@@ -27,6 +27,17 @@ def leaves(seed):
 def returns_none(seed):
     pass
 
+calls = []
+
+def breaks_later(seed):
+    def stops(model, batch):
+        calls.append(1)
+        if len(calls) > 20:
+            raise RuntimeError("the file is closed")
+        return step(model, batch)
+
+    return make_model(seed, stops)
+
 def without_loss(seed):
     return make_model(seed, lambda model, batch: step(model, batch).item())
 """
@@ -84,6 +95,16 @@ def test_what_is_wrong_is_named_without_a_traceback(
     assert_holds(shown.err, code)
     assert "Traceback" not in shown.err + shown.out
     assert not (folder / "out").exists()
+
+
+def test_a_function_that_breaks_later_is_refused_like_a_wrong_one_after_the_report(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("mine.py:breaks_later", "--hypotheses", "H5", "--out", "out") == 2
+    shown = capsys.readouterr()
+    assert_holds(shown.err, "adapter.step-raised", "the file is closed")
+    assert "Traceback" not in shown.err + shown.out
+    assert (folder / "out" / "report.html").exists()
 
 
 def test_a_fault_can_end_the_command_with_an_exit_code(folder: Path) -> None:

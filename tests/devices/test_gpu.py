@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from etrm.config import Changes, Config, with_settings
+from etrm.config import Changes, Config, load, with_settings
 from etrm.training.trainer import Trainer, train
 from tests.devices.test_training import STEPS, SUBJECTS, losses, subject
 from tests.training.interruptions.test_moved_run import LOSS, NORM
@@ -61,3 +62,39 @@ def test_a_run_resumes_on_the_other_device(tmp_path: Path, first: str, second: s
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, on_step=stopped)
     assert train(on(second, SAVED), tmp_path, resume=True)
+
+
+GRAPHS: dict[str, Changes] = {
+    "float32": {},
+    "bfloat16": {"train": {"precision": "bfloat16"}},
+    "cells": {"model": {"encoder": {"layout": "cells", "pooling": "none"}}},
+    "frozen": {"train": {"freeze_decoder_steps": 20}},
+}
+
+
+@gpu
+@pytest.mark.parametrize("changes", GRAPHS.values(), ids=GRAPHS)
+def test_replayed_graphs_compute_what_kernels_compute(changes: Changes) -> None:
+    """In two buckets, with rows that begin and continue, and steps that are recorded in between."""
+    base = with_settings(
+        load("smoke"),
+        train={"device": "cuda", "lr": 1e-3},
+        data={"augmentations": "fresh"},
+        monitor={"every": 4},
+    )
+    plain, replayed = (
+        Trainer(with_settings(with_settings(base, **changes), train={"cuda_graphs": on}))
+        for on in (False, True)
+    )
+    low = "precision" in changes.get("train", {})
+    for _ in range(20):
+        one, other = plain.train_step(), replayed.train_step()
+        assert other["loss"] == pytest.approx(one["loss"], rel=2e-2 if low else 1e-4)
+        assert other["halted_share"] == one["halted_share"]
+    assert replayed.graphs is not None
+    assert replayed.graphs.count >= 3
+    if not low:
+        for name, value in plain.model.state_dict().items():
+            torch.testing.assert_close(
+                replayed.model.state_dict()[name], value, rtol=1e-2, atol=1e-3, msg=name
+            )

@@ -16,7 +16,12 @@ from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES
 from etrm.investigation.own_model.model_factory import ModelFactory
 
 FOLDER = Path(__file__).parents[2] / "examples" / "own-models"
-NEEDS = {"recursive": "tiny_recursive_model", "in_context": "transformers", "generator": "diffusers"}
+NEEDS = {
+    "recursive": "tiny_recursive_model",
+    "in_context": "transformers",
+    "generator": "diffusers",
+    "meta_learner": "higher",
+}
 INSPECTED = {id: one for id, one in OWN_HYPOTHESES.items() if isinstance(one, InspectedHypothesis)}
 pytestmark = pytest.mark.filterwarnings("default")  # packages warn of their own future
 

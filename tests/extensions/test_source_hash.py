@@ -130,6 +130,27 @@ def test_a_plugin_that_is_installed_is_read() -> None:
     assert len(outside_digests([pytest.fixture])) == 1
 
 
+def test_packages_of_another_environment_are_installed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an environment that was made with --system-site-packages, whose torch lies in a folder outside its own."""
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "etrm_package_elsewhere.py").write_text("def help(model):\n    pass\n")
+    own = tmp_path / "etrm_user_of_a_package.py"
+    own.write_text("from etrm_package_elsewhere import help\n\ndef change(model):\n    help(model)\n")
+    for folder in (packages, tmp_path):
+        monkeypatch.syspath_prepend(str(folder))
+    module = importlib.import_module(own.stem)
+    try:
+        assert outside_digests([module.change]) == [
+            hashlib.sha256(own.name.encode() + b"\0" + own.read_bytes()).hexdigest()
+        ]
+    finally:
+        for name in (own.stem, "etrm_package_elsewhere"):
+            del sys.modules[name]
+
+
 def test_code_without_a_file_is_told_apart_by_what_it_does() -> None:
     def typed(text: str) -> object:
         namespace: dict[str, Any] = {"__name__": "nowhere"}

@@ -14,7 +14,7 @@ from etrm.batch import Demos
 from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
 from etrm.model.encoders import ENCODERS as KINDS
-from etrm.model.forward_context import few_shapes
+from etrm.model.forward_context import Shapes, rounded_to
 from etrm.model.lengths import group_by_length, group_in_few_shapes, round_length
 from tests.model.conftest import World
 
@@ -91,6 +91,11 @@ def test_groups_in_few_shapes_hold_every_pair_and_fill_the_last_with_the_shortes
     assert {len(rows) for rows, _ in groups} == {-(-samples // 4)}
     for rows, length in groups:
         assert length == round_length(max(lengths[row] for row in rows.tolist()), 37)
+    ((only, length),) = group_in_few_shapes(lengths, samples, most=37, shapes=Shapes.ONE_GROUP)
+    assert only.tolist()[: len(lengths)] == order[: len(lengths)]
+    assert set(only.tolist()[len(lengths) :]) <= {order[len(lengths) - 1]}
+    assert len(only) == len(order)
+    assert length == round_length(max(lengths), 37)
 
 
 @pytest.mark.parametrize("settings", [*({"kind": kind} for kind in KINDS), *ENCODERS[3:]], ids=str)
@@ -104,14 +109,15 @@ def test_few_shapes_change_a_context_and_its_gradient_by_rounding_alone(
     rows = [world.row((1, 1), pairs, seed=number) for number, pairs in enumerate(shapes)]
     demos = world.batch(rows).demos
     found = []
-    for enabled in (False, True):
+    for rounding in Shapes:
         encoder.zero_grad()
-        with few_shapes(enabled):
+        with rounded_to(rounding):
             context = encoder(demos, encoder.begin(None, torch.ones(len(rows), dtype=torch.bool))).context
         context.square().sum().backward()
         found.append([context.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
-    for plain, rounded in zip(*found, strict=True):
-        torch.testing.assert_close(rounded, plain, rtol=1e-3, atol=1e-3)
+    for plain, *rounded in zip(*found, strict=True):
+        for each in rounded:
+            torch.testing.assert_close(each, plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("settings", ENCODERS)

@@ -25,7 +25,7 @@ CALLS_WITHOUT_GRAD_AND_CUT = Cause(
 )
 NOT_USED = Cause(
     "not-used",
-    "it is not used, or its results of an earlier step are cached",
+    "it is not used, a copy of it is used, or its results of an earlier step are cached",
     remedy="Call it in the step that supervises it, and let the loss use that result, none of an earlier step.",
 )
 

@@ -85,5 +85,5 @@ def judge_inspection(found: InspectionFacts, words: str) -> Judgement:
 
 
 def describe_scope(seeds: int) -> str:
-    """What a verdict of the worst of some seeds rests on."""
-    return f"({format_seeds(seeds)}, worst shown)"
+    """The sample of a verdict whose numbers are those of the worst seed: ``(1 seed)``, ``(the worst of 3 seeds)``."""
+    return f"({'the worst of ' if seeds > 1 else ''}{format_seeds(seeds)})"

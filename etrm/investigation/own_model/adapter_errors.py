@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 import etrm
 from etrm.errors import EtrmError, ExtensionError
@@ -92,6 +93,11 @@ def refuse_adapter(code: str, what: str, *, got: str, expected: str, example: st
     """
     lines = f"change it, for instance to\n\n{example}\n"
     return ExtensionError(code, what, got=got, allowed=expected, next_step=lines)
+
+
+def is_refusal(error: BaseException) -> TypeGuard[ExtensionError]:
+    """Whether an error is about the adapter, as those of this module are."""
+    return isinstance(error, ExtensionError) and error.code.startswith("adapter.")
 
 
 @contextmanager

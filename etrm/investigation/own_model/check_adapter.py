@@ -26,8 +26,8 @@ from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBat
 from etrm.investigation.own_model.short_runs import LONGER
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 
-BATCHES_READ = (*range(8), INSPECTED_STEPS - 1)
-"""Training batches that are read: the first eight, as for H5 and H6, and the last one of any hypothesis."""
+BATCHES_READ = range(INSPECTED_STEPS)
+"""Training batches that are read: all that an inspection reads."""
 HELD_OUT_READ = (0, 1)
 """Held-out batches that are read, as for H5."""
 SAMPLES_READ = 2

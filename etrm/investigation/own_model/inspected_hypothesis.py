@@ -14,9 +14,11 @@ from etrm.errors import EtrmError, ExtensionError
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.table import EvidenceRow
-from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Statement
+from etrm.investigation.hypotheses.inspection import describe_scope
 from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.own_model.adapter_errors import is_refusal
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.model_factory import ModelFactory
@@ -37,6 +39,7 @@ class OwnModelReason(StrEnum):
     SOUND = "own.sound"
     INPUT_MISSING = "own.input-missing"
     ROWS_REPEAT = "own.rows-repeat"
+    ADAPTER_REFUSED = "own.adapter-refused"
 
 
 @dataclass
@@ -50,6 +53,7 @@ class OwnModelSession:
         seeds: seeds of the inspections.
         short_seeds: seeds of the short runs.
         progress: called with a phase, the parts done and the parts in all.
+        on_refusal: called with an error of the adapter that ends a hypothesis.
         findings: findings of the toolkit that decide no hypothesis.
     """
 
@@ -59,6 +63,7 @@ class OwnModelSession:
     seeds: tuple[int, ...]
     short_seeds: tuple[int, ...]
     progress: Callable[[str, int, int], None]
+    on_refusal: Callable[[ExtensionError], None] = lambda error: None
     findings: list[AdditionalFinding] = field(default_factory=list)
 
     @cached_property
@@ -185,7 +190,7 @@ class InspectedHypothesis(OwnHypothesis):
         session.progress(id, total, total)
         worst = max(inspected, key=lambda one: len(one.failed))
         session.findings.extend(worst.findings)
-        judgement = worst.judge(f"({format_seeds(len(inspected))}, worst shown)")
+        judgement = worst.judge(describe_scope(len(inspected)))
         if broken := broken_controls(controls):
             judgement = Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
         return self.statement.decided(
@@ -204,8 +209,7 @@ class InspectedHypothesis(OwnHypothesis):
         try:
             judgement = self.inspect(factory, 0).judge()
         except EtrmError as error:
-            refused = isinstance(error, ExtensionError) and error.code.startswith("adapter.")
-            if fault is not None and refused:  # by the user's code, which the fault does not suit
+            if fault is not None and is_refusal(error):  # by the user's code, which the fault does not suit
                 what = f"a small healthy model of this project, {fault.what}; the model under test refuses it"
                 judgement = self.inspect(fault.apply(REFERENCE), 0).judge()
             else:

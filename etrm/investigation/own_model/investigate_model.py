@@ -14,9 +14,10 @@ import torch
 
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import describe_environment
-from etrm.errors import ConfigError, EtrmError, RunFolderError
+from etrm.errors import ConfigError, EtrmError, ExtensionError, RunFolderError
 from etrm.extensions import outside_digests, source_digest
 from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.own_model.adapter_errors import is_refusal
 from etrm.investigation.own_model.batch_rows import hash_rows, list_tensor_keys
 from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelReason, OwnModelSession
@@ -29,7 +30,7 @@ from etrm.investigation.own_model.own_dynamics import OwnDynamics
 from etrm.investigation.own_model.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.own_gradients import OwnGradients
 from etrm.investigation.own_model.own_loading import OwnLoading
-from etrm.investigation.records import Verdict
+from etrm.investigation.records import Code, Verdict
 from etrm.investigation.result import HypothesisResult, Reproduce, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 
@@ -67,6 +68,7 @@ def investigate_model(
     command: str = "",
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
     on_verdict: Callable[[HypothesisResult], None] = lambda hypothesis: None,
+    on_refusal: Callable[[ExtensionError], None] = lambda error: None,
 ) -> Result:
     """Decide hypotheses about a model and write ``out/result.json``, which :func:`reports.read_and_render` renders.
 
@@ -80,6 +82,8 @@ def investigate_model(
         command: the command line, for the report.
         progress: called with a phase, the parts done and the parts in all.
         on_verdict: called with each hypothesis as it is decided, unless later ones may change its verdict.
+        on_refusal: called where a function of the adapter that worked at first raises or returns something else
+            later. That hypothesis ends in an ERROR, and the others are decided.
 
     Raises:
         ExtensionError: the code cannot be loaded, or the adapter is wrong.
@@ -98,7 +102,9 @@ def investigate_model(
         tuple(range(seeds or INSPECTED_SEEDS)),
         tuple(range(seeds or SHORT_SEEDS)),
         progress,
+        on_refusal,
     )
+    data_hash = _hash_first_batch(subject)
 
     def reached(found: HypothesisResult) -> HypothesisResult:
         if found.verdict is Verdict.NOT_RUN:
@@ -123,7 +129,7 @@ def investigate_model(
         order=tuple(decided),
         hypotheses=decided,
         beside=tuple(session.findings),
-        reproduce=_reproduce(session, command, where, time.perf_counter() - began),
+        reproduce=_reproduce(session, command, where, data_hash, time.perf_counter() - began),
     )
     result.write(root)
     return result
@@ -168,9 +174,17 @@ def _decide(
     try:
         if missing := hypothesis.find_missing(session.subject):
             return hypothesis.not_run(OwnModelReason.INPUT_MISSING, f"{missing[:1].upper()}{missing[1:]}.")
-        return mark_downstream(hypothesis.decide(session), decided)
+        found = mark_downstream(hypothesis.decide(session), decided)
+        other = found.explained_by
+        if other and (other not in chosen or OWN_HYPOTHESES[other].find_missing(session.subject)):
+            return found.replace(explained_by=None)  # nothing will be known of the other one
+        return found
     except EtrmError as error:
-        judgement = Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), f"{error.brief}.")
+        code: Code = CommonReason.SUBJECT_NOT_BUILT
+        if is_refusal(error):
+            code = OwnModelReason.ADAPTER_REFUSED
+            session.on_refusal(error)
+        judgement = Judgement(Verdict.ERROR, (code,), f"{error.brief}.")
     except Exception as error:  # noqa: BLE001  (code under test may raise anything)
         file = session.root / f"{id}.traceback.txt"
         write_atomically(file, "".join(traceback.format_exception(error)))
@@ -215,16 +229,21 @@ def _claim(root: Path, factory: ModelFactory) -> None:
         )
 
 
-def _reproduce(session: OwnModelSession, command: str, where: dict[str, Any], seconds: float) -> Reproduce:
-    subject, factory = session.subject, session.factory
+def _hash_first_batch(subject: ModelUnderTest) -> str:
     batch = subject.batch(0)
-    content = "".join(hash_rows(batch, list_tensor_keys(batch)))
+    return hashlib.sha256("".join(hash_rows(batch, list_tensor_keys(batch))).encode()).hexdigest()
+
+
+def _reproduce(
+    session: OwnModelSession, command: str, where: dict[str, Any], data_hash: str, seconds: float
+) -> Reproduce:
+    subject, factory = session.subject, session.factory
     return Reproduce(
         command=command or f"investigate_model({factory.name!r}, ...)",
         commit=where["commit"],
         dirty=where["dirty"],
         seeds=session.short_seeds,
-        data_hash=hashlib.sha256(content.encode()).hexdigest(),
+        data_hash=data_hash,
         versions=where["versions"],
         hardware=where["hardware"],
         threads=torch.get_num_threads(),

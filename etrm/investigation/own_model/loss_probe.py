@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def are_close(one: float, other: float, tolerance: float = ROUNDING) -> bool:
     """Whether two losses differ by rounding at most. Equal values that are not finite are close."""
     if one != one or other != other:
         return one != one and other != other
-    return one == other or abs(one - other) <= tolerance * max(abs(one), abs(other))
+    return one == other or abs(one - other) <= tolerance * max(abs(one), abs(other)) < math.inf
 
 
 def list_changed(before: Tensor, after: Tensor) -> list[int]:

@@ -118,7 +118,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+    return isinstance(value, (int, float)) and value == value
 
 
 _EXAMPLES = {name: function.example for name, function in FUNCTIONS.items()} | {

@@ -142,7 +142,7 @@ def _judge(comparison: TreatmentComparison) -> Judgement:
     mean = sum(best.effects) / len(best.effects)
     shown = f" [{best.interval.low:.2f}, {best.interval.high:.2f}]" if best.interval else ""
     code = FreeContextReason.FREE_GAINS if comparison.gained else FreeContextReason.CONTEXT_SUFFICES
-    words = f"Free contexts for each row gain {mean:.2f}{shown} of the reduction of the loss"
+    words = f"Free contexts for each row gain {mean:.2f}{shown} of the largest reduction of the loss"
     return Judgement(
         comparison.verdict, (code,), f"{words} ({format_seeds(len(best.effects))}).", comparison.candidate
     )

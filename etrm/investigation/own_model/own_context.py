@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -208,12 +209,15 @@ def _check_use(
         if before is None or after is None:
             yield CheckedRow(metric.row(NotMeasured(absent=f"no {name}"), threshold=limit, n=n))
             continue
-        values = [value for value in (before, after) if value == value]
-        largest = max(values, default=0.0)
+        values = [value for value in (before, after) if math.isfinite(value)]
+        if not values:
+            yield CheckedRow(metric.row(NotMeasured(absent="the loss is not finite"), threshold=limit, n=n))
+            continue
+        largest = max(values)
         row = metric.row(largest, threshold=limit, passed=largest >= ROUNDING, n=n)
-        yield CheckedRow(
-            row, f"the {name} of other rows change{'s' * (name == 'context')} the loss by {largest:.2g} of it"
-        )
+        subject = f"the {name} of other rows"
+        effect = f"{largest:.2g} of it only" if largest else "nothing"
+        yield CheckedRow(row, f"{subject} change{'s' * (name == 'context')} the loss by {effect}")
 
 
 def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:
@@ -270,10 +274,9 @@ def _find_donor(batch: RowBatch, keys: tuple[str, ...], place: int) -> int:
 
 
 def _list_rows(before: Tensor, after: Tensor) -> list[int]:
-    size = float(before.square().mean().sqrt()) + 1e-30
-    return [
-        int(row) for row in ((after - before).abs().flatten(1).amax(1) > ROUNDING * size).nonzero().flatten()
-    ]
+    size = float(before[before.isfinite()].square().mean().nan_to_num().sqrt()) + 1e-30
+    same = torch.isclose(after, before, rtol=0, atol=ROUNDING * size, equal_nan=True).flatten(1).all(1)
+    return [int(row) for row in (~same).nonzero().flatten()]
 
 
 @torch.no_grad()
@@ -310,8 +313,8 @@ def _check_received(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow
 def _check_old(contexts: _Contexts, batch: RowBatch, other: RowBatch) -> Iterator[CheckedRow]:
     """Whether the context of a batch depends on the batch before it."""
     own, after = contexts.read(other), contexts.read(other, before=(batch,))
-    if own is None or after is None or own.shape != after.shape:
-        return
+    if own is None or after is None or own.shape != after.shape or not bool(own.isfinite().all()):
+        return  # another row shows a context that is not finite
     size = float(own.square().mean().sqrt()) + 1e-30
     change = float((own - after).abs().max()) / size
     row = OLD.row(change, control=0.0, threshold=f"<= {ROUNDING:g}", passed=change <= ROUNDING, n="2 batches")

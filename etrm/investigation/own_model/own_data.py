@@ -236,7 +236,7 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
                     wrong[key] = wrong.get(key, 0) + (not torch.equal(to_host(value), to_host(b[key][place])))
     for key, count in wrong.items():
         row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
-        yield CheckedRow(row, f"{count} of {rows} rows have the {key} of another sample")
+        yield CheckedRow(row, f"in {count} of {rows} rows, {key!r} is that of another sample")
 
 
 def _check_labels_read(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:

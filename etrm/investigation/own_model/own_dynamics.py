@@ -11,7 +11,7 @@ from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_treatments
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.table import Direction, Metric
-from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.evidence.words import capitalise, format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.healthy_reference import REFERENCE
@@ -137,10 +137,14 @@ def judge_changes(comparison: TreatmentComparison, controls: Sequence[ControlOut
     shown = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
     mean = sum(best.effects) / len(best.effects)
     code = TrainingChangeReason.CHANGE_GAINS if comparison.gained else TrainingChangeReason.NO_CHANGE_GAINS
-    what = f"{best.words} gains {mean:.2f}{shown} of the reduction of the loss"
-    words = what if comparison.gained else f"No change helps enough; the best, {what[:1].lower()}{what[1:]}"
+    gain = f"gains {mean:.2f}{shown} of the largest reduction of the loss"
+    words = (
+        f"{capitalise(best.words)} {gain}"
+        if comparison.gained
+        else f"No change helps enough. The best one is {best.words}, which {gain}"
+    )
     open_question = f"; {comparison.open_question}" if comparison.verdict is Verdict.INCONCLUSIVE else ""
-    sentence = f"{words[:1].upper()}{words[1:]} ({format_seeds(len(best.effects))}){open_question}."
+    sentence = f"{words} ({format_seeds(len(best.effects))}){open_question}."
     return Judgement(comparison.verdict, (code,), sentence, comparison.candidate)
 
 

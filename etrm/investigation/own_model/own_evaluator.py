@@ -16,6 +16,7 @@ from etrm.investigation.own_model.adapter_functions import make_predictions
 from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.loss_probe import are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.records import NotMeasured
@@ -90,7 +91,10 @@ class OwnEvaluator(InspectedHypothesis):
         if subject.evaluate and subject.labels:
             answers = subject.batch(0)[subject.labels]
             differ = not torch.equal(answers, answers.roll(1, 0))
-            found += [SCALED_SCORE, SHIFTED_ANSWERS] if differ else [SCALED_SCORE]
+            found += (
+                [SCALED_SCORE] if math.isfinite(subject.best_score) else []
+            )  # infinity has no larger score
+            found += [SHIFTED_ANSWERS] if differ else []
         if subject.predict and subject.labels:
             found.append(COPIED_LABELS)
         return tuple(found)
@@ -126,7 +130,7 @@ def _judge_end(
 ) -> CheckedRow:
     item, words = f"{name}-{size}", f"{name}, {size} rows"
     if expected is None:
-        passed = None if math.isfinite(score) and score != subject.best_score else False
+        passed = False if math.isnan(score) or score == subject.best_score else None
         row = KNOWN.row(
             score,
             threshold="not the best score",
@@ -155,22 +159,35 @@ def _judge_end(
 def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, none: float) -> CheckedRow:
     """Whether the score lies where the share of right rows, or of right elements, puts it."""
     score = _score(subject, answers, known.right)
+    item, item_words = f"{known.name}-{known.rows}", f"{known.words} right, {known.rows} rows"
+    right = f"{known.right} of {known.rows} rows right get the score {score:.4g}"
+    n = f"{known.rows} rows"
+    if math.isnan(score):
+        row = KNOWN.row(score, threshold="a number", passed=False, n=n, item=item, item_words=item_words)
+        return CheckedRow(row, f"{right}, which is not a number")
+    if undecided := _find_undecided(subject, none):
+        threshold = f"(decides nothing: {undecided})"
+        return CheckedRow(KNOWN.row(score, threshold=threshold, n=n, item=item, item_words=item_words))
     shares = {known.right / known.rows, _share_of_elements(answers, known.right)}
     expected = [subject.best_score + (none - subject.best_score) * (1 - share) for share in sorted(shares)]
-    passed = any(_is_near(score, value, none, subject.best_score) for value in expected)
     row = KNOWN.row(
         score,
         control=expected[0],
-        threshold="equal" if subject.linear_score else "(decides nothing: linear_score is False)",
-        passed=passed if subject.linear_score else None,
-        n=f"{known.rows} rows",
-        item=f"{known.name}-{known.rows}",
-        item_words=f"{known.words} right, {known.rows} rows",
+        threshold="equal",
+        passed=any(_is_near(score, value, none, subject.best_score) for value in expected),
+        n=n,
+        item=item,
+        item_words=item_words,
     )
-    words = (
-        f"{known.right} of {known.rows} rows right get the score {score:.4g} and should get {expected[0]:.4g}"
-    )
-    return CheckedRow(row, words)
+    return CheckedRow(row, f"{right} and should get {expected[0]:.4g}")
+
+
+def _find_undecided(subject: ModelUnderTest, none: float) -> str:
+    """The reason why the scores of no and of all right rows do not fix those between them; "" if they do."""
+    if not subject.linear_score:
+        return "linear_score is False"
+    ends = {"right": subject.best_score, "wrong": none}
+    return next((f"{name} answers get {end:g}" for name, end in ends.items() if not math.isfinite(end)), "")
 
 
 def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRow]:
@@ -235,9 +252,10 @@ def _count_differing(one: Tensor, other: Tensor) -> int:
     if one.shape != other.shape:
         return len(one)
     if not one.is_floating_point():
-        return int((one != other).flatten(1).any(1).sum()) if one.dim() > 1 else int((one != other).sum())
-    scale = float(one.abs().mean()) + 1e-12
-    return int(((one - other).abs() > SAME * scale).reshape(len(one), -1).any(1).sum())
+        return int((one != other).reshape(len(one), -1).any(1).sum())
+    scale = float(one[one.isfinite()].abs().mean().nan_to_num()) + 1e-12
+    same = torch.isclose(one, other, rtol=0, atol=SAME * scale, equal_nan=True)
+    return int((~same).reshape(len(one), -1).any(1).sum())
 
 
 def _mixed(answers: Tensor, right: int) -> Tensor:
@@ -262,8 +280,11 @@ def _share_of_elements(answers: Tensor, right: int) -> float:
 
 
 def _is_near(score: float, expected: float, *ends: float) -> bool:
-    scale = max(1e-6, abs(expected), *(abs(end) for end in ends))
-    return math.isfinite(score) and abs(score - expected) <= TOLERANCE * scale
+    """Whether two scores differ by rounding at most. Equal ones that are not finite are near."""
+    if not (math.isfinite(score) and math.isfinite(expected)):
+        return are_close(score, expected)
+    scale = max(1e-6, *(abs(end) for end in (expected, *ends) if math.isfinite(end)))
+    return abs(score - expected) <= TOLERANCE * scale
 
 
 def _scale_score(subject: ModelUnderTest) -> ModelUnderTest:

@@ -189,9 +189,8 @@ def check_demonstrations_read(
         row = UNREAD_KEY.row(
             change, threshold=f">= {ROUNDING:g}", passed=passed, n=f"{count_rows(batch)} rows", item=key
         )
-        yield CheckedRow(
-            row, f"other values of {key} in the demonstrations change the loss by {change:.2g} of it"
-        )
+        effect = f"changes the loss by {change:.2g} of it only" if change else "does not change the loss"
+        yield CheckedRow(row, f"{key!r} of the demonstrations {effect}, whatever its values")
 
 
 def _measure_reading(probe: LossProbe, batch: RowBatch, key: str) -> float:

@@ -36,6 +36,7 @@ IGNORED = (
     "train.threads",
     "train.compile",
     "train.static_shapes",
+    "train.cuda_graphs",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

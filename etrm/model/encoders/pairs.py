@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from etrm.batch import Demos
 from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
-from etrm.model.forward_context import has_few_shapes
+from etrm.model.forward_context import Shapes, find_shapes, run_part
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
 from etrm.model.lengths import group_by_length, group_in_few_shapes, split_by_length, split_in_few_shapes
 
@@ -59,12 +59,13 @@ class PairEncoder(nn.Module):
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
         longest = demos.tokens.shape[1]
-        if has_few_shapes():
-            groups = group_in_few_shapes(lengths, demos.rows, self.most_tokens, demos.tokens.device)
-            demos = _lengthened(demos, groups[0][1])
-        else:
+        shapes = find_shapes()
+        if shapes is Shapes.ALL:
             groups = group_by_length(lengths, demos.tokens.device)
-        found = [_fitted(self.encode(_shortened(demos, rows, length)), longest) for rows, length in groups]
+        else:
+            groups = group_in_few_shapes(lengths, demos.rows, self.most_tokens, demos.tokens.device, shapes)
+            demos = _lengthened(demos, groups[0][1])
+        found = [_fitted(self._encode_group(demos, rows, length), longest) for rows, length in groups]
         # The first of all rows, because pairs that only fill the last group are behind them.
         order = torch.cat([rows for rows, _ in groups])[: len(lengths)]
         return torch.cat(found)[torch.argsort(order)]
@@ -82,11 +83,23 @@ class PairEncoder(nn.Module):
         lengths = demos.cells if self.layout == "cells" else demos.lengths
         if demos.valid is None or lengths is None:
             return demos.tokens.numel(), demos.tokens.numel()
-        if has_few_shapes():
-            groups = split_in_few_shapes(lengths, demos.rows, self.most_tokens)
-        else:
+        shapes = find_shapes()
+        if shapes is Shapes.ALL:
             groups = split_by_length(lengths)
+        else:
+            groups = split_in_few_shapes(lengths, demos.rows, self.most_tokens, shapes)
         return sum((end - start) * length for start, end, length in groups), sum(lengths)
+
+    def _encode_group(self, demos: Demos, rows: Tensor, length: int) -> Tensor:
+        group = _shortened(demos, rows, length)
+        if find_shapes() is not Shapes.ONE_GROUP:
+            return self.encode(group)
+
+        def encode(tokens: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+            return self.encode(replace(group, tokens=tokens, positions=positions, valid=valid))
+
+        found: Tensor = run_part(self, encode, group.tokens, group.positions, group.valid)
+        return found
 
     def encode(self, demos: Demos) -> Tensor:
         """Encode all pairs at once as (N, D), or as (N, L, D) if nothing is pooled, padded to the longest."""

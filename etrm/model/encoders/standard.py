@@ -14,7 +14,7 @@ from etrm.config import ModelConfig
 from etrm.model.act import EncoderState
 from etrm.model.encoders.base import Encoded, Encoder
 from etrm.model.encoders.pairs import PAD, PairEncoder, choose_block_settings
-from etrm.model.forward_context import run_network
+from etrm.model.forward_context import run_network, run_part
 from etrm.model.layers import (
     Block,
     CrossAttentionBlock,
@@ -96,4 +96,4 @@ class StandardEncoder(Encoder):
 
     def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
         """Sets (R, K, D) with their mask (R, K) to a context."""
-        return Encoded(self.set_encoder(pairs, mask))
+        return Encoded(run_part(self.set_encoder, self.set_encoder, pairs, mask))

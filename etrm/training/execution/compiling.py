@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -19,6 +20,7 @@ from etrm.errors import ConfigError
 from etrm.model.core import ReasoningModule
 from etrm.model.layers import Block
 from etrm.model.variant import Variant
+from etrm.training.execution.cuda_graphs import watched
 
 MOST_SHAPES = 256
 """Shapes of one network that are compiled at most; torch runs more of them uncompiled. The largest run has under 60."""
@@ -49,10 +51,12 @@ def compile_networks(model: Variant, device: torch.device, dynamic: bool = True)
         network.compile(dynamic=dynamic)
 
 
-def uncompiled(train: TrainConfig) -> AbstractContextManager[None]:
+@contextmanager
+def uncompiled(train: TrainConfig) -> Iterator[None]:
     """A context in which networks run uncompiled, because a compiled one does not call the hooks of its modules."""
     # Used only if compiled, because it imports the whole compiler.
-    return torch.compiler.set_stance("force_eager") if train.compile else nullcontext()
+    with watched(), torch.compiler.set_stance("force_eager") if train.compile else nullcontext():
+        yield
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -8,19 +8,24 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import ConfigError, EtrmError, RunFolderError
 from etrm.investigation.own_model.inspected_hypothesis import OwnModelReason
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, Result
 from reports import read_and_render
 from tests.errors import raises_code
-from tests.investigation.own_model.toy_adapter import Toy, factory, losses, make_toy, with_model
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, make_toy, with_model
 
 
 class Cut(Toy):
     def pass_on(self, context: Tensor) -> Tensor:
         return context.detach()
+
+
+class Mixed(Toy):
+    def pass_on(self, context: Tensor) -> Tensor:
+        return context + context.roll(1, 0)
 
 
 class Lost(Toy):
@@ -85,9 +90,37 @@ def test_code_that_breaks_later_ends_one_hypothesis_in_an_error(tmp_path: Path) 
             raise ZeroDivisionError
         return losses(model, rows).mean()
 
-    result = investigate(factory(step=breaks), tmp_path, "H5")
-    assert result.hypotheses["H5"].verdict is Verdict.ERROR
+    refusals: list[EtrmError] = []
+    result = investigate(factory(step=breaks), tmp_path, "H5,H6", on_refusal=refusals.append)
+    verdicts = {id: (found.verdict, found.codes) for id, found in result.hypotheses.items()}
+    assert verdicts["H5"] == (Verdict.ERROR, (OwnModelReason.ADAPTER_REFUSED,))
+    assert verdicts["H6"][0] is Verdict.INVALIDATED
     assert result.cause_code is CauseCode.ERROR
+    assert [error.code for error in refusals] == ["adapter.step-raised"]
+
+
+def test_a_batch_that_cannot_be_read_a_last_time_loses_no_result(tmp_path: Path) -> None:
+    """The data is exhausted after the hypotheses are decided."""
+    left: list[int] = [10**6]
+
+    def read(index: int) -> dict[str, Any]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise EOFError
+        return batch(index)
+
+    result = investigate(factory(batch=read), tmp_path, "H1", on_verdict=lambda found: left.__setitem__(0, 0))
+    assert (tmp_path / "result.json").exists()
+    assert result.reproduce.data_hash
+
+
+def test_a_cause_that_is_not_tested_explains_nothing(tmp_path: Path) -> None:
+    """Contexts that mix rows fail H5, which H3 explains where it is decided."""
+    explained = {
+        chosen: investigate(with_model(Mixed), tmp_path / chosen, chosen).hypotheses["H5"].explained_by
+        for chosen in ("H5", "H5,H3")
+    }
+    assert explained == {"H5": None, "H5,H3": "H3"}
 
 
 def test_a_folder_belongs_to_one_model(tmp_path: Path) -> None:

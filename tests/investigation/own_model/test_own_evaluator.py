@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -113,6 +114,62 @@ def test_a_mean_error_is_best_at_zero_and_linear() -> None:
     root = factory(evaluate=lambda p, a: score(p, a) ** 0.5, **targets)
     assert ("own.known-answer", "half-4") in failed(root)
     assert failed(factory(evaluate=lambda p, a: score(p, a) ** 0.5, linear_score=False, **targets)) == set()
+
+
+def failures(**changes: Any) -> dict[tuple[str, str], str]:
+    """The words of each row that fails, by its code and item."""
+    return {
+        (check.row.code, check.row.item): check.words for check in H6.inspect(factory(**changes), 0).failed
+    }
+
+
+def test_a_score_that_is_not_a_number_fails_wherever_it_occurs() -> None:
+    always = failures(evaluate=lambda p, a: math.nan)
+    assert {item for _, item in always} == {
+        f"{n}-{s}" for n in ("right", "none", "half", "one") for s in (4, 61, 64)
+    }
+    assert not any(
+        "should get nan" in words for words in always.values()
+    )  # the odd sentence that this replaces
+    of_wrong = failures(
+        evaluate=lambda p, a: math.nan if accuracy(p, a) < 0.4 else accuracy(p, a), worst_score=None
+    )
+    assert set(of_wrong) == {("own.known-answer", f"{n}-{s}") for n in ("none", "one") for s in (4, 61, 64)}
+    mixed = failures(evaluate=lambda p, a: accuracy(p, a) if accuracy(p, a) in (0, 1) else math.nan)
+    assert ("own.score-repeated", "") not in mixed  # it is the same at every call
+
+
+def test_infinite_scores_are_allowed_where_the_adapter_declares_them() -> None:
+    def signal_to_noise(predictions: Tensor, answers: Tensor) -> float:
+        error = 1 - accuracy(predictions, answers)
+        return -math.log10(error) if error else math.inf
+
+    ends = {"best_score": math.inf, "worst_score": 0.0}
+    assert failures(evaluate=signal_to_noise, **ends) == {}
+    assert H6.list_faults(factory(evaluate=signal_to_noise, **ends).build(0))[0].name == "shifted-answers"
+
+
+def test_a_score_whose_worst_value_is_infinite_fixes_none_between_the_ends() -> None:
+    def surprise(predictions: Tensor, answers: Tensor) -> float:
+        right = accuracy(predictions, answers)
+        return -math.log(right) if right else math.inf
+
+    for worst in (math.inf, None):
+        assert failures(evaluate=surprise, best_score=0.0, worst_score=worst) == {}
+
+
+def test_predictions_that_are_not_numbers_are_compared_entry_by_entry() -> None:
+    calls: list[int] = []
+
+    def unsteady(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        """The first row is never a number; the second differs at the second call."""
+        calls.append(1)
+        made = raw(model, rows).detach().clone()
+        made[0], made[1] = math.nan, float(len(calls))
+        return made
+
+    [check] = H6.inspect(factory(predict=unsteady, evaluate=None), 0).failed
+    assert (check.row.code, check.row.treatment) == ("own.second-prediction", 1)
 
 
 def test_logits_are_evaluated_where_the_adapter_makes_them_of_answers() -> None:
