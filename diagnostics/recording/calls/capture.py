@@ -136,7 +136,7 @@ class Capture:
         if len(outputs) != 1 or output is not outputs[0]:
             call.unknown = call.unknown or find_opaque(output)
         given = [*list_tensors(args), *list_tensors(kwargs)] if kwargs else list_tensors(args)
-        if not any([tensor.requires_grad for tensor in given]):
+        if not any(tensor.requires_grad for tensor in given):
             before = {address for each in self.calls[name] for address in each.returned}
             call.raw = not any(address_of(tensor) in before for tensor in given)
         call.returned = [address_of(tensor) for tensor in outputs]
@@ -157,11 +157,11 @@ class Capture:
         seen: list[Tensor] = []
         for tensor in outputs:
             numbers = tensor.is_floating_point() or tensor.is_complex()
-            if not numbers or any([tensor is each for each in seen]):
+            if not numbers or any(tensor is each for each in seen):
                 continue
             layout = _layout(module, tensor, first=not seen, declared=call.index is not None)
             seen.append(tensor)
-            is_input = any([tensor is each for each in given])
+            is_input = any(tensor is each for each in given)
             rows = self._match(call, tensor, lead, is_input, layout)
             if rows is not None and name not in self._statistics and self._has_statistics(tensor, lead):
                 raw = raw_inputs(given, *arguments)

@@ -73,9 +73,7 @@ class GradientPasses:
         self._events = []
         self._history.forget()
 
-    def begin_pass(
-        self, parameters: Sequence[Tensor], held: tuple[list[int], Scalars] | None = None
-    ) -> None:
+    def begin_pass(self, parameters: Sequence[Tensor], held: tuple[list[int], Scalars] | None = None) -> None:
         """A backward pass begins.
 
         Args:
@@ -96,9 +94,7 @@ class GradientPasses:
         sizes = measure_norms([stored_values(gradient) for gradient in gradients if gradient is not None])
         self._events.append(PassEvent("begin", changed, sizes, cleared))
 
-    def end_pass(
-        self, parameters: Sequence[Tensor], indices: list[int], norms: Scalars, task: int
-    ) -> None:
+    def end_pass(self, parameters: Sequence[Tensor], indices: list[int], norms: Scalars, task: int) -> None:
         """A backward pass ended; `norms` are those of the sums that it left, `task` its number in torch."""
         for index in indices:
             gradient = parameters[index].grad
