@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from diagnostics.recording.calls.call_intervals import CallIntervals
 from diagnostics.recording.calls.capture import Capture
 from diagnostics.recording.calls.covered_positions import CoveredPositions
 from diagnostics.recording.calls.module_graph import Flow
@@ -139,22 +140,31 @@ class Evaluation:
     def __init__(self, constant: ConstantFacts, flow: Flow, group: dist.ProcessGroup | None) -> None:
         self._constant, self._flow, self._group = constant, flow, group
         self._positions = CoveredPositions()
+        self._intervals = CallIntervals()
+        self._left_out: frozenset[str] = frozenset()
 
     def runs(self, steps: Sequence[FinishedStep]) -> Iterator[list[FinishedStep]]:
         """The steps in their order, those together that can be; each must be recorded before the next is asked for."""
         for kind, found in groupby(steps, _kind_of):
             waiting = list(found)
             while waiting:
-                ready = kind is not None and self._positions.full_for(waiting[0].capture.samples)
+                first = waiting[0]
+                ready = (
+                    kind is not None
+                    and self._positions.full_for(first.capture.samples)
+                    and self._intervals.are_settled(first.members, first.capture.called)
+                )
                 count = len(waiting) if ready else 1
                 yield waiting[:count]
                 waiting = waiting[count:]
 
     def records(self, run: Sequence[FinishedStep]) -> list[RecordedSteps]:
         """The records of steps that `runs` gave together, whose readouts were fetched."""
+        first = run[0]
+        self._left_out = self._intervals.add(first.members, first.capture.called, len(run))
         if len(run) > 1:
             columns = Readouts([step.readout for step in run], Agreement(range(len(run))))
-            passes = run[0].parameters.passes
+            passes = first.parameters.passes
             if passes.history.skip(passes.events, columns, len(run)):
                 return self._together(run, columns)
         return [self._alone(step, position) for position, step in enumerate(run)]
@@ -222,6 +232,7 @@ class Evaluation:
             odd_statistics=step.odd_statistics,
             targets=tuple(target.read(readout) for target in step.targets),
             kinds=constant.kinds,
+            left_out=self._left_out,
         )
         return record, losses
 

@@ -249,6 +249,11 @@ class Capture:
         return (self.samples, *kinds, *(each.kind for each in self._statistics.values()))
 
     @property
+    def called(self) -> set[str]:
+        """The modules that computed something."""
+        return {name for name, calls in self.calls.items() if any(call.rows != 0 for call in calls)}
+
+    @property
     def passes(self) -> set[int]:
         """Numbers in torch of the backward passes that reached a call."""
         return {task for calls in self.calls.values() for call in calls for task in call.passes}

@@ -38,6 +38,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "further": unlisted_further.CASES,
     "latest": unlisted_latest.CASES,
 }
+HEALTHY = {**healthy.USES, **healthy_latest.USES}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
 
@@ -79,7 +80,7 @@ def _run(
 def run_healthy() -> dict[str, str]:
     """Quiet, accused, changed or crashed, by name of the loop."""
     found = {}
-    for name, make in {**healthy.USES, **healthy_latest.USES}.items():
+    for name, make in HEALTHY.items():
         try:
             findings, same = run_use(make)
         except Exception as error:  # noqa: BLE001 - that a monitor raises is a result
