@@ -141,7 +141,7 @@ class Evaluation:
         self._constant, self._flow, self._group = constant, flow, group
         self._positions = CoveredPositions()
         self._intervals = CallIntervals()
-        self._left_out: frozenset[str] = frozenset()
+        self._left_out: frozenset[str] | None = None  # of the steps that are recorded now
 
     def runs(self, steps: Sequence[FinishedStep]) -> Iterator[list[FinishedStep]]:
         """The steps in their order, those together that can be; each must be recorded before the next is asked for."""
@@ -160,17 +160,16 @@ class Evaluation:
 
     def records(self, run: Sequence[FinishedStep]) -> list[RecordedSteps]:
         """The records of steps that `runs` gave together, whose readouts were fetched."""
-        first = run[0]
-        self._left_out = self._intervals.add(first.members, first.capture.called, len(run))
         if len(run) > 1:
             columns = Readouts([step.readout for step in run], Agreement(range(len(run))))
-            passes = first.parameters.passes
+            passes = run[0].parameters.passes
             if passes.history.skip(passes.events, columns, len(run)):
                 return self._together(run, columns)
         return [self._alone(step, position) for position, step in enumerate(run)]
 
     def _together(self, run: Sequence[FinishedStep], columns: Readouts) -> list[RecordedSteps]:
         waiting = list(range(len(run)))
+        self._left_out = None
         found = []
         while waiting:
             columns.agreement = agreement = Agreement(waiting)
@@ -180,6 +179,7 @@ class Evaluation:
         return found
 
     def _alone(self, step: FinishedStep, position: int) -> RecordedSteps:
+        self._left_out = None
         return RecordedSteps(*self._build([step], Readouts([step.readout], None)), [position])
 
     def _build(self, run: Sequence[FinishedStep], readout: Readouts) -> tuple[StepRecord, dict[str, Any]]:
@@ -188,6 +188,11 @@ class Evaluation:
         largest = capture.largest(readout)
         facts = everywhere(self._local_facts(step, readout, largest), self._group)
         self._flow.replace(facts.flow)
+        if self._left_out is None:
+            called = {
+                name for name, own in facts.modules.items() if any(call.rows != 0 for call in own.calls)
+            }
+            self._left_out = self._intervals.add(step.members, called, len(run))
         parameters, passes = step.parameters.records(
             readout, facts.arrived, facts.leftover, _settings(run, readout)
         )
