@@ -55,7 +55,7 @@ from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules, watched_one
 
-_MOST_WAITING = 64
+_MOST_WAITING = 256
 """Steps whose records are made together, in one transfer from a GPU."""
 _MOST_NUMBERS = 2**21
 """Numbers of 4 bytes that may wait for that."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from diagnostics.recording.calls.call_intervals import CallIntervals
 from diagnostics.recording.calls.capture import Capture
 from diagnostics.recording.calls.covered_positions import CoveredPositions
 from diagnostics.recording.calls.module_graph import Flow
@@ -139,13 +140,20 @@ class Evaluation:
     def __init__(self, constant: ConstantFacts, flow: Flow, group: dist.ProcessGroup | None) -> None:
         self._constant, self._flow, self._group = constant, flow, group
         self._positions = CoveredPositions()
+        self._intervals = CallIntervals()
+        self._left_out: frozenset[str] | None = None  # of the steps that are recorded now
 
     def runs(self, steps: Sequence[FinishedStep]) -> Iterator[list[FinishedStep]]:
         """The steps in their order, those together that can be; each must be recorded before the next is asked for."""
         for kind, found in groupby(steps, _kind_of):
             waiting = list(found)
             while waiting:
-                ready = kind is not None and self._positions.full_for(waiting[0].capture.samples)
+                first = waiting[0]
+                ready = (
+                    kind is not None
+                    and self._positions.full_for(first.capture.samples)
+                    and self._intervals.are_settled(first.members, first.capture.called)
+                )
                 count = len(waiting) if ready else 1
                 yield waiting[:count]
                 waiting = waiting[count:]
@@ -161,6 +169,7 @@ class Evaluation:
 
     def _together(self, run: Sequence[FinishedStep], columns: Readouts) -> list[RecordedSteps]:
         waiting = list(range(len(run)))
+        self._left_out = None
         found = []
         while waiting:
             columns.agreement = agreement = Agreement(waiting)
@@ -170,6 +179,7 @@ class Evaluation:
         return found
 
     def _alone(self, step: FinishedStep, position: int) -> RecordedSteps:
+        self._left_out = None
         return RecordedSteps(*self._build([step], Readouts([step.readout], None)), [position])
 
     def _build(self, run: Sequence[FinishedStep], readout: Readouts) -> tuple[StepRecord, dict[str, Any]]:
@@ -178,6 +188,11 @@ class Evaluation:
         largest = capture.largest(readout)
         facts = everywhere(self._local_facts(step, readout, largest), self._group)
         self._flow.replace(facts.flow)
+        if self._left_out is None:
+            called = {
+                name for name, own in facts.modules.items() if any(call.rows != 0 for call in own.calls)
+            }
+            self._left_out = self._intervals.add(step.members, called, len(run))
         parameters, passes = step.parameters.records(
             readout, facts.arrived, facts.leftover, _settings(run, readout)
         )
@@ -222,6 +237,7 @@ class Evaluation:
             odd_statistics=step.odd_statistics,
             targets=tuple(target.read(readout) for target in step.targets),
             kinds=constant.kinds,
+            left_out=self._left_out,
         )
         return record, losses
 

@@ -1,7 +1,7 @@
 """Carries the numbers of steps to the host: none before they are read, and then all together.
 
-Those of a step are joined to one tensor per device, which does not wait for the device; `fetch_all` transfers those of
-several steps at once.
+A scalar on the CPU is read where it was computed, while it is in the caches. What lies on an accelerator is joined to
+one tensor, which does not wait for the device; `fetch_all` transfers that of several steps at once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.recording.tensors import Scalars
 from diagnostics.records.columns import Agreement, Column
 
 _CPU = torch.device("cpu")
+_HOST = -1
+"""Place of scalars that are on the host already."""
 
 
 class Readout:
@@ -24,57 +27,57 @@ class Readout:
     """
 
     def __init__(self) -> None:
-        self._scalars: list[Tensor] = []
-        self._vectors: list[Tensor] = []
-        self._added: list[
-            tuple[bool, int, int]
-        ] = []  # of each key: whether scalars, first, one after the last
-        self._places: list[tuple[int, int, int]] = []  # of each key: device, first value, one after the last
-        self._flat: list[Tensor] = []
+        self.scalars: list[float] = []
+        """Those that are on the host already."""
+        self._parts: dict[tuple[torch.device, bool], list[Tensor]] = {}  # device, whether they are scalars
+        self._order: dict[tuple[torch.device, bool], int] = {}
+        self._sizes: list[int] = []
+        self._places: list[tuple[int, int, int]] = []  # of each key: flat tensor, first value, one after it
+        self._known: dict[int, tuple[Scalars, int]] = {}
+        self.flat: list[Tensor] = []
+        """What was packed."""
         self.size = 0
         """Numbers that were added, scalars left out."""
 
     def add(self, tensor: Tensor) -> int:
         """Add a tensor of any shape; it comes back flat. Returns its key."""
-        self._vectors.append(tensor if tensor.dim() == 1 else tensor.reshape(-1))
-        first, self.size = self.size, self.size + tensor.numel()
-        self._added.append((False, first, self.size))
-        return len(self._added) - 1
+        flat = tensor if tensor.dim() == 1 else tensor.reshape(-1)
+        self.size += flat.numel()
+        return self._add((_CPU if flat.is_cpu else flat.device, False), (flat,), flat.numel())
 
-    def add_scalars(self, tensors: Sequence[Tensor]) -> int:
-        """Add several scalars, which come back as one vector. Returns its key."""
-        first = len(self._scalars)
-        self._scalars += tensors
-        self._added.append((True, first, len(self._scalars)))
-        return len(self._added) - 1
+    def add_scalars(self, scalars: Scalars) -> int:
+        """Add several scalars, which come back as one vector. Returns its key, the same for the same list."""
+        known = self._known.get(id(scalars))
+        if known is not None:
+            return known[1]
+        device = next((each.device for each in scalars if isinstance(each, Tensor) and not each.is_cpu), None)
+        if device is None:
+            first = len(self.scalars)
+            self.scalars += [float(each) for each in scalars]
+            self._places.append((_HOST, first, len(self.scalars)))
+            key = len(self._places) - 1
+        else:
+            parts = [torch.as_tensor(each, device=device) for each in scalars]
+            key = self._add((device, True), parts, len(parts))
+        self._known[id(scalars)] = (scalars, key)  # held, so that no id comes twice
+        return key
+
+    def _add(self, kind: tuple[torch.device, bool], parts: Sequence[Tensor], count: int) -> int:
+        place = self._order.get(kind)
+        if place is None:
+            place = self._order[kind] = len(self._order)
+            self._parts[kind] = []
+            self._sizes.append(0)
+        first = self._sizes[place]
+        self._sizes[place] = first + count
+        self._parts[kind] += parts
+        self._places.append((place, first, first + count))
+        return len(self._places) - 1
 
     def pack(self) -> None:
-        """Join what lies on one device to one tensor; nothing waits for it."""
-        scalars, vectors = self._scalars, self._vectors
-        self._scalars, self._vectors = [], []
-        if len({tensor.device for tensor in scalars}.union(tensor.device for tensor in vectors)) < 2:
-            count = len(scalars)
-            self._places = [
-                (0, first, after) if single else (0, first + count, after + count)
-                for single, first, after in self._added
-            ]
-            self._flat = [_join([torch.stack(scalars), *vectors] if scalars else vectors)]
-            return
-        flats: dict[torch.device, list[Tensor]] = {}
-        sizes: dict[torch.device, int] = {}
-        waiting = iter(vectors)
-        for single, first, after in self._added:
-            parts = scalars[first:after] if single else [next(waiting)]
-            device = next((part.device for part in parts if not part.is_cpu), _CPU)
-            values = torch.stack([part.to(device) for part in parts]) if single and parts else None
-            flat = parts[0] if values is None and parts else values
-            before = sizes.setdefault(device, 0)
-            sizes[device] += after - first
-            flats.setdefault(device, [])
-            if flat is not None:
-                flats[device].append(flat)
-            self._places.append((list(flats).index(device), before, sizes[device]))
-        self._flat = [_join(parts) for parts in flats.values()]
+        """Join what lies on one device; nothing waits for it."""
+        self.flat = [_join(parts, scalars) for (_, scalars), parts in self._parts.items()]
+        self._parts, self._known = {}, {}
 
     @property
     def layout(self) -> tuple[tuple[int, int, int], ...]:
@@ -88,16 +91,17 @@ class Readout:
 
     def __getitem__(self, key: int) -> Tensor:
         place, first, after = self._places[key]
-        return self._flat[place][first:after]
+        return torch.tensor(self.scalars[first:after]) if place == _HOST else self.flat[place][first:after]
 
     def numbers(self, key: int) -> list[float]:
         """The values of a key as Python floats."""
-        return self[key].tolist()
+        place, first, after = self._places[key]
+        return self.scalars[first:after] if place == _HOST else self.flat[place][first:after].tolist()
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
+def _join(parts: Sequence[Tensor], scalars: bool) -> Tensor:
     """One tensor that shares no memory with its parts; half precision and integers become single precision."""
-    flat = torch.cat(tuple(parts)) if parts else torch.zeros(0)
+    flat = torch.stack(tuple(parts)) if scalars else torch.cat(tuple(parts))
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
@@ -110,23 +114,30 @@ class Readouts:
     """
 
     def __init__(self, readouts: Sequence[Readout], agreement: Agreement | None) -> None:
-        self._readouts = readouts
+        self._layout = readouts[0].layout
         self.agreement = agreement
-        places = len(readouts[0]._flat)
-        self._values = [torch.stack([each._flat[place] for each in readouts]) for place in range(places)]
+        self._scalars = [each.scalars for each in readouts]
+        places = len(readouts[0].flat)
+        self._values = [torch.stack([each.flat[place] for each in readouts]) for place in range(places)]
         self.remembered: dict[Hashable, list[float]] = {}
         """What was computed of all steps and depends on those before them."""
 
     def numbers(self, key: int) -> list[Any]:
         """The values of a key."""
-        columns = self.rows(key).t().tolist()
+        place, first, after = self._layout[key]
+        if place == _HOST:
+            rows = [scalars[first:after] for scalars in self._scalars]
+        else:
+            rows = self._values[place][:, first:after].tolist()
         if self.agreement is None:
-            return [column[0] for column in columns]
-        return [Column(values, self.agreement) for values in columns]
+            return rows[0]
+        return [Column(values, self.agreement) for values in zip(*rows, strict=True)]
 
     def rows(self, key: int) -> Tensor:
         """(steps, values) of a key."""
-        place, first, after = self._readouts[0].layout[key]
+        place, first, after = self._layout[key]
+        if place == _HOST:
+            return torch.tensor([scalars[first:after] for scalars in self._scalars])
         return self._values[place][:, first:after]
 
     def __getitem__(self, key: int) -> Any:
@@ -144,11 +155,11 @@ def fetch_all(readouts: Iterable[Readout]) -> None:
     """Transfer what several readouts have packed, in one transfer per device."""
     waiting: dict[torch.device, list[tuple[Readout, int]]] = {}
     for readout in readouts:
-        for place, flat in enumerate(readout._flat):
+        for place, flat in enumerate(readout.flat):
             if not flat.is_cpu:
                 waiting.setdefault(flat.device, []).append((readout, place))
     for found in waiting.values():
-        flats = [readout._flat[place] for readout, place in found]
+        flats = [readout.flat[place] for readout, place in found]
         together = (torch.cat(flats) if len(flats) > 1 else flats[0]).cpu()
         for (readout, place), part in zip(found, together.split([len(flat) for flat in flats]), strict=True):
-            readout._flat[place] = part
+            readout.flat[place] = part

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LARGE = (
-    8_192  # elements from which two passes that use vector instructions are faster than one that does not
-)
-_MOST_SCRATCH = 2**20  # elements: 4 MB that stay allocated
-_MOST_VIEWS = 64  # shapes of intermediate results
+Scalars = Sequence[Tensor | float]
+"""Scalars of one or several devices; on the host as floats."""
+
+_LARGE = 8_192  # elements from which two passes with vector instructions are faster than one without
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -51,57 +49,24 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
-def measure_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The L2 norm of each, as scalars."""
-    if not tensors:
-        return []
-    if torch.is_grad_enabled():  # a look there costs less than to enter no_grad() once more
-        with torch.no_grad():
-            return list(torch._foreach_norm(list(tensors), 2))
-    return list(torch._foreach_norm(list(tensors), 2))
+def measure_norms(tensors: Sequence[Tensor]) -> Scalars:
+    """The L2 norm of each; on the CPU as floats."""
+    return read_scalars(torch._foreach_norm(_without_graph(tensors), 2)) if tensors else []
 
 
-def count_nonzero(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The number of elements of each that are not zero, as scalars."""
-    if torch.is_grad_enabled():
-        with torch.no_grad():
-            return [_count(tensor) for tensor in tensors]
-    return [_count(tensor) for tensor in tensors]
+def count_nonzero(tensors: Sequence[Tensor]) -> Scalars:
+    """The number of elements of each that are not zero; on the CPU as floats."""
+    return read_scalars([_count(tensor) for tensor in _without_graph(tensors)])
 
 
-class _Scratch(threading.local):
-    """Memory for intermediate results on the CPU: the same each time, so that it stays in the caches."""
-
-    def __init__(self) -> None:
-        self._memory: dict[torch.dtype, Tensor] = {}
-        self._views: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
-
-    def like(self, tensor: Tensor) -> Tensor | None:
-        """Memory for a result of this shape and type, None where it would be no faster."""
-        size = tensor.numel()
-        if not _LARGE <= size <= _MOST_SCRATCH or not tensor.is_cpu or tensor.layout != torch.strided:
-            return None
-        if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.is_complex():
-            return None
-        kind = (tensor.dtype, tensor.shape)
-        known = self._views.get(kind)
-        return self._view(size, kind) if known is None else known
-
-    def _view(self, size: int, kind: tuple[torch.dtype, torch.Size]) -> Tensor:
-        held = self._memory.get(kind[0])
-        if held is None or held.numel() < size or len(self._views) >= _MOST_VIEWS:
-            self._views = {}
-            held = self._memory[kind[0]] = torch.empty(size, dtype=kind[0])
-        view = self._views[kind] = held[:size].view(kind[1])
-        return view
+def read_scalars(scalars: Sequence[Tensor]) -> Scalars:
+    """Scalars on the CPU as floats: nothing waits for them there, and they are in the caches now."""
+    return [float(each) if each.is_cpu else each for each in scalars]
 
 
-_SCRATCH = _Scratch()
-
-
-def scratch_like(tensor: Tensor) -> Tensor | None:
-    """Memory to pass as `out`, for a result that is read before the next one is computed."""
-    return _SCRATCH.like(tensor)
+def _without_graph(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients require gradient under create_graph; what is measured of them must not. no_grad() costs more."""
+    return [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
 
 
 def _count(tensor: Tensor) -> Tensor:
@@ -109,5 +74,5 @@ def _count(tensor: Tensor) -> Tensor:
     if not fast or not tensor.is_contiguous():
         return torch.count_nonzero(tensor)
     flat = tensor.view(-1)
-    sign = torch.sign(flat, out=scratch_like(flat))  # 0 for NaN, whose norm says that it is not finite
+    sign = torch.sign(flat)  # 0 for NaN, whose norm says that it is not finite
     return torch.dot(sign, sign)

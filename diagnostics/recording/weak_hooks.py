@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 from torch.utils.hooks import RemovableHandle
@@ -19,13 +20,15 @@ class WeakHook:
     """Calls a method with fixed arguments before those of the hook, as long as its object lives."""
 
     def __init__(self, method: Callable[..., Any], *fixed: Any) -> None:
-        self._method = weakref.WeakMethod(method)
+        assert isinstance(method, MethodType)
+        self._owner = weakref.ref(method.__self__)
+        self._function = method.__func__
         self._fixed = fixed
 
     def __call__(self, *given: Any) -> None:
-        method = self._method()
-        if method is not None:
-            method(*self._fixed, *given)
+        owner = self._owner()
+        if owner is not None:
+            self._function(owner, *self._fixed, *given)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # an exit of the standard library that takes any positional arguments and returns None

@@ -60,7 +60,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class OutputStats:
-    """Statistics of a module's first call in the step, over at most 4096 elements of each sample.
+    """Statistics of a module's first call in the step, over at most 64 samples and 4096 elements of each.
 
     Attributes:
         rows: Rows that the call computed.

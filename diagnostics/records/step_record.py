@@ -46,6 +46,8 @@ class StepRecord:
         targets: The declared target networks.
         odd_statistics: Batch norms in training mode whose statistics say little.
         equal_units: Weights whose rows were all equal when the monitor was made, and still are.
+        left_out: Watched modules that the step does not call, and that may be called again: at random, as in stochastic
+            depth, or it is too early to tell.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
     """
 
@@ -72,6 +74,7 @@ class StepRecord:
     odd_statistics: tuple[OddStatistics, ...] = ()
     equal_units: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    left_out: frozenset[str] = frozenset()
 
     def is_declared_target(self, module: str) -> bool:
         """Whether a module is a declared target network, or inside one."""

@@ -425,6 +425,20 @@ def test_tiny_gradients_count() -> None:
     assert monitor.reach("inner.weight").kind == "all"
 
 
+def test_of_a_large_batch_every_second_or_third_row_is_read() -> None:
+    model = One(nn.Linear(4, 4))
+    monitor = Monitor(model)
+    with monitor.step(samples=150):
+        output = model.inner(torch.randn(150, 4))
+        output.sum().backward()
+    stats = monitor.last.modules["inner"].output
+    c = output.detach()[::3]
+    assert stats.rows == 150
+    assert stats.share == pytest.approx(float(((c - c.mean(0)) ** 2).mean() / (c**2).mean()), rel=1e-5)
+    assert stats.mean == pytest.approx(float(c.mean()), rel=1e-4)
+    assert stats.rms == pytest.approx(float(c.square().mean().sqrt()), rel=1e-5)
+
+
 def test_output_share_is_the_definition() -> None:
     model = One(nn.Linear(4, 4))
     monitor = Monitor(model)

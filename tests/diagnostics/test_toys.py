@@ -90,8 +90,8 @@ def test_a_coverage_of_one_step_in_four(steps: int) -> None:
     """Low on average, though never low five times in a row."""
     _, found = train(Loop(Lockstep), steps=steps)
     assert set(found) == {"COV001 encoder"}
-    # from the first low step on
-    assert found["COV001 encoder"].evidence.value == pytest.approx(len(range(4, steps, 4)) / (steps - 1))
+    # from the first low step after two equal intervals
+    assert found["COV001 encoder"].evidence.value == pytest.approx(len(range(12, steps, 4)) / (steps - 9))
 
 
 def test_decay_of_an_undeclared_module_is_movement_without_gradient() -> None:

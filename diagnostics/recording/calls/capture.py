@@ -86,8 +86,8 @@ class Capture:
 
     def announce_backward(self) -> None:
         """A gradient has reached a watched module; its parameters have none of this pass yet."""
-        call, self._before_backward = self._before_backward, None
-        if call is not None:
+        if self._before_backward is not None:
+            call, self._before_backward = self._before_backward, None
             call()
 
     def mark_unknown(self, name: str, cause: Cause) -> None:
@@ -104,7 +104,10 @@ class Capture:
         if not recomputed and _is_other_thread(self._thread):
             return  # another thread uses the model, for no gradient of this step
         call = Call(recomputed)
-        self.calls.setdefault(name, []).append(call)
+        calls = self.calls.get(name)
+        if calls is None:
+            calls = self.calls[name] = []
+        calls.append(call)
         if torch._C._functorch.peek_interpreter_stack() is not None:
             call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return
@@ -130,13 +133,14 @@ class Capture:
             call.index = self._sample_index(name, args, kwargs, output)
         if call.recomputed and call.index is None:
             call.index = self._index_of_first_call(name, call)
-        call.unknown = call.unknown or find_opaque(output)
+        if len(outputs) != 1 or output is not outputs[0]:
+            call.unknown = call.unknown or find_opaque(output)
         given = [*list_tensors(args), *list_tensors(kwargs)] if kwargs else list_tensors(args)
         if not any(tensor.requires_grad for tensor in given):
             before = {address for each in self.calls[name] for address in each.returned}
             call.raw = not any(address_of(tensor) in before for tensor in given)
         call.returned = [address_of(tensor) for tensor in outputs]
-        self._watch_outputs(call, name, module, outputs, given, lambda: raw_inputs(given, args, kwargs))
+        self._watch_outputs(call, name, module, outputs, given, (args, kwargs))
         if self._flow.tracing:
             self._flow.note(name, given, outputs)
 
@@ -147,22 +151,23 @@ class Capture:
         module: nn.Module,
         outputs: Sequence[Tensor],
         given: Sequence[Tensor],
-        raw: Callable[[], Sequence[Tensor] | None],
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         lead = (self.samples,) if call.index is None else tuple(call.index.shape)
-        rows = self.samples if call.index is None else math.prod(lead)
-        inputs = [id(tensor) for tensor in given]
-        seen: set[int] = set()
+        seen: list[Tensor] = []
         for tensor in outputs:
-            if id(tensor) in seen or not (tensor.is_floating_point() or tensor.is_complex()):
+            numbers = tensor.is_floating_point() or tensor.is_complex()
+            if not numbers or any(tensor is each for each in seen):
                 continue
             layout = _layout(module, tensor, first=not seen, declared=call.index is not None)
-            seen.add(id(tensor))
-            matched = self._match(call, tensor, lead, id(tensor) in inputs, layout)
-            if matched and name not in self._statistics and self._has_statistics(tensor, lead):
-                self._statistics[name] = OutputStatistics(tensor, raw(), self._shared)
+            seen.append(tensor)
+            is_input = any(tensor is each for each in given)
+            rows = self._match(call, tensor, lead, is_input, layout)
+            if rows is not None and name not in self._statistics and self._has_statistics(tensor, lead):
+                raw = raw_inputs(given, *arguments)
+                self._statistics[name] = OutputStatistics(tensor, raw, self._shared)
             if tensor.requires_grad:
-                call.watch(tensor, rows if matched else None, self)
+                call.watch(tensor, rows, self)
 
     def _has_statistics(self, output: Tensor, lead: tuple[int, ...]) -> bool:
         enough = lead[0] > (0 if self._shared else 1)
@@ -170,8 +175,8 @@ class Capture:
 
     def _match(
         self, call: Call, tensor: Tensor, lead: tuple[int, ...], is_input: bool, layout: Cause | None
-    ) -> bool:
-        """Whether the leading dimensions of an output are the samples that are known for this call."""
+    ) -> int | None:
+        """The rows of an output if its leading dimensions are the samples that are known for this call."""
         if tensor.is_nested:
             reason = unknown_rows.NESTED
         elif is_input:
@@ -180,17 +185,17 @@ class Capture:
             reason = layout
         elif tensor.dim() == 0:
             reason = unknown_rows.SCALAR_OUTPUT
-        elif tensor.shape[0] != lead[0] or tuple(tensor.shape[: len(lead)]) != lead:
-            declared = "x".join(map(str, lead))
-            rows = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
-            reason = unknown_rows.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=rows)
+        elif tensor.shape[: len(lead)] == lead:
+            call.rows = rows = lead[0] if len(lead) == 1 else math.prod(lead)
+            return rows
         else:
-            call.rows = lead[0] if len(lead) == 1 else math.prod(lead)
-            return True
+            declared = "x".join(map(str, lead))
+            samples = f"{self.samples} samples" if call.index is None else f"{declared} rows declared"
+            reason = unknown_rows.OTHER_LEADING_SIZE.of(shape=tuple(tensor.shape), rows=samples)
         call.unmatched_reason = call.unmatched_reason or reason
         if isinstance(call.rows, Absent):
             call.rows = Absent.because(reason)
-        return False
+        return None
 
     def _index_of_first_call(self, name: str, call: Call) -> Tensor | None:
         """The declared rows of the calls that a recomputation may repeat, if all have the same."""
@@ -242,6 +247,11 @@ class Capture:
                     return None
                 kinds.append((name, *call.kind))
         return (self.samples, *kinds, *(each.kind for each in self._statistics.values()))
+
+    @property
+    def called(self) -> set[str]:
+        """The modules that computed something."""
+        return {name for name, calls in self.calls.items() if any(call.rows != 0 for call in calls)}
 
     @property
     def passes(self) -> set[int]:
@@ -391,6 +401,6 @@ def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> C
     """Why the first dimension of an output of a torch module is not the samples, None where it may be."""
     if not first and isinstance(module, nn.RNNBase):
         return unknown_rows.HIDDEN_STATE
-    if tensor.dim() > 2 and not declared and getattr(module, "batch_first", None) is False:
+    if not declared and tensor.dim() > 2 and getattr(module, "batch_first", None) is False:
         return unknown_rows.SEQUENCE_FIRST
     return None

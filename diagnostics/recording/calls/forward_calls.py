@@ -18,7 +18,6 @@ from torch import Tensor
 from diagnostics.causes import Cause
 from diagnostics.recording.calls import unknown_rows
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.tensors import scratch_like
 from diagnostics.records import Absent
 
 WHOLE_LOSS = ""
@@ -61,18 +60,13 @@ class Arrivals:
         self.reached = True
         if gradient.is_meta:
             return
-        if torch.is_grad_enabled():  # create_graph
-            with torch.no_grad():
-                self._add(gradient, rows)
-        else:
-            self._add(gradient, rows)
-
-    def _add(self, gradient: Tensor, rows: int | None) -> None:
-        sizes = torch.abs(gradient, out=scratch_like(gradient))
+        if gradient.requires_grad:  # create_graph
+            gradient = gradient.detach()
+        sizes = gradient.abs()
         if rows is None:
             self.unmatched = _larger(self.unmatched, sizes.amax())
         else:
-            by_row = sizes if sizes.dim() == 2 and len(sizes) == rows else sizes.reshape(rows, -1)
+            by_row = sizes if sizes.dim() == 2 and sizes.shape[0] == rows else sizes.reshape(rows, -1)
             self.row_gradients = _larger(self.row_gradients, by_row.amax(1))
 
     def close(self, readout: Readout) -> None:
@@ -153,10 +147,10 @@ class Call:
         def note(gradient: Tensor | None) -> None:
             if gradient is None or step.closed or gradient.numel() == 0:
                 return
+            arrivals = self.arrivals[WHOLE_LOSS]
             if step.term == WHOLE_LOSS:
                 step.announce_backward()
                 self.passes.add(torch._C._current_graph_task_id())
-                arrivals = self.arrivals[WHOLE_LOSS]
             else:
                 arrivals = self.arrivals.setdefault(step.term, Arrivals())
             try:

@@ -11,15 +11,17 @@ from torch import Tensor
 from diagnostics.recording.calls.unknown_rows import find_opaque
 from diagnostics.recording.process_group import NO_STATS, OutputSums
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.tensors import scratch_like
+from diagnostics.recording.tensors import Scalars, read_scalars
 from diagnostics.records import Absent
 
 _STATS_WIDTH = 4096  # elements of a row: a share of 1e-3 is then measured to a few percent, at a small cost
+_STATS_ROWS = 64  # the spread of so many samples is known to a tenth; more would only cost
+_HALF = (torch.float16, torch.bfloat16)
 _NOT_RAW = Absent("gradient flows into its inputs, or samples are not their first dimension", "not-raw")
 
 
 class OutputStatistics:
-    """Statistics of one output, over at most 4096 elements of each row.
+    """Statistics of one output, over at most 64 of its rows and 4096 elements of each.
 
     Args:
         output: (rows, ...), of a floating-point or complex type.
@@ -29,16 +31,16 @@ class OutputStatistics:
 
     def __init__(self, output: Tensor, inputs: Sequence[Tensor] | None, shared: bool) -> None:
         rows = len(output)
-        with torch.no_grad():
-            self._numbers, mean = _sums(output)
-            differ = None if inputs is None else _inputs_differ(inputs, rows)
-        self._sizes = (rows, output.numel() // rows, mean.numel())
+        some = _some_rows(output.detach())
+        self._numbers, total = _sums(some)
+        differ = None if inputs is None else _inputs_differ(inputs, rows)
+        self._sizes = (rows, output.numel() // rows, len(some), total.numel())
         self._differ: bool | Absent = _NOT_RAW
         if isinstance(differ, Tensor):
-            self._numbers.append(differ.to(output.device).float())
+            self._numbers = [*self._numbers, differ.to(output.device).float()]
         elif differ is not None:
             self._differ = differ
-        self._row_mean = mean if shared else None
+        self._row_mean = total / len(some) if shared else None
         self._keys = (-1, -1)
 
     def close(self, readout: Readout) -> None:
@@ -53,15 +55,15 @@ class OutputStatistics:
 
     def read(self, readout: Readouts) -> OutputSums:
         """The statistics, once the readout was fetched."""
-        rows, elements, width = self._sizes
-        apart, of_mean, total, *differ = readout.numbers(self._keys[0])
-        variance = apart / (rows * width)
+        rows, elements, seen, width = self._sizes
+        apart, of_total, total, *differ = readout.numbers(self._keys[0])
+        variance = apart / (seen * width)
         return OutputSums(
             rows,
             elements,
             variance,
-            variance + of_mean / width,
-            total / width,
+            variance + of_total / (seen**2 * width),
+            total / (seen * width),
             None if self._row_mean is None else readout[self._keys[1]],
             bool(differ[0]) if differ else self._differ,
         )
@@ -72,14 +74,18 @@ def read_statistics(found: OutputStatistics | None, readout: Readouts) -> Output
     return NO_STATS if found is None else found.read(readout)
 
 
-def _sums(output: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Three sums: squares of (output - mean over rows), squares of that mean, that mean; and the mean itself."""
-    flat = _some_of_each_row(output.abs() if output.is_complex() else output)
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    mean = flat.mean(0)
-    apart = torch.sub(flat, mean, out=scratch_like(flat)).flatten()
-    return [torch.dot(apart, apart), torch.dot(mean, mean), mean.sum()], mean
+def _some_rows(output: Tensor) -> Tensor:
+    """(at most 64, at most 4096), in single precision or better."""
+    rows = output if len(output) <= _STATS_ROWS else output[:: -(-len(output) // _STATS_ROWS)]
+    flat = _some_of_each_row(rows.abs() if rows.is_complex() else rows)
+    return flat.float() if flat.dtype in _HALF else flat
+
+
+def _sums(rows: Tensor) -> tuple[Scalars, Tensor]:
+    """Three sums: squares of (rows - their mean), squares of their total, that total; and the total itself."""
+    total = rows.sum(0)
+    apart = torch.sub(rows, total, alpha=1.0 / len(rows)).reshape(-1)
+    return read_scalars([torch.dot(apart, apart), torch.dot(total, total), total.sum()]), total
 
 
 def _inputs_differ(inputs: Sequence[Tensor], rows: int) -> Tensor | bool | None:
@@ -98,9 +104,13 @@ def _inputs_differ(inputs: Sequence[Tensor], rows: int) -> Tensor | bool | None:
     return torch.stack([(some[1:] != some[:1]).any().to(leading[0].device) for some in looked_at]).any()
 
 
-def raw_inputs(given: Sequence[Tensor], args: object, kwargs: object) -> Sequence[Tensor] | None:
+def raw_inputs(
+    given: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Sequence[Tensor] | None:
     """The inputs of a call, None where an argument may hide some."""
-    return None if find_opaque(args) or find_opaque(kwargs) else given
+    if not kwargs and all(isinstance(each, Tensor) for each in args):
+        return given
+    return None if find_opaque((args, kwargs)) else given
 
 
 def _some_of_each_row(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from diagnostics.causes import Cause
 from diagnostics.recording.calls.modules import module_record
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.recording.tensors import Scalars, read_scalars
 from diagnostics.recording.updates.parameter_records import NO_REACH, reach
 from diagnostics.recording.updates.watched_parameters import Tracked
 from diagnostics.records import Absent, ModuleRecord, Number, ParameterRecord, Reach, TermReach, TermRecord
@@ -57,15 +58,15 @@ class Term:
     def close(
         self,
         readout: Readout,
-        norms: Sequence[Tensor] = (),
-        counts: Sequence[Tensor] = (),
-        falls: Sequence[Tensor] = (),
+        norms: Scalars = (),
+        counts: Scalars = (),
+        falls: Scalars = (),
     ) -> None:
         """End of the step: add what has to be read on the CPU, and release the gradients."""
         self.positions = list(self.gradients)
         self.gradients = {}
         # copies: a loss may be changed in place until it is read
-        values = [value.clone() for value in self._values]
+        values = read_scalars([value if value.is_cpu else value.clone() for value in self._values])
         first, second, third, last = (readout.add_scalars(each) for each in (norms, counts, falls, values))
         self.keys, self._values = (first, second, third, last), []
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.tensors import measure_norms, stored_values
+from diagnostics.recording.tensors import Scalars, measure_norms, stored_values
 from diagnostics.recording.updates.pass_history import PassEvent, PassHistory, is_plain
 from diagnostics.records import BackwardPasses, Carried
 
@@ -73,11 +73,11 @@ class GradientPasses:
         self._events = []
         self._history.forget()
 
-    def begin_pass(self, parameters: Sequence[Tensor], norms: Mapping[int, Tensor] | None = None) -> None:
+    def begin_pass(self, parameters: Sequence[Tensor], held: tuple[list[int], Scalars] | None = None) -> None:
         """A backward pass begins.
 
         Args:
-            norms: Norms of the gradients that are there, where they are known already.
+            held: Positions and norms of the gradients that are there, where they are known already.
         """
         cleared: set[int] = set()
         changed: list[int] = []
@@ -85,36 +85,34 @@ class GradientPasses:
             gradient = parameter.grad
             if gradient is None or ((seen := self._seen.get(index)) is not None and seen[0] != id(gradient)):
                 cleared.add(index)
-            elif norms is None and seen != _identity(gradient):
+            elif held is None and seen != _identity(gradient):
                 changed.append(index)
-        if norms is not None:
-            self._events.append(PassEvent("begin", list(norms), list(norms.values()), cleared))
+        if held is not None:
+            self._events.append(PassEvent("begin", *held, cleared))
             return
         gradients = [parameters[index].grad for index in changed]
         sizes = measure_norms([stored_values(gradient) for gradient in gradients if gradient is not None])
         self._events.append(PassEvent("begin", changed, sizes, cleared))
 
-    def end_pass(
-        self, parameters: Sequence[Tensor], indices: Sequence[int], norms: Sequence[Tensor], task: int
-    ) -> None:
+    def end_pass(self, parameters: Sequence[Tensor], indices: list[int], norms: Scalars, task: int) -> None:
         """A backward pass ended; `norms` are those of the sums that it left, `task` its number in torch."""
         for index in indices:
             gradient = parameters[index].grad
             if gradient is not None:
                 self._seen[index] = _identity(gradient)
         version = parameters[indices[0]]._version if indices else 0
-        self._events.append(PassEvent("end", list(indices), list(norms), version=version, task=task))
+        self._events.append(PassEvent("end", indices, norms, version=version, task=task))
 
     def step(
         self,
         number: int,
         parameters: Sequence[Tensor],
-        indices: Sequence[int],
-        norms: Sequence[Tensor],
+        indices: list[int],
+        norms: Scalars,
         arrived: Collection[int],
     ) -> set[int]:
         """An optimiser is about to step; returns the parameters whose gradient was assigned in this step."""
-        self._events.append(PassEvent("step", list(indices), list(norms), optimizer=number))
+        self._events.append(PassEvent("step", indices, norms, optimizer=number))
         assigned = set()
         for index in indices:
             gradient = parameters[index].grad

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
+from diagnostics.recording.tensors import Scalars, count_nonzero, measure_norms, stored_values
 from diagnostics.recording.updates.gradient_passes import GradientPasses
 from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
 from diagnostics.recording.updates.optimizers import calling_scaler
@@ -55,7 +55,7 @@ class ParameterWatch:
         self._scaler_sought = 0
         self._active = False
         self._versions: list[int] = []  # of the weights when they were copied at the end of a step
-        self._entry_norms: list[Tensor] = []
+        self._entry_norms: Scalars = []
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
 
@@ -64,12 +64,12 @@ class ParameterWatch:
         self._arrived: set[int] = set()
         self._callback_queued = False
         self.measured_again = False
-        self._measured: list[tuple[list[int], list[Tensor], list[Tensor]]] = []
-        self._at_optimizer: list[tuple[list[int], list[Tensor]]] = []
+        self._measured: list[tuple[list[int], Scalars, Scalars]] = []
+        self._at_optimizer: list[tuple[list[int], Scalars]] = []
         self._groups: dict[int, tuple[int, int]] = {}
         self._group_settings: dict[tuple[int, int], Settings] = {}
         self._steps = [0] * len(self._optimizers)
-        self._leftover: tuple[list[int], list[Tensor]] | None = None
+        self._leftover: tuple[list[int], Scalars] | None = None
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._begun = False  # a backward pass
@@ -133,8 +133,7 @@ class ParameterWatch:
                 self._passes.begin_pass(self._parameters)
             else:  # what it holds is known already
                 self._begun = True
-                indices, norms = self._leftover or ([], [])
-                self._passes.begin_pass(self._parameters, dict(zip(indices, norms, strict=True)))
+                self._passes.begin_pass(self._parameters, self._leftover or ([], []))
             # runs when this backward pass ends; DDP and FSDP rely on the same call
             torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
 
@@ -305,25 +304,24 @@ class ParameterWatch:
             largest=self._largest,
         )
 
-    def _look_at_changes(self, updates: Sequence[Tensor]) -> tuple[list[Tensor], frozenset[int] | None]:
+    def _look_at_changes(self, updates: Scalars) -> tuple[Scalars, frozenset[int] | None]:
         """Numbers that are not 0 where a parameter changed, and the parameters that are not finite.
 
         The norm of a change may underflow to 0, and overflow alone. On the CPU that is looked at where it may have
         happened. On an accelerator the host must not wait: the largest difference, which does not underflow, is taken
         of all, and None stands for what is not finite.
         """
-        if all(update.is_cpu for update in updates):
-            alike = len({update.dtype for update in updates}) == 1
-            sizes = torch.stack(list(updates)).tolist() if alike else [float(update) for update in updates]
-            changed = [
-                update if size else count_nonzero([self._entry[index]])[0]
-                for index, (update, size) in enumerate(zip(updates, sizes, strict=True))
-            ]
-            bad = [index for index, size in enumerate(sizes) if not math.isfinite(size)]
-            return changed, frozenset(
-                index for index in bad if not torch.isfinite(self._parameters[index]).all()
-            )
-        return list(torch._foreach_norm(self._entry, math.inf)), None
+        sizes = [update for update in updates if not isinstance(update, Tensor)]
+        if len(sizes) < len(updates):
+            return list(torch._foreach_norm(self._entry, math.inf)), None
+        unseen = [index for index, size in enumerate(sizes) if size == 0.0]
+        if unseen:
+            counts = count_nonzero([self._entry[index] for index in unseen])
+            updates = [*updates]
+            for index, count in zip(unseen, counts, strict=True):
+                updates[index] = count
+        bad = [index for index, size in enumerate(sizes) if not math.isfinite(size)]
+        return updates, frozenset(index for index in bad if not torch.isfinite(self._parameters[index]).all())
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         """How far a gradient of this norm and this number of non-zero elements came to a parameter."""

@@ -11,9 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from torch import Tensor
-
 from diagnostics.recording.readout import Readouts
+from diagnostics.recording.tensors import Scalars
 from diagnostics.records import BackwardPasses, Carried
 
 _SAME = (
@@ -43,7 +42,7 @@ class PassEvent:
 
     kind: str  # "begin" or "end" of a backward pass, or "step" of an optimiser
     indices: list[int]
-    norms: list[Tensor]
+    norms: Scalars
     cleared: set[int] = field(default_factory=set)  # of "begin": their gradient is gone or another tensor
     optimizer: int = -1
     task: int = -1  # number of the pass in torch

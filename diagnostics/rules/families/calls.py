@@ -87,8 +87,8 @@ def _is_stop_gradient(record: StepRecord, name: str, seen: frozenset[str] = froz
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
     """CALL002."""
     for name, module in learners(record):
-        target = record.is_declared_target(name)
-        if module.state == "not called" and not isinstance(module.coverage, Absent) and not target:
+        set_aside = record.is_declared_target(name) or name in record.left_out
+        if module.state == "not called" and not isinstance(module.coverage, Absent) and not set_aside:
             yield Observation(name, 0.0, f"{name}: its forward never ran", NOT_USED)
 
 
@@ -120,8 +120,8 @@ CALL002 = Rule(
     find_uncalled,
     lasting(5),
     causes=(NOT_USED,),
-    what="The forward of a module with trainable parameters never runs.",
-    why="It is dead code with weights, or its results come from a cache of an earlier step.",
+    what="The forward of a module with trainable parameters never runs, or no longer.",
+    why="It is dead code, or its results are cached.",
     example="`self.pooler` is created and never used.",
     false_alarms="A module that is called through other methods than `forward`. If all its parameters receive"
     " gradient, COV003 is reported instead.",

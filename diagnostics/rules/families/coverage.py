@@ -39,6 +39,11 @@ SAMPLES_CUT = Cause(
     "the other samples are cut between its output and the loss: detach(), where() with a detached branch, a cache",
     remedy="Remove what cuts the other samples off between its output and the loss: detach(), where(), a cache.",
 )
+SKIPPED = Cause(
+    "skipped",
+    "it is called at irregular intervals: stochastic depth, a branch, or a cache of an earlier step",
+    remedy="Nothing, if steps leave it out on purpose. If they use its results of an earlier step, call it in each.",
+)
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,
     PART_OF_BATCH,
@@ -49,6 +54,7 @@ _CAUSES = (
     DETACHED,
     CUT_INSIDE,
     ZERO_AT_START,
+    SKIPPED,
     UNKNOWN,
 )
 """Includes those that an assertion can name, which judges a single step."""
@@ -60,9 +66,11 @@ def find_low_coverage(record: StepRecord, options: Values) -> Iterator[Observati
         if not isinstance(module.coverage, Absent):
             seen = _observe(record, name, module, module.coverage)
             low = module.coverage < options["below"] and not _is_set_aside(record, name)
-            yield replace(seen, holds=low and not _is_met(record, seen))
-            if low and _is_met(record, seen):
+            met, skipped = _is_met(record, seen), name in record.left_out
+            yield replace(seen, holds=low and not met and not skipped)
+            if low and met and not skipped:
                 yield replace(seen, key="met", severity=NOTE)
+            yield replace(seen, holds=low and skipped, key="skipped", severity=NOTE, cause=SKIPPED)
 
 
 def find_partial_coverage(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -70,7 +78,7 @@ def find_partial_coverage(record: StepRecord, options: Values) -> Iterator[Obser
     for name, module in learners(record):
         if not isinstance(module.coverage, Absent) and module.coverage < options["below"]:
             seen = _observe(record, name, module, module.coverage)
-            if not _is_set_aside(record, name):
+            if not _is_set_aside(record, name) and name not in record.left_out:
                 yield replace(seen, key="met", severity=NOTE) if _is_met(record, seen) else seen
 
 

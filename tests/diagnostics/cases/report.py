@@ -19,8 +19,10 @@ from diagnostics import Finding
 from etrm.atomic_files import write_atomically
 from tests.diagnostics.cases import (
     healthy,
+    healthy_latest,
     reported,
     unlisted_further,
+    unlisted_latest,
     unlisted_losses,
     unlisted_models,
     unlisted_training,
@@ -34,7 +36,9 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "reported": reported.CASES,
     "unlisted": UNLISTED,
     "further": unlisted_further.CASES,
+    "latest": unlisted_latest.CASES,
 }
+HEALTHY = {**healthy.USES, **healthy_latest.USES}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
 
@@ -76,7 +80,7 @@ def _run(
 def run_healthy() -> dict[str, str]:
     """Quiet, accused, changed or crashed, by name of the loop."""
     found = {}
-    for name, make in healthy.USES.items():
+    for name, make in HEALTHY.items():
         try:
             findings, same = run_use(make)
         except Exception as error:  # noqa: BLE001 - that a monitor raises is a result
@@ -165,6 +169,7 @@ _TITLES = {
     "reported": "Kinds that users report",
     "unlisted": "Kinds for which no rule was written",
     "further": "Further kinds, tried once, after the rules of the others",
+    "latest": "Ten more kinds, tried before anything was changed for them",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\

@@ -13,6 +13,7 @@ from tests.diagnostics.cases import healthy, reported
 from tests.diagnostics.cases.case import Answer, Case, judge, run_audit, run_monitor
 from tests.diagnostics.cases.report import (
     GROUPS,
+    HEALTHY,
     RESULTS,
     UNLISTED,
     better,
@@ -80,9 +81,9 @@ def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert (row["fixed audit"], row["fixed monitor"]) == ("quiet", "quiet")
 
 
-@pytest.mark.parametrize("name", healthy.USES)
+@pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_loop_is_quiet_and_unchanged(name: str) -> None:
-    findings, same = healthy.run_use(healthy.USES[name])
+    findings, same = healthy.run_use(HEALTHY[name])
     assert same
     assert [each for each in findings if each.severity > Severity.NOTE] == []
 
@@ -92,7 +93,7 @@ def test_the_kept_results_are_of_these_cases_and_the_page_shows_them() -> None:
     for part in ("before", "now"):
         assert set(results[part]["unlisted"]) == {case.name for case in UNLISTED}
     assert set(results["now"]["reported"]) == {case.name for case in reported.CASES}
-    assert set(results["now"]["healthy"]) == set(healthy.USES)
+    assert set(results["now"]["healthy"]) == set(HEALTHY)
     assert (RESULTS / "cases.md").read_text("utf-8") == render(results)
 
 

@@ -106,6 +106,30 @@ def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_bu
     assert trainer.episodes.buckets == 2
 
 
+def test_without_static_shapes_four_graphs_serve_all_steps(
+    smoke: Smoke, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the encoder's blocks; of the core without gradient, and with one for the states or also before them."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend="eager", **named)
+    )
+    trainer = Trainer(
+        smoke(
+            *("train.compile=true", "data.augmentations=fresh", "model.hidden_size=16", "train.batch_size=4"),
+            *("model.layers=1", "model.encoder.layers=1", "model.halt.max_steps=3"),
+            *("model.H_cycles=2", "model.L_cycles=2", "monitor.every=1", "monitor.probe_every=2"),
+        )
+    )
+    seen = set()
+    trainer.model.core.register_forward_pre_hook(lambda core, args: seen.add(args[0].shape[1]))
+    for _ in range(8):
+        trainer.train_step()
+    assert graphs() == 4
+    trained = [length for length in seen if length % 8 == 0]
+    assert len(trained) > 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled_first", [True, False])
 @pytest.mark.usefixtures("graphs")

@@ -46,7 +46,7 @@ class Cells(nn.Module):
 def watch(model: nn.Module, names: list[str] | None = None) -> Monitor:
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     monitor = Monitor(model, optimizer, watch=names)
-    for _ in range(6):
+    for _ in range(12):
         with monitor.step(samples=3):
             model(torch.randn(3, 5, 4)).square().mean().backward()
             optimizer.step()
@@ -115,3 +115,57 @@ def test_a_module_that_never_runs_and_shares_a_tensor_is_still_named() -> None:
     model.twin = nn.Linear(4, 1)
     model.twin.weight = model.predicates.red.weight
     assert "twin" in {each.module for each in watch(model).findings() if each.rule == "CALL002"}
+
+
+class Skipped(nn.Module):
+    """A block that some steps leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.block, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+        self.steps = 0
+
+    def forward(self, x: Tensor, called: Callable[[int], bool]) -> Tensor:
+        state = self.enter(x)
+        if called(self.steps):
+            state = state + self.block(state.relu())
+        self.steps += 1
+        return self.head(state)
+
+
+def watch_skipped(called: Callable[[int], bool], steps: int = 60) -> set[tuple[str, str]]:
+    model = Skipped()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for _ in range(steps):
+        with monitor.step(samples=8):
+            model(torch.randn(8, 4), called).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {
+        (finding.rule, finding.module) for finding in monitor.findings() if finding.severity > Severity.NOTE
+    }
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_block_that_is_left_out_at_random_is_not_accused(rate: float, seed: int) -> None:
+    kept = (torch.rand(60, generator=torch.Generator().manual_seed(seed)) > rate).tolist()
+    assert watch_skipped(lambda step: kept[step]) == set()
+
+
+@pytest.mark.parametrize(
+    ("called", "rule"),
+    [
+        (lambda step: False, "CALL002"),
+        (lambda step: step == 0, "CALL002"),
+        (lambda step: step < 30, "CALL002"),
+        (lambda step: step % 4 == 0, "COV001"),
+    ],
+    ids=["never", "once", "no longer", "every fourth step"],
+)
+def test_a_block_that_is_no_longer_called_or_at_regular_intervals_is(
+    called: Callable[[int], bool], rule: str
+) -> None:
+    assert watch_skipped(called) == {(rule, "block")}
