@@ -174,7 +174,7 @@ def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, no
     expected = [subject.best_score + (none - subject.best_score) * share for share in wrong]
     row = KNOWN.row(
         score,
-        control=expected[0],
+        control=min(expected, key=lambda value: abs(value - score)),
         threshold="equal",
         passed=any(_is_near(score, value, none, subject.best_score) for value in expected),
         n=n,
