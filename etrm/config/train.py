@@ -112,7 +112,7 @@ class TrainConfig(Section):
     )
     cuda_graphs: bool = Field(
         False,
-        description="whether kernels are replayed from CUDA graphs, where starting them takes most of the time; needs a "
+        description="whether kernels are replayed from CUDA graphs, where starting them takes most time; needs a "
         "GPU, and has not yet been verified on one",
     )
     recompute: bool = Field(
