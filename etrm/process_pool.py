@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+import pickle
 import signal
+import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 
@@ -19,10 +24,48 @@ def start_workers(
     Args:
         workers: the largest number of processes; each starts when it is first needed.
         prepare: a function that is called once in every worker.
-        arguments: the arguments of ``prepare``, pickled once for each worker.
+        arguments: the arguments of ``prepare``, pickled once; all workers share the memory of their arrays.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _begin, (prepare, arguments))
+    if prepare is None:
+        return ProcessPoolExecutor(workers, context, _begin)
+    shared = write_shared(arguments)
+    pool = ProcessPoolExecutor(workers, context, _begin, (prepare, shared))
+    weakref.finalize(pool, shared.unlink, missing_ok=True)
+    return pool
+
+
+def write_shared(arguments: tuple[Any, ...]) -> Path:
+    """Write picklable arguments to a temporary file, with the bytes of their arrays as they are in memory.
+
+    A worker gets the name of the file. If it got the arguments themselves, the parent would wait until the worker has
+    imported and read everything, and only then start the next one.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(arguments, protocol=5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    head = pickle.dumps([len(body), *(array.nbytes for array in arrays)])
+    with tempfile.NamedTemporaryFile(prefix="etrm-workers-", delete=False) as file:
+        file.write(len(head).to_bytes(8, "little") + head + body)
+        for array in arrays:
+            file.write(array)
+    return Path(file.name)
+
+
+def read_shared(path: Path) -> tuple[Any, ...]:
+    """Read what :func:`write_shared` wrote.
+
+    Arrays are views of the mapped file, whose memory all workers share, and cannot be written to.
+    """
+    with path.open("rb") as file:
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    parts = []
+    for size in pickle.loads(mapped[8:start]):
+        parts.append(mapped[start : start + size])
+        start += size
+    arguments: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[1:])
+    return arguments
 
 
 def end_workers(pool: ProcessPoolExecutor) -> None:
@@ -31,12 +74,16 @@ def end_workers(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _begin(prepare: Callable[..., None] | None = None, shared: Path | None = None) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole process group; only the parent handles it
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if prepare is not None:
+    if prepare is not None and shared is not None:
+        try:
+            arguments = read_shared(shared)
+        except FileNotFoundError:  # the pool was closed before this worker had begun
+            os._exit(0)
         prepare(*arguments)
 
 

@@ -106,7 +106,12 @@ def run_case(name: str, limit: float, device: str) -> dict[str, Any]:
     record: dict[str, Any] = {"case": name, "conditions": describe_machine(describe_environment(), load)}
     record["seconds"] = time.perf_counter() - began
     if failed:
-        return record | {"failed": failed, "printed": problems[-3000:]}
+        # The first lines too: a long trace of frames at the end may hide the error.
+        return record | {
+            "failed": failed,
+            "printed": f"{problems[:2000]}\n...\n{problems[-2000:]}",
+            "out": printed[-4000:],
+        }
     return record | {"found": json.loads(printed.splitlines()[-1])}
 
 

@@ -52,7 +52,9 @@ def run_own_model(
     refuse_other_options(context)
     allow(name)
     titles = {id: f"{id} {one.statement.title}" for id, one in OWN_HYPOTHESES.items()}
-    view = InvestigationProgress(titles, expected=choose_own(hypotheses), stops=until_root_cause)
+    view = InvestigationProgress(
+        titles, expected=choose_own(hypotheses), stops=until_root_cause, resumes=False
+    )
     refusals: list[ExtensionError] = []
     with resumable_work(view):
         found = investigate_model(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_device
-from etrm.model.forward_context import Shapes
+from etrm.model.forward_context import ALIGNMENT, Shapes
 
 PER_DOUBLING = 4
 """Rounded lengths between a number and its double. Rounding adds at most a quarter. With twice as many, the steps of
@@ -46,27 +46,23 @@ def group_by_length(
     return [(order[start:end], length) for start, end, length in split_by_length(lengths, waste)]
 
 
-def group_in_few_shapes(
-    lengths: Sequence[int],
-    samples: int,
-    most: int,
-    device: torch.device | None = None,
-    shapes: Shapes = Shapes.FEW,
+def group_pairs(
+    lengths: Sequence[int], shapes: Shapes, samples: int, most: int, device: torch.device | None = None
 ) -> list[tuple[Tensor, int]]:
-    """Group pairs by the rank of their length, the longest first, with a rounded number of pairs and length.
+    """Group pairs by the rank of their length, the longest first.
 
     Args:
         lengths: tokens that exist in each pair.
-        samples: the number of samples that the pairs belong to, from which the number of pairs of a group follows.
+        shapes: the rounding of numbers of pairs and lengths.
+        samples: the number of samples that the pairs belong to, on which rounded numbers of pairs depend.
         most: the largest possible length.
         device: the device on which the groups are needed.
-        shapes: whether there are groups of the same size, or a single one.
 
     Returns:
         (rows, length) of each group, rows (n,) int64. Every pair is in one group; the last group repeats the shortest
         pair to fill it.
     """
-    order, groups = _sort(lengths, device), split_in_few_shapes(lengths, samples, most, shapes)
+    order, groups = _sort(lengths, device), split_pairs(lengths, shapes, samples, most)
     if groups:
         order = torch.cat((order, order[-1:].expand(groups[-1][1] - len(lengths))))
     return [(order[start:end], length) for start, end, length in groups]
@@ -85,15 +81,35 @@ def split_by_length(lengths: Sequence[int], waste: float = 0.15) -> list[tuple[i
     return groups
 
 
-def split_in_few_shapes(
-    lengths: Sequence[int], samples: int, most: int, shapes: Shapes = Shapes.FEW
+def split_pairs(
+    lengths: Sequence[int], shapes: Shapes, samples: int, most: int
 ) -> list[tuple[int, int, int]]:
-    """Return (start, end, length) of the groups of :func:`group_in_few_shapes`; the last may end behind all pairs."""
+    """Return (start, end, length) of the groups of :func:`group_pairs`; the last may end behind all pairs."""
+    if shapes is Shapes.ALL:
+        return split_by_length(lengths)
+    if shapes is Shapes.ALIGNED:
+        return _align(split_by_length(lengths))
     sizes = sorted(lengths, reverse=True)
     pairs = max(1, -(-samples // GROUPS_PER_BATCH))
     if shapes is Shapes.ONE_GROUP:
         pairs *= max(1, -(-len(sizes) // pairs))
     return [(start, start + pairs, round_length(sizes[start], most)) for start in range(0, len(sizes), pairs)]
+
+
+def _align(groups: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Round lengths up, and join a group of a single pair with its neighbour; without one it gets a second pair."""
+    joined: list[tuple[int, int, int]] = []
+    for start, end, length in groups:
+        if joined and 1 in (end - start, joined[-1][1] - joined[-1][0]):
+            joined[-1] = (joined[-1][0], end, joined[-1][2])
+        else:
+            joined.append((start, end, length))
+    return [(start, max(end, start + 2), align(length)) for start, end, length in joined]
+
+
+def align(length: int) -> int:
+    """Return the next multiple of :data:`ALIGNMENT`."""
+    return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 def _sort(lengths: Sequence[int], device: torch.device | None) -> Tensor:

@@ -15,7 +15,7 @@ from etrm.errors import ConfigError
 from etrm.model.act import Carry
 from etrm.model.encoders.pairs import PairEncoder
 from etrm.model.forward_context import Shapes, find_shapes
-from etrm.model.lengths import round_length
+from etrm.model.lengths import align, round_length
 from etrm.model.variant import Variant
 from etrm.training.execution.distributed import World
 from etrm.training.slots import Slots
@@ -68,8 +68,7 @@ def build_micro_batches(
     are those of a single process.
     """
     tokens, pairs = world.most(slots.longest, slots.most_demos)
-    if find_shapes() is not Shapes.ALL:
-        tokens = round_length(tokens, CELLS)
+    tokens = _round_tokens(tokens, model.config.context_tokens)
     minimum = model.draw_minimum(len(slots.indices), halting)
     noise = model.draw_noise(len(slots.indices), pairs)
     device = carry.steps.device
@@ -88,6 +87,16 @@ def build_micro_batches(
             )
         )
     return found
+
+
+def _round_tokens(tokens: int, context_tokens: int) -> int:
+    """Round the length of queries, which the core reads behind the context."""
+    shapes = find_shapes()
+    if shapes is Shapes.ALL:
+        return tokens
+    if shapes is Shapes.ALIGNED:
+        return min(align(context_tokens + tokens) - context_tokens, CELLS)
+    return round_length(tokens, CELLS)
 
 
 def count_positions(model: Variant, slots: Slots, parts: Sequence[MicroBatch]) -> tuple[int, int]:

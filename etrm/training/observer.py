@@ -17,6 +17,7 @@ from etrm.batch import Batch
 from etrm.data import build_evaluation_samples, collate
 from etrm.device import to_device
 from etrm.extensions import ExtensionPoint
+from etrm.training.execution.compiling import uncompiled
 from etrm.training.loss import act_loss
 from etrm.training.train_state import TrainState
 
@@ -167,16 +168,18 @@ class Observer:
         model = self._state.model
         assert model.encoder is not None
         model.eval()
-        context = model.encoder(probe.demos).context
+        # The compiler would compile all networks again, for this batch alone.
+        with uncompiled(self._state.config.train):
+            context = model.encoder(probe.demos).context
+            losses = {
+                "true": _loss(self._state, probe, context),
+                "shuffled": _loss(self._state, probe, context.roll(1, dims=0)),
+                "mean": _loss(self._state, probe, context.mean(0, keepdim=True).expand_as(context)),
+            }
+        model.train()
         if self.monitor is not None and self._recorded and self._state.step:  # one probe per recorded step
             self.monitor.probe("encoder", context)
         seen = representation(context)
-        losses = {
-            "true": _loss(self._state, probe, context),
-            "shuffled": _loss(self._state, probe, context.roll(1, dims=0)),
-            "mean": _loss(self._state, probe, context.mean(0, keepdim=True).expand_as(context)),
-        }
-        model.train()
         values = {
             "share": seen.share,
             "cross_sample_var": seen.cross_sample_var,

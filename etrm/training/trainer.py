@@ -26,7 +26,7 @@ from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
-from etrm.config import Config
+from etrm.config import Config, TrainConfig
 from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
 from etrm.errors import CheckpointError, ExtensionError, TrainingError
@@ -96,7 +96,7 @@ class Trainer:
         if train.compile:
             compile_networks(self.model, self.device, dynamic=not train.static_shapes)
         self.graphs = CudaGraphs(train, self.device) if train.cuda_graphs else None
-        self._shapes = Shapes.ONE_GROUP if self.graphs else Shapes.FEW if train.static_shapes else Shapes.ALL
+        self._shapes = self._choose_shapes(train)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
@@ -132,6 +132,13 @@ class Trainer:
         self.check = StepCheck(config)
         self._recorded = world.any(folder is not None)
         self._stop = False
+
+    def _choose_shapes(self, train: TrainConfig) -> Shapes:
+        if self.graphs:
+            return Shapes.ONE_GROUP
+        if train.static_shapes:
+            return Shapes.FEW
+        return Shapes.ALIGNED if train.compile else Shapes.ALL
 
     @property
     def step(self) -> int:

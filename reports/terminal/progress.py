@@ -87,6 +87,7 @@ class InvestigationProgress(Phases):
         names: the titles of the hypotheses by id.
         expected: the hypotheses that are going to be decided, and a name for whatever follows them.
         stops: whether the investigation stops by itself at a proven cause.
+        resumes: whether what is finished is kept when the investigation is interrupted.
         clock: the time in seconds.
     """
 
@@ -96,11 +97,13 @@ class InvestigationProgress(Phases):
         *,
         expected: Collection[str] = (),
         stops: bool = False,
+        resumes: bool = True,
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__("", names)
         self._expected = expected
         self._stops = stops
+        self._resumes = resumes
         self._clock = clock
         self._planned: PlannedWork | None = None
         self._whole: TaskID | None = None
@@ -113,7 +116,7 @@ class InvestigationProgress(Phases):
     def resume(self) -> str:
         """What to do after an interruption: a proven cause can be reported at once."""
         report = f"; with --until-root-cause it ends with the report of {self.cause}" if self.cause else ""
-        return f"{super().resume}{report}"
+        return f"{super().resume if self._resumes else 'the same command starts again'}{report}"
 
     def plan(self, planned: PlannedWork) -> None:
         """Take the planned runs, from which the time left is estimated; without any, none is shown."""
@@ -139,7 +142,7 @@ class InvestigationProgress(Phases):
         if found.confidence == "proven" and self.cause is None:
             self.cause = found.id
             if not self._stops and not set(self._expected) <= set(self._decided):
-                self._print(Text(describe_stop(found.id or ""), "dim"))
+                self._print(Text(describe_stop(found.id or "", resumes=self._resumes), "dim"))
 
     def finish(self, result: Result) -> None:
         """Print the verdicts that were not known before the end; a terminal shows them in the summary."""
@@ -180,11 +183,12 @@ def describe_time_left(seconds: float | None, *, at_most: bool = False) -> str:
     return f"{about} {minutes} min left" if minutes < 60 else f"{about} {seconds / 3600:.1f} h left"
 
 
-def describe_stop(cause: str) -> str:
+def describe_stop(cause: str, *, resumes: bool = True) -> str:
     """Return how to stop once a cause is proven."""
+    kept = ", which keeps what is finished" if resumes else ""
     return (
-        f"{cause} is proven, and later verdicts depend on it. To stop here, press Ctrl-C, which keeps what is "
-        "finished, then repeat the command with --until-root-cause for the report."
+        f"{cause} is proven, and later verdicts depend on it. To stop here, press Ctrl-C{kept}, then repeat the "
+        "command with --until-root-cause for the report."
     )
 
 

@@ -15,7 +15,7 @@ from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
 from etrm.model.encoders import ENCODERS as KINDS
 from etrm.model.forward_context import Shapes, rounded_to
-from etrm.model.lengths import group_by_length, group_in_few_shapes, round_length
+from etrm.model.lengths import group_by_length, group_pairs, round_length
 from tests.model.conftest import World
 
 POOLINGS = ("mean", "weighted", "attention")
@@ -84,18 +84,31 @@ def test_a_doubling_has_four_rounded_lengths() -> None:
 def test_groups_in_few_shapes_hold_every_pair_and_fill_the_last_with_the_shortest(
     lengths: list[int], samples: int
 ) -> None:
-    groups = group_in_few_shapes(lengths, samples, most=37)
+    groups = group_pairs(lengths, Shapes.FEW, samples, most=37)
     order = torch.cat([rows for rows, _ in groups]).tolist()
     assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
     assert set(order[len(lengths) :]) <= {order[len(lengths) - 1]}
     assert {len(rows) for rows, _ in groups} == {-(-samples // 4)}
     for rows, length in groups:
         assert length == round_length(max(lengths[row] for row in rows.tolist()), 37)
-    ((only, length),) = group_in_few_shapes(lengths, samples, most=37, shapes=Shapes.ONE_GROUP)
+    ((only, length),) = group_pairs(lengths, Shapes.ONE_GROUP, samples, most=37)
     assert only.tolist()[: len(lengths)] == order[: len(lengths)]
     assert set(only.tolist()[len(lengths) :]) <= {order[len(lengths) - 1]}
     assert len(only) == len(order)
     assert length == round_length(max(lengths), 37)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_aligned_groups_hold_every_pair_and_none_alone(lengths: list[int]) -> None:
+    groups = group_pairs(lengths, Shapes.ALIGNED, samples=3, most=40)
+    order = torch.cat([rows for rows, _ in groups]).tolist()
+    assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
+    assert order[len(lengths) :] == ([0] if len(lengths) == 1 else [])
+    for rows, length in groups:
+        longest = max(lengths[row] for row in rows.tolist())
+        assert length in range(longest, longest + 8)
+        assert length % 8 == 0
+        assert len(rows) > 1
 
 
 @pytest.mark.parametrize("settings", [*({"kind": kind} for kind in KINDS), *ENCODERS[3:]], ids=str)

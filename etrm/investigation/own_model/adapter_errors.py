@@ -59,6 +59,10 @@ EXAMPLE_EVALUATION = """\
         return (predictions == answers).float().mean().item()"""
 EXAMPLE_ANSWERS = """\
     as_predictions=lambda answers: torch.nn.functional.one_hot(answers, classes).float()"""
+EXAMPLE_ERROR = """\
+    evaluate=lambda predictions, answers: (predictions - answers).square().mean().item(),
+    best_score=0.0,
+    worst_score=None,  # an error has no worst value"""
 EXAMPLE_OPTIMIZER = """\
     optimizer=lambda model: torch.optim.AdamW(model.parameters(), 1e-3)"""
 EXAMPLE_UPDATE = """\

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diagnostics.testing.trials import untouched
@@ -20,7 +21,8 @@ from etrm.investigation.own_model.adapter_functions import (
     compute_sample_losses,
     make_predictions,
 )
-from etrm.investigation.own_model.batch_rows import are_equal, list_ids
+from etrm.investigation.own_model.batch_rows import are_equal, list_ids, list_tensor_keys, make_wrong
+from etrm.investigation.own_model.loss_probe import LossProbe, are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.short_runs import LONGER
@@ -48,6 +50,7 @@ def check_adapter(factory: ModelFactory) -> ModelUnderTest:
         compute_loss(subject, batch)
         if subject.sample_losses is not None:
             compute_sample_losses(subject, batch)
+    _check_keys_read(subject, batch)
     with untouched(subject.model):
         _check_evaluation(subject, batch)
     _check_samples(subject, batch)
@@ -137,6 +140,46 @@ def _check_keys(subject: ModelUnderTest, batch: RowBatch) -> None:
                 )
 
 
+def _check_keys_read(subject: ModelUnderTest, batch: RowBatch) -> None:
+    """Whether the step reads the labels and demonstrations that are named, and no copy of them under another key."""
+    named = {"labels": (subject.labels,), "demonstrations": subject.demonstrations}
+    known = {subject.labels, subject.ids, *subject.demonstrations}
+    others = [key for key in list_tensor_keys(batch) if key not in known]
+    probe = LossProbe(subject)
+    for what, keys in named.items():
+        for key in filter(None, keys):
+            copies = [other for other in others if _holds(batch[other], batch[key])]
+            if not copies or _is_read(probe, batch, key):
+                continue
+            if read := [copy for copy in copies if _is_read(probe, batch, copy)]:
+                raise refuse_adapter(
+                    "adapter.unread-key",
+                    f"{what} names a key that the step does not read",
+                    got=f"the step reads {', '.join(map(repr, read))}, which holds the values of {key!r}",
+                    expected="the keys that the step reads",
+                    example=examples.EXAMPLE_STEP,
+                )
+
+
+def _holds(whole: Tensor, part: Tensor) -> bool:
+    """Whether each row of a tensor holds the values of the same row of another one; integers only if both are equal."""
+    if whole.dtype != part.dtype:
+        return False
+    if not part.is_floating_point():
+        return torch.equal(whole, part)
+    return all(bool(torch.isin(own, row).all()) for own, row in zip(part, whole, strict=True))
+
+
+def _is_read(probe: LossProbe, batch: RowBatch, key: str) -> bool:
+    """Whether other values of a key change the step's loss; also where it refuses them."""
+    try:
+        own = probe.step_loss(batch)
+        others = (batch[key].roll(1, 0), make_wrong(batch[key]))
+        return not all(are_close(own, probe.step_loss({**batch, key: other})) for other in others)
+    except ExtensionError:
+        return True
+
+
 def _check_evaluation(subject: ModelUnderTest, batch: RowBatch) -> None:
     """Whether the evaluator takes what ``predict`` returns."""
     predictions = subject.predict(subject.model, batch) if subject.predict else None
@@ -152,7 +195,28 @@ def _check_evaluation(subject: ModelUnderTest, batch: RowBatch) -> None:
             expected="the same shape; as_predictions turns answers into predictions",
             example=examples.EXAMPLE_ANSWERS,
         )
-    subject.evaluate(known, answers)
+    _check_best_score(subject, known, answers)
+
+
+def _check_best_score(subject: ModelUnderTest, known: Tensor, answers: Tensor) -> None:
+    """Whether the best score is not the worst one, as where ``evaluate`` returns an error and the ends are defaults."""
+    assert subject.evaluate is not None
+    best, worst = subject.best_score, subject.worst_score
+    right = float(subject.evaluate(known, answers))
+    wrong = float(subject.evaluate(make_predictions(subject, make_wrong(answers)), answers))
+    got = ""
+    if best == worst:
+        got = f"best_score and worst_score are both {best:g}"
+    elif right == worst and wrong > right and best > right:
+        got = f"right answers get {right:.4g}, wrong ones {wrong:.4g}, and best_score is {best:g}"
+    if got:
+        raise refuse_adapter(
+            "adapter.error-as-score",
+            "best_score is not the score of right answers; evaluate seems to return an error",
+            got=got,
+            expected="the score of right answers as best_score, and that of wrong ones as worst_score",
+            example=examples.EXAMPLE_ERROR,
+        )
 
 
 def _check_samples(subject: ModelUnderTest, batch: RowBatch) -> None:

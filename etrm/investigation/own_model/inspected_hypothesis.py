@@ -83,7 +83,7 @@ class CheckedRow:
 
     Attributes:
         row: the row.
-        words: the failure in words, with the numbers.
+        words: the failure in words, with the numbers; "" where another row names it.
         left_out: the code of the reason why it was not measured, if it has one.
     """
 
@@ -125,7 +125,7 @@ class InspectedModel:
             scope: the sample of the verdict, for the end of the sentence.
         """
         if self.failed:
-            words = [check.words for check in self.failed]
+            words = [check.words for check in self.failed if check.words]
             more = f"; and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
             sentence = f"{capitalise('; '.join(words[:MOST_NAMED]))}{more}"
             codes = tuple(dict.fromkeys(check.row.code for check in self.failed))
@@ -136,8 +136,8 @@ class InspectedModel:
             for check in self.checks
             if isinstance(check.row.treatment, NotMeasured)
         ]
-        without = f"; {len(left)} left out ({'; '.join(dict.fromkeys(left))})" if left else ""
-        sentence = f"All {passed} checks pass{without} {scope}".rstrip()
+        without = f"; {len(left)} are left out: {'; '.join(dict.fromkeys(left))}" if left else ""
+        sentence = f"{f'All {passed} checks pass {scope}'.rstrip()}{without}"
         reasons = dict.fromkeys(check.left_out for check in self.checks if check.left_out)
         return Judgement(Verdict.INVALIDATED, (OwnModelReason.SOUND, *reasons), f"{sentence}.")
 

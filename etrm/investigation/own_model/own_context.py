@@ -215,9 +215,10 @@ def _check_use(
             continue
         largest = max(values)
         row = metric.row(largest, threshold=limit, passed=largest >= ROUNDING, n=n)
-        subject = f"the {name} of other rows"
-        effect = f"{largest:.2g} of it only" if largest else "nothing"
-        yield CheckedRow(row, f"{subject} change{'s' * (name == 'context')} the loss by {effect}")
+        verb = f"change{'s' * (name == 'context')} the loss by {largest:.2g} of it only"
+        if not largest:
+            verb = f"do{'es' * (name == 'context')} not change the loss"
+        yield CheckedRow(row, f"the {name} of other rows {verb}")
 
 
 def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:
@@ -245,16 +246,18 @@ def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:
     )
     total = len(edits)
     for metric, what, count, measured in (
-        (OWN, "context", by_context, by_row),
+        (OWN, "contexts", by_context, by_row),
         (LOSS_ROWS, "demonstrations", by_loss, by_row and bool(keys)),
     ):
         if measured:
-            words = f"the {what} of {total - count} of {total} rows do not change their own loss alone"
+            words = (
+                f"{total - count} of {total} times, other {what} for one row did not change its loss alone"
+            )
             yield CheckedRow(metric.expect_all(count, total, n), words)
         elif not by_row:
             yield CheckedRow(metric.row(absent, threshold="all", n=n))
     if keys:
-        words = f"the demonstrations of {total - made} of {total} rows do not change their own context alone"
+        words = f"{total - made} of {total} times, other demonstrations for one row did not change its context alone"
         yield CheckedRow(MADE.expect_all(made, total, n), words)
 
 

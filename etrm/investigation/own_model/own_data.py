@@ -41,6 +41,7 @@ from etrm.investigation.own_model.row_independence import (
     check_order,
     check_other_rows,
     check_pairs,
+    check_predicted_keys,
 )
 from etrm.investigation.records import NotMeasured
 
@@ -77,8 +78,8 @@ class OwnData(InspectedHypothesis):
         refuted_by=(
             "The rows of a batch can be reordered without changing the loss, which is a mean or sum over rows; the "
             "labels of a row change its own loss and no other; ids do not change the loss; the loss reads every key of "
-            "the demonstrations; rows with one id have one content, which is that of the sample; no held-out row is "
-            "trained on."
+            "the demonstrations, and every input that predictions depend on; rows with one id have one content, which "
+            "is that of the sample; no held-out row is trained on."
         ),
         mechanism=(
             "Labels of another row, labels of an earlier batch, ids that give the answer away, or rows that read each "
@@ -127,6 +128,7 @@ class OwnData(InspectedHypothesis):
                 *_check_old_labels(probe, batch, batches[1]),
                 *_check_ids(probe, batch),
                 *check_demonstrations_read(factory, probe, batch),
+                *check_predicted_keys(probe, batch),
                 *check_other_rows(probe, batch),
                 *check_halves(probe, batch),
                 *check_pairs(probe, batch),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -112,12 +112,11 @@ class OwnGradients(InspectedHypothesis):
             len(watched.unused), threshold="(decides nothing)", n=n, note=", ".join(watched.unused[:5])
         )
         checks = (_check_frozen_tensors(subject), CheckedRow(unused), *_make_rows(watched, deciding), *slopes)
-        return InspectedModel(
-            checks,
-            watched.curves(seed),
-            tuple(map(_as_additional, others)),
-            "H3" if _is_unread(watched, deciding, subject.context_module) else None,
-        )
+        found = InspectedModel(checks, watched.curves(seed), tuple(map(_as_additional, others)))
+        explained_by = "H4" if _begins_later(found, watched, deciding) else None
+        if _is_unread(watched, deciding, subject.context_module):
+            explained_by = "H3"
+        return replace(found, explained_by=explained_by)
 
 
 def _check_frozen_tensors(subject: ModelUnderTest) -> CheckedRow:
@@ -143,7 +142,7 @@ class WatchedSteps:
         unknown: the reason why a part's coverage is not known.
         findings: the toolkit's findings above a note.
         graphless: number of steps whose loss has no graph.
-        not_finite: number of steps whose loss is not finite.
+        not_finite: steps whose loss is not finite.
         cosines: cosines of the optimiser's gradient and that of the loss.
         unused: names of modules that are never called and get no gradient.
         downhill: cosine of the first update and the negative gradient, by part.
@@ -153,7 +152,7 @@ class WatchedSteps:
     unknown: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     graphless: int = 0
-    not_finite: int = 0
+    not_finite: list[int] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     downhill: dict[str, float] = field(default_factory=dict)
@@ -194,7 +193,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
             with monitor.step(samples=count_rows(batch)), _CapturedGradients(trial.optimizers) as captured:
                 loss = trial.loss(number, batch)
                 seen.graphless += not loss.requires_grad
-                seen.not_finite += not bool(loss.isfinite())
+                seen.not_finite += [] if bool(loss.isfinite()) else [number]
                 trial.update(loss)
             if expected is not None and not seen.not_finite:
                 _compare(seen, trial, parts, expected, captured, before)
@@ -276,12 +275,15 @@ def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[Chec
     yield CheckedRow(
         NO_GRAPH.expect_none(seen.graphless, n), f"the loss of {seen.graphless} of {n} has no graph"
     )
-    words = f"the loss of {seen.not_finite} of {n} is not finite"
-    yield CheckedRow(NOT_FINITE.expect_none(seen.not_finite, n), words)
+    bad = len(seen.not_finite)
+    words = f"the loss of {bad} of {n} is not finite" + (f" (first: {seen.not_finite[0]})" if bad else "")
+    yield CheckedRow(NOT_FINITE.expect_none(bad, n), words)
     for part, points in seen.coverage.items():
         lowest = min(value for _, value in points)
         row = COVERAGE.row(lowest, threshold="1", passed=lowest >= 1, n=n, item=part)
-        yield CheckedRow(row, f"only {lowest:.0%} of the samples of a step train {part}")
+        causes = [finding for finding in deciding if finding.module == part and _is_about_coverage(finding)]
+        because = f" ({causes[0].rule}: {causes[0].cause})" if causes else ""
+        yield CheckedRow(row, f"only {lowest:.0%} of the samples of a step train {part}{because}")
     for part, reason in seen.unknown.items():
         if part not in seen.coverage:
             yield CheckedRow(COVERAGE.row(NotMeasured(absent=reason), threshold="1", n=n, item=part))
@@ -305,9 +307,14 @@ def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[Chec
             row, f"the first update of {name} leads up the slope of the loss (cosine {cosine:.2f})"
         )
     for finding in deciding:
-        yield CheckedRow(
-            _finding_row(finding), f"{finding.message.rstrip('.')} ({finding.rule}: {finding.cause})"
-        )
+        named = _is_about_coverage(finding) and finding.module in seen.coverage
+        kind = "module " if finding.module and finding.message.startswith(finding.module) else ""
+        words = f"{kind}{finding.message.rstrip('.')} ({finding.rule}: {finding.cause})" if not named else ""
+        yield CheckedRow(_finding_row(finding), words)
+
+
+def _is_about_coverage(finding: Finding) -> bool:
+    return finding.rule == "COV001"
 
 
 def _finding_row(finding: Finding) -> EvidenceRow:
@@ -334,6 +341,18 @@ def _is_unread(seen: WatchedSteps, deciding: Sequence[Finding], context: str) ->
     """Whether only the context module fails, without any gradient, as where nothing reads the context."""
     covered = [value for _, value in seen.coverage.get(context, ())]
     return bool(deciding) and not any(covered) and all(finding.module == context for finding in deciding)
+
+
+def _begins_later(found: InspectedModel, seen: WatchedSteps, deciding: Sequence[Finding]) -> bool:
+    """Whether every failure begins after the first update, as where a rate that is too high ends the gradients."""
+    later = {COVERAGE.code, FINDING.code, NOT_FINITE.code, OPTIMIZER.code}
+    sound = (
+        *(points[0][1] >= 1 for points in seen.coverage.values()),
+        *(finding.evidence.first_step > 0 for finding in deciding),
+        all(cosine >= SMALLEST_COSINE for cosine in seen.cosines[:1]),
+        0 not in seen.not_finite,
+    )
+    return all(sound) and {check.row.code for check in found.failed} <= later
 
 
 def _as_additional(finding: Finding) -> AdditionalFinding:

@@ -55,6 +55,11 @@ UNREAD_KEY = Metric(
     "change of the loss by other values of a key of the demonstrations: {item}",
     Direction.HIGHER,
 )
+PREDICTED_KEY = Metric(
+    "own.unread-by-step",
+    "keys of the batch that predictions depend on, and the step's loss does not",
+    Direction.LOWER,
+)
 MIXED = {metric.code for metric in (ROW_ORDER, OTHER_ROWS, HALVES, PAIRS)}
 """Codes of the rows that fail where the model mixes rows, as where a context is shared."""
 
@@ -191,6 +196,32 @@ def check_demonstrations_read(
         )
         effect = f"changes the loss by {change:.2g} of it only" if change else "does not change the loss"
         yield CheckedRow(row, f"{key!r} of the demonstrations {effect}, whatever its values")
+
+
+def check_predicted_keys(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
+    """Whether the step reads every input that ``predict`` reads, so that training is on the task that is evaluated."""
+    subject = probe.subject
+    if subject.predict is None:
+        return
+    skipped = (subject.ids, subject.labels, *subject.demonstrations)  # other rows are about them
+    keys = [key for key in list_tensor_keys(batch) if key not in skipped]
+    own = probe.predict(batch)
+    if not torch.equal(own, probe.predict(batch)):
+        return  # H6 shows predictions that differ at a second call
+    predicted = [key for key in keys if _is_predicted_by(probe, batch, key, own)]
+    unread = [key for key in predicted if not _measure_reading(probe, batch, key)]
+    words = f"the predictions depend on {', '.join(map(repr, unread))}, and the loss of the step does not"
+    yield CheckedRow(
+        PREDICTED_KEY.expect_none(len(unread), f"{len(keys)} keys", note=", ".join(unread)), words
+    )
+
+
+def _is_predicted_by(probe: LossProbe, batch: RowBatch, key: str, own: Tensor) -> bool:
+    """Whether other values of a key change the predictions; not where predict refuses them."""
+    try:
+        return not torch.equal(own, probe.predict({**batch, key: batch[key].roll(1, 0)}))
+    except ExtensionError:
+        return False
 
 
 def _measure_reading(probe: LossProbe, batch: RowBatch, key: str) -> float:

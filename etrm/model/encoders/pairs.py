@@ -16,7 +16,7 @@ from etrm.config import ModelConfig
 from etrm.model.core import VOCABULARY
 from etrm.model.forward_context import Shapes, find_shapes, run_part
 from etrm.model.layers import BlockSettings, RotaryPositions, TokenEmbedding
-from etrm.model.lengths import group_by_length, group_in_few_shapes, split_by_length, split_in_few_shapes
+from etrm.model.lengths import group_pairs, split_pairs
 
 PAD = 0  # that of etrm.data.tokens, which models do not import
 
@@ -59,12 +59,8 @@ class PairEncoder(nn.Module):
             return self.encode(demos)
         lengths = demos.valid.sum(1).tolist() if demos.lengths is None else demos.lengths
         longest = demos.tokens.shape[1]
-        shapes = find_shapes()
-        if shapes is Shapes.ALL:
-            groups = group_by_length(lengths, demos.tokens.device)
-        else:
-            groups = group_in_few_shapes(lengths, demos.rows, self.most_tokens, demos.tokens.device, shapes)
-            demos = _lengthened(demos, groups[0][1])
+        groups = group_pairs(lengths, find_shapes(), demos.rows, self.most_tokens, demos.tokens.device)
+        demos = _lengthened(demos, groups[0][1] if groups else 0)
         found = [_fitted(self._encode_group(demos, rows, length), longest) for rows, length in groups]
         # The first of all rows, because pairs that only fill the last group are behind them.
         order = torch.cat([rows for rows, _ in groups])[: len(lengths)]
@@ -83,11 +79,7 @@ class PairEncoder(nn.Module):
         lengths = demos.cells if self.layout == "cells" else demos.lengths
         if demos.valid is None or lengths is None:
             return demos.tokens.numel(), demos.tokens.numel()
-        shapes = find_shapes()
-        if shapes is Shapes.ALL:
-            groups = split_by_length(lengths)
-        else:
-            groups = split_in_few_shapes(lengths, demos.rows, self.most_tokens, shapes)
+        groups = split_pairs(lengths, find_shapes(), demos.rows, self.most_tokens)
         return sum((end - start) * length for start, end, length in groups), sum(lengths)
 
     def _encode_group(self, demos: Demos, rows: Tensor, length: int) -> Tensor:

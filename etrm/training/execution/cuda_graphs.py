@@ -72,12 +72,19 @@ class CudaGraphs:
         train: the settings of the run.
         device: its device.
         capture: the function that captures a module, by default torch's for CUDA.
+        make_pool: the function that returns a new pool of memory for graphs.
 
     Raises:
         ConfigError: there is no GPU, or the settings call a part more than once per step.
     """
 
-    def __init__(self, train: TrainConfig, device: torch.device, capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        train: TrainConfig,
+        device: torch.device,
+        capture: Capture | None = None,
+        make_pool: Callable[[], object] = torch.cuda.graph_pool_handle,
+    ) -> None:
         if capture is None and device.type != "cuda":
             raise ConfigError(
                 "train.no-cuda-graphs",
@@ -94,7 +101,10 @@ class CudaGraphs:
                 next_step="train.cuda_graphs=false",
             )
         self._capture: Capture = capture or torch.cuda.make_graphed_callables
-        self._pool = torch.cuda.graph_pool_handle() if capture is None else None
+        self._make_pool = make_pool
+        # One for each part. All shapes of a part share it, because only one of them is in use at a time. Two parts
+        # in one pool would overwrite what the backward pass of the other reads.
+        self._pools: dict[int, object] = {}
         self._captured: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     @property
@@ -122,9 +132,11 @@ class CudaGraphs:
                 any(trained) or any(a.requires_grad for a in given)
             ):
                 return function(*args)
+            if id(part) not in self._pools:
+                self._pools[id(part)] = self._make_pool()
             samples = tuple(arg.detach().clone().requires_grad_(arg.requires_grad) for arg in given)
             replay = self._captured[key] = self._capture(
-                _Part(part, function, exists), samples, allow_unused_input=True, pool=self._pool
+                _Part(part, function, exists), samples, allow_unused_input=True, pool=self._pools[id(part)]
             )
         found: Tensor | tuple[Tensor, ...] = replay(*given)
         # Copies, because the next replay of the same shapes, maybe in another bucket, writes to the same memory.

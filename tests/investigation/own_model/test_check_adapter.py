@@ -19,8 +19,9 @@ from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained, until_backward
-from tests.errors import assert_holds
+from tests.errors import assert_holds, raises_code
 from tests.investigation.own_model.toy_adapter import (
+    LABELS,
     batch,
     factory,
     losses,
@@ -184,6 +185,56 @@ def test_each_wrong_adapter_is_refused_with_lines_that_work(made: ModelFactory, 
     assert got in caught.value.got
     assert caught.value.allowed
     assert len(caught.value.next_step.splitlines()) >= 3
+
+
+def with_copies(read: tuple[str, str]) -> ModelFactory:
+    """The toy whose batch holds its demonstrations and labels twice, and whose step reads one of each."""
+
+    def read_twice(index: int) -> dict[str, Any]:
+        rows = batch(index)
+        return rows | {"all": torch.cat([rows["demos"], rows["query"]], 1), "classes": rows["label"].clone()}
+
+    def step(model: nn.Module, rows: Any) -> torch.Tensor:
+        demos, label = rows[read[0]][:, :4], rows[read[1]]
+        return losses(model, rows | {"demos": demos, "label": label}).mean()
+
+    return factory(batch=read_twice, step=step, held_out=None)
+
+
+@pytest.mark.parametrize(
+    ("read", "unread"),
+    [(("demos", "label"), ""), (("all", "label"), "demos"), (("demos", "classes"), "label")],
+)
+def test_a_key_that_the_step_reads_under_another_name_is_refused(read: tuple[str, str], unread: str) -> None:
+    if not unread:
+        check_adapter(with_copies(read))
+        return
+    with raises_code(ExtensionError, "adapter.unread-key") as caught:
+        check_adapter(with_copies(read))
+    assert_holds(caught.value.got, unread, *set(read) - {"demos", "label"})
+
+
+def test_labels_that_nothing_reads_are_a_matter_of_the_investigation() -> None:
+    """No other key holds them, so that the step itself may be wrong (H5)."""
+    check_adapter(factory(step=lambda model, rows: losses(model, {**rows, "label": LABELS[:8]}).mean()))
+
+
+@pytest.mark.parametrize(
+    ("ends", "refused"),
+    [
+        ({"best_score": 0.0}, True),  # the worst one is 0 by default
+        ({}, True),
+        ({"best_score": 0.0, "worst_score": 1.0}, False),
+        ({"best_score": 0.0, "worst_score": None}, False),
+    ],
+)
+def test_an_error_that_is_declared_as_a_score_is_refused(ends: dict[str, Any], refused: bool) -> None:
+    made = factory(evaluate=lambda p, a: (p != a).float().mean().item(), **ends)
+    if refused:
+        with raises_code(ExtensionError, "adapter.error-as-score"):
+            check_adapter(made)
+    else:
+        check_adapter(made)
 
 
 def test_an_exception_names_the_line_of_the_users_code() -> None:

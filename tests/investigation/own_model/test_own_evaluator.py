@@ -101,6 +101,19 @@ def test_each_fault_fails_its_row(made: ModelFactory, wrong: set[tuple[str, str]
     assert wrong <= failed(made)
 
 
+def test_a_prediction_in_training_mode_is_named_as_such() -> None:
+    """Dropout that predict leaves on can be turned off; random numbers that it draws itself cannot."""
+    noisy = factory(predict=lambda model, rows: raw(model, rows) + torch.rand(8, 1))
+    words = {
+        name: next(c.words for c in H6.inspect(made, 0).failed if c.row.code == "own.second-prediction")
+        for name, made in (("dropout", with_model(Dropping, predict=raw)), ("noise", noisy))
+    }
+    assert {name: "model.eval()" in found for name, found in words.items()} == {
+        "dropout": True,
+        "noise": False,
+    }
+
+
 def test_a_mean_error_is_best_at_zero_and_linear() -> None:
     def with_targets(index: int) -> dict[str, Any]:
         rows = batch(index)
@@ -111,9 +124,12 @@ def test_a_mean_error_is_best_at_zero_and_linear() -> None:
 
     targets = {"batch": with_targets, "best_score": 0.0, "worst_score": None, "predict": None}
     assert failed(factory(evaluate=score, **targets)) == set()
-    root = factory(evaluate=lambda p, a: score(p, a) ** 0.5, **targets)
-    assert ("own.known-answer", "half-4") in failed(root)
-    assert failed(factory(evaluate=lambda p, a: score(p, a) ** 0.5, linear_score=False, **targets)) == set()
+    assert failed(factory(evaluate=lambda p, a: score(p, a) ** 0.5, **targets)) == set()  # the root of one
+    squared = lambda p, a: score(p, a) ** 2  # noqa: E731
+    assert ("own.known-answer", "half-4") in failed(factory(evaluate=squared, **targets))
+    assert failed(factory(evaluate=squared, linear_score=False, **targets)) == set()
+    wrong = factory(evaluate=lambda p, a: (8 * score(p[:8], a[:8]) / len(a)) ** 0.5, **targets)
+    assert ("own.known-answer", "one-64") in failed(wrong)
 
 
 def failures(**changes: Any) -> dict[tuple[str, str], str]:

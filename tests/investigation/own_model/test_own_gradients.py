@@ -145,6 +145,33 @@ def test_a_context_that_nothing_reads_is_explained_by_the_interface() -> None:
     assert H2.inspect(with_model(Partly), 0).explained_by is None
 
 
+class Relu(Toy):
+    """Its units can die."""
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        return torch.relu(context)
+
+
+def with_rate(rate: float) -> ModelFactory:
+    return with_model(Relu, optimizer=lambda model: torch.optim.SGD(model.parameters(), rate))
+
+
+def test_gradients_that_end_after_a_too_large_update_are_explained_by_the_dynamics() -> None:
+    found = H2.inspect(with_rate(1e4), 0)
+    assert found.failed
+    assert found.explained_by == "H4"
+    assert H2.inspect(with_model(Cut), 0).explained_by != "H4"
+
+
+def test_a_loss_that_is_not_finite_later_is_explained_by_the_dynamics() -> None:
+    """An update that overflows ends the loss at the second step; one that is not finite from the start does not."""
+    overflows = H2.inspect(with_rate(1e38), 0)
+    assert "own.loss-not-finite" in {check.row.code for check in overflows.failed}
+    assert overflows.explained_by == "H4"
+    nowhere = factory(step=lambda model, rows: losses(model, rows).mean() * math.nan)
+    assert H2.inspect(nowhere, 0).explained_by is None
+
+
 def test_every_control_is_found() -> None:
     faults = H2.list_faults(factory().build(0))
     assert [fault.name for fault in faults] == ["frozen-part", "detached-context", "partly-detached-context"]

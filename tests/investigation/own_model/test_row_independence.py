@@ -133,6 +133,31 @@ def test_demonstrations_of_which_none_is_read_are_left_to_the_context_interface(
     assert failed(with_pairs(pair_loss, Lost)) == set()
 
 
+def test_an_input_that_predict_reads_and_the_step_does_not_is_found() -> None:
+    """The step answers another question than the one that is evaluated."""
+
+    def without_query(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return losses(model, {**rows, "query": rows["demos"][:, :3]})
+
+    wrong = factory(step=lambda model, rows: without_query(model, rows).mean(), sample_losses=without_query)
+    [check] = [
+        check for check in OwnData().inspect(wrong, 0).failed if check.row.code == "own.unread-by-step"
+    ]
+    assert (check.row.treatment, check.row.note) == (1, "query")
+    assert "own.unread-by-step" not in failed(factory())
+
+
+def test_two_draws_that_agree_by_chance_do_not_make_a_random_loss_a_fixed_one() -> None:
+    """Dropout of which the second draw is that of the first: only a third tells them apart."""
+    drawn: list[int] = []
+
+    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        drawn.append(1)
+        return losses(model, rows).mean() * (1.0 if len(drawn) < 3 else 1.1)
+
+    assert LossProbe(factory(step=step).build(0)).is_random(batch(0))
+
+
 def test_rows_that_are_related_on_purpose_are_not_tested() -> None:
     probe = LossProbe(factory(independent_rows=False).build(0))
     assert not list(check_halves(probe, batch(0)))

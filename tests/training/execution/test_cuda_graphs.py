@@ -31,9 +31,13 @@ class Captures:
         self.modules: list[nn.Module] = []
         self.samples: list[tuple[Tensor, ...]] = []
         self.replays: list[int] = []
+        self.pools: list[object] = []
 
-    def __call__(self, module: nn.Module, samples: tuple[Tensor, ...], **named: Any) -> Callable[..., Any]:
+    def __call__(
+        self, module: nn.Module, samples: tuple[Tensor, ...], allow_unused_input: bool, pool: object
+    ) -> Callable[..., Any]:
         number = len(self.modules)
+        self.pools.append(pool)
         self.modules.append(module)
         self.samples.append(samples)
         self.replays.append(0)
@@ -50,7 +54,9 @@ class Captures:
 def captures(monkeypatch: pytest.MonkeyPatch) -> Captures:
     """What trainers capture on this processor."""
     found = Captures()
-    monkeypatch.setattr(training, "CudaGraphs", lambda train, device: CudaGraphs(train, device, found))
+    monkeypatch.setattr(
+        training, "CudaGraphs", lambda train, device: CudaGraphs(train, device, found, object)
+    )
     return found
 
 
@@ -58,7 +64,7 @@ def test_without_a_gpu_or_in_parts_it_is_refused(smoke: Smoke) -> None:
     with raises_code(ConfigError, "train.no-cuda-graphs", "cpu", "train.cuda_graphs=false"):
         Trainer(smoke("train.cuda_graphs=true", "train.device=cpu"))
     with raises_code(ConfigError, "train.cuda-graphs-in-parts", "train.accumulate=2"):
-        CudaGraphs(smoke("train.accumulate=2").train, CPU, Captures())
+        CudaGraphs(smoke("train.accumulate=2").train, CPU, Captures(), object)
 
 
 SETTINGS = ("train.lr=1e-3", "data.augmentations=fresh", "monitor.every=3", "monitor.probe_every=3")
@@ -94,7 +100,7 @@ def test_steps_are_the_same_and_recorded_ones_replay_nothing(
 
 def test_a_shape_is_captured_once_and_a_freeze_is_another_graph(smoke: Smoke) -> None:
     captures, part, frozen = Captures(), nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False)
-    graphs = CudaGraphs(smoke().train, CPU, captures)
+    graphs = CudaGraphs(smoke().train, CPU, captures, object)
     x = torch.randn(4, 3)
     with graphs.replaying():
         for _ in range(3):
@@ -108,8 +114,12 @@ def test_a_shape_is_captured_once_and_a_freeze_is_another_graph(smoke: Smoke) ->
             run_part(part, part, x)
         part.eval()
         run_part(part, part, x)
-    assert captures.replays == [3, 1, 1]
-    assert graphs.count == 3
+        other = nn.Linear(3, 2)
+        run_part(other, other, x)
+    assert captures.replays == [3, 1, 1, 1]
+    assert graphs.count == 4
+    assert len({id(pool) for pool in captures.pools[:3]}) == 1  # all shapes of a part
+    assert captures.pools[3] is not captures.pools[0]
     assert not any(sample.data_ptr() == x.data_ptr() for samples in captures.samples for sample in samples)
 
 
@@ -122,7 +132,7 @@ def test_results_are_copies_and_absent_arguments_stay_absent(smoke: Smoke) -> No
         return kept[-1]
 
     part = nn.Linear(3, 1, bias=False)
-    with CudaGraphs(smoke().train, CPU, Captures()).replaying():
+    with CudaGraphs(smoke().train, CPU, Captures(), object).replaying():
         found = run_part(part, both, torch.ones(2, 3), None)
     for mine, theirs in zip(found, kept[-1], strict=True):
         assert torch.equal(mine, theirs)

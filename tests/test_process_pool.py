@@ -1,0 +1,70 @@
+"""The arguments of workers: written once, shared by all, and gone when the pool is."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from etrm.process_pool import read_shared, start_workers, write_shared
+
+anything = st.one_of(
+    st.text(),
+    arrays.arrays(np.int64, st.integers(0, 40)),
+    arrays.arrays(np.uint8, st.tuples(st.integers(0, 5), st.integers(0, 5))),
+)
+_sums: list[int] = []
+
+
+def keep_sum(values: Any, text: str) -> None:
+    _sums.append(int(values.sum()))
+
+
+def read_sum() -> int:
+    return _sums[-1]
+
+
+@given(st.tuples(anything, anything, anything))
+def test_arguments_are_read_as_they_were_written(arguments: tuple[Any, ...]) -> None:
+    file = write_shared(arguments)
+    try:
+        found = read_shared(file)
+    finally:
+        file.unlink()
+    for one, other in zip(arguments, found, strict=True):
+        if isinstance(one, np.ndarray):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+        else:
+            assert one == other
+
+
+def test_arrays_are_views_of_the_file_that_cannot_be_written_to() -> None:
+    file = write_shared((np.arange(3), "x"))
+    (found, _) = read_shared(file)
+    file.unlink()
+    assert not found.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 1
+
+
+def test_a_worker_gets_a_short_message_and_the_file_goes_with_the_pool() -> None:
+    """A message longer than a pipe's buffer would keep the parent from starting the next worker."""
+    values = np.arange(100_000)
+    pool = start_workers(1, keep_sum, (values, "x" * 100_000))
+    sent: Any = pool._initargs  # type: ignore[attr-defined]
+    assert len(pickle.dumps(sent)) < 1000
+    file = next(part for part in sent if isinstance(part, Path))
+    assert pool.submit(read_sum).result() == int(values.sum())
+    pool.shutdown()
+    assert file.exists()
+    del pool
+    gc.collect()
+    assert not file.exists()
