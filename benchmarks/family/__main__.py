@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.family.curve import draw_curve
 from benchmarks.family.device_episodes import NAMES, HeldOut, find_held_out
 from benchmarks.family.learner import FamilyArm
 from benchmarks.family.training import Budget, finish, load_evaluation, train_arm
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.family", description="Train on the whole rule family."
     )
-    parser.add_argument("--arm", action="append", choices=ARMS, required=True)
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--arm", action="append", choices=ARMS)
+    task.add_argument("--draw", type=Path, help="train nothing; draw the lines of an arm as the PNG --out")
     parser.add_argument("--out", type=Path, required=True, help="folder of the lines and the weights")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=420.0, help="of the arm that is trained to the end")
@@ -55,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--held", type=Path, help="what find_held_out returned, as npz; computed if it is not given"
     )
     given = parser.parse_args(arguments)
+    if given.draw:
+        write_atomically(given.out, draw_curve(read_lines(given.draw)))
+        return
     given.out.mkdir(parents=True, exist_ok=True)
     if len(given.arm) == 1:
         run_one(given)

@@ -32,6 +32,7 @@ from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
 from diagnostics.recording.calls.capture import RowsFunction
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.recording.terms.loss_terms import name_terms, sum_terms
 from diagnostics.recording.updates.optimizers import list_optimizers
@@ -230,7 +231,9 @@ def audit(
             loss = _named_terms(step, terms)
             responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
             probed += add_responses(own, responses)
-        found = explain_by_probes(own, probed)
+        flow = Flow()
+        flow.replace(monitor.last.into)
+        found = explain_by_probes(own, probed, flow)
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),

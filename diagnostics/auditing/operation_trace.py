@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import tensors_in
 
 _SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
@@ -74,6 +75,10 @@ _FILLS = {
 """Functions that write an infinity on purpose, as attention masks do."""
 
 
+_ROUNDED = 1e-6
+"""Distance from 1 of a weight beside which the others have next to no gradient."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """One call of a torch function.
@@ -105,6 +110,7 @@ class LossCall:
         values: Its input.
         target: Its target.
         made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
+        learns_target: Whether gradient flows into its target and not into its input.
         copied: Whether the target holds the values of an integer input of the model in the same order.
         source, result: Its input and its result, with their graph.
     """
@@ -115,6 +121,7 @@ class LossCall:
     target: Tensor
     made: bool = False
     copied: bool = False
+    learns_target: bool = False
     source: Tensor | None = None
     result: Tensor | None = None
 
@@ -127,11 +134,15 @@ class SoftmaxCall:
         operation: Where it was called.
         shape: Shape of its input.
         dim: The dimension that it sums over, not negative.
+        sources: Modules whose outputs its input was computed from, with no other module between.
+        hard: Share of its distributions over several finite scores in which one has all the weight; 0 of log_softmax.
     """
 
     operation: Operation
     shape: tuple[int, ...]
     dim: int
+    sources: tuple[str, ...] = ()
+    hard: float = 0.0
 
 
 _LOSSES: tuple[Callable[..., Tensor], ...] = (
@@ -166,6 +177,7 @@ class OperationTrace(TorchFunctionMode):
         self.logarithms: list[tuple[Operation, Tensor]] = []
         self.loss_broken = False
         self._running: list[str] = []
+        self._flow = Flow()
         self._inputs: list[Tensor] = []  # of the model, integers
         self._kinds: dict[int, tuple[Tensor, str]] = {}  # tensors are kept, so that no id comes twice
 
@@ -201,8 +213,12 @@ class OperationTrace(TorchFunctionMode):
             if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
                 dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
                 if isinstance(dim, int) and result.dim():
-                    where = SoftmaxCall(self._here(name), tuple(result.shape), dim % result.dim())
-                    self.softmaxes.append(where)
+                    hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
+                    sources = tuple(sorted(self._flow.nearest([args[0]]))) if hard else ()
+                    call = SoftmaxCall(
+                        self._here(name), tuple(result.shape), dim % result.dim(), sources, hard
+                    )
+                    self.softmaxes.append(call)
 
     def _loss(self, name: str, values: Tensor, target: Tensor, result: Any) -> LossCall:
         flat = target.detach().flatten()
@@ -215,6 +231,7 @@ class OperationTrace(TorchFunctionMode):
             target.detach(),
             made,
             copied,
+            target.requires_grad and not values.requires_grad,
             values,
             result if isinstance(result, Tensor) else None,
         )
@@ -249,10 +266,10 @@ class OperationTrace(TorchFunctionMode):
             ]
         self._running.append(name)
 
-    def leave(self) -> None:
+    def leave(self, output: Any) -> None:
         """The innermost forward pass ends."""
         if self._running:
-            self._running.pop()
+            self._flow.note(self._running.pop(), (), tensors_in(output))
 
 
 @contextmanager
@@ -278,12 +295,19 @@ def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
 
 
 def _leave(trace: OperationTrace) -> Callable[..., None]:
-    return lambda module, args, output: trace.leave()
+    return lambda module, args, output: trace.leave(output)
 
 
 def _name(func: Any) -> str:
     full = getattr(func, "__name__", "") or (resolve_name(func) or "")
     return str(full).rpartition(".")[2]
+
+
+def _hard_share(scores: Tensor, weights: Tensor, dim: int) -> float:
+    """The share of distributions over several finite scores that are one-hot, up to rounding."""
+    several = scores.isfinite().sum(dim) > 1
+    hard = (weights.amax(dim) > 1.0 - _ROUNDED)[several]
+    return float(hard.float().mean()) if hard.numel() else 0.0
 
 
 def _count_bad(tensor: Tensor) -> int:

@@ -122,6 +122,11 @@ class Readouts:
         self.remembered: dict[Hashable, list[float]] = {}
         """What was computed of all steps and depends on those before them."""
 
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self._scalars)
+
     def numbers(self, key: int) -> list[Any]:
         """The values of a key."""
         place, first, after = self._layout[key]

@@ -73,6 +73,8 @@ class Rule:
             that is explained is listed under its explanation.
         spreads: Direction in which one fault makes the rule fire elsewhere: "backward" to the modules that feed the
             faulty one, "forward" to those it feeds, "together" in all at the same step.
+        upstream: For a check of an audit: ids of rules whose findings follow from this one's in modules that feed
+            its own.
         irreversible: Whether a single step does damage that lasts, so that the earliest finding explains later ones.
         everywhere: Whether its finding about the whole model explains those of every module.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and
@@ -98,6 +100,7 @@ class Rule:
     arguments: str = ""
     explains: frozenset[str] = frozenset()
     spreads: Literal["", "backward", "forward", "together"] = ""
+    upstream: frozenset[str] = frozenset()
     irreversible: bool = False
     everywhere: bool = False
     rank: int | None = None

@@ -112,8 +112,8 @@ class TrainConfig(Section):
     )
     cuda_graphs: bool = Field(
         False,
-        description="whether kernels are replayed from CUDA graphs, for models so small that starting kernels takes "
-        "most of the time; needs a GPU",
+        description="whether kernels are replayed from CUDA graphs, where starting them takes most time; needs a "
+        "GPU, and has not yet been verified on one",
     )
     recompute: bool = Field(
         False,

@@ -168,9 +168,8 @@ class Observer:
         model = self._state.model
         assert model.encoder is not None
         model.eval()
-        with uncompiled(
-            self._state.config.train
-        ):  # which would compile all networks again, for this batch alone
+        # The compiler would compile all networks again, for this batch alone.
+        with uncompiled(self._state.config.train):
             context = model.encoder(probe.demos).context
             losses = {
                 "true": _loss(self._state, probe, context),

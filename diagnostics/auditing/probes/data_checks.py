@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.auditing.probes.operation_checks import LOSS003, NOT_SHIFTED
+from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
-from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
+from diagnostics.recording.tensors import address_of, tensors_in
+from diagnostics.rules.rule import CRITICAL, LITTLE_USED, WARNING, Family, Rule
 
 SEES_TARGET = Cause(
     "sees-target",
@@ -31,7 +34,7 @@ LEAK002 = Rule(
     " after a position, and the output at it changes.",
     why="The loss falls to nearly zero, and the model cannot generate.",
     example="A causal mask that is inverted, or not given to the attention.",
-    false_alarms="None known: models that fill masks have targets at the same position.",
+    false_alarms="None known.",
     rank=5,
 )
 LABEL_IN_INPUT = Cause(
@@ -52,7 +55,7 @@ LEAK003 = Rule(
     " classes.",
     why="The model learns to read the label, and nothing else.",
     example="A table in which a column was computed from the label.",
-    false_alarms="A feature that truly separates the classes without noise.",
+    false_alarms="A feature that separates classes without noise.",
 )
 ONE_ROW = Cause(
     "one-row",
@@ -71,7 +74,7 @@ ROWS001 = Rule(
     what="In all repeated batches every index that an embedding of at least eight rows is given is the same.",
     why="It adds a constant: positions, tokens or categories cannot be told apart.",
     example="`positions(torch.zeros_like(tokens))`.",
-    false_alarms="A category that has one value in all audited batches: audit more of them.",
+    false_alarms="A category with one value in all audited batches.",
 )
 PADDING_INSIDE = Cause(
     "padding-inside",
@@ -109,6 +112,7 @@ DROP001 = Rule(
     why="What is kept is scaled up by the inverse: the outputs are mostly noise.",
     example="`nn.Dropout(keep_probability)`, as in other frameworks.",
     false_alarms="A rate that is this high on purpose.",
+    upstream=LITTLE_USED,
 )
 FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DROP001))
 
@@ -120,6 +124,9 @@ _FEATURES = 4096
 """Features that are compared with the labels, of the first of them."""
 _CHANCE = 1e-3
 """Expected number of features that would look like the label by chance: few samples of many features have some."""
+_VOCABULARY = 8  # fewer tokens may be classes, which a tagger predicts in place
+_STEPS = 3
+"""Batches with one input that are no accident."""
 _LOOKUPS = 16  # indices from which it is no chance that all are equal
 _CHANGED = 1e-6
 """Relative change of an output from which it depends on an input: rounding may differ with the shapes of kernels."""
@@ -136,9 +143,33 @@ def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[
     if steps:
         label = _find_label(steps)
         found += [] if label is None else [LEAK003.found_once("", label)]
+        found += [ORIGIN001.found_once("", SAME_INPUT, WARNING)] if _have_same_input(steps) else []
         target = _find_seen_target(model, steps[0])
         found += [] if target is None else [LEAK002.found_once("", target)]
+        unshifted = _find_unshifted(model, steps[0])
+        found += [] if unshifted is None else [LOSS003.found_once("", unshifted)]
     return found
+
+
+def _have_same_input(steps: Sequence[ObservedStep]) -> bool:
+    """Whether the model reads the same numbers from all batches, while the targets of each loss differ."""
+    first, *others = steps
+    losses = [[call.target for call in step.trace.losses] for step in steps]
+    if len(steps) < _STEPS or not first.inputs or not losses[0]:
+        return False
+    held = {_memory_of(tensor) for tensor in tensors_in(first.batch)}
+    same = all(_equal(first.inputs, other.inputs) for other in others)
+    same = same and all(_memory_of(tensor) in held for tensor in first.inputs)
+    return same and not any(_equal(losses[0], other) for other in losses[1:])
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """Address of the memory that it is a view of."""
+    return tensor.untyped_storage().data_ptr() if address_of(tensor) != -1 else -1
+
+
+def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
 def _check_lookups(
@@ -218,15 +249,40 @@ def _features_and_labels(step: ObservedStep) -> tuple[Tensor, Tensor] | None:
 
 def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
     """Whether the output at some position depends on the later input that is its target."""
+    given = _find_tokens(step)
+    if given is None:
+        return None
+    targets = [call.target for call in step.trace.losses if call.target.numel() == given.numel()]
+    shift = _find_shift(given, targets)
+    if shift is None or not _depends_on_later(model, step, given):
+        return None
+    return SEES_TARGET.of(shift=shift)
+
+
+def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:
+    """Whether each target is the token at its place, and the model looks at no later one, as for the next token."""
+    given = _find_tokens(step)
+    copied = next((call for call in step.trace.losses if call.copied), None)
+    if given is None or copied is None or copied.target.numel() != given.numel():
+        return None
+    if len(given.unique()) < _VOCABULARY or _depends_on_later(model, step, given):
+        return None
+    return NOT_SHIFTED.of(operation=copied.operation)
+
+
+def _find_tokens(step: ObservedStep) -> Tensor | None:
+    """The (B, T) tokens that the model was given alone, if it returned (B, T, D)."""
     tokens = [each for each in step.inputs if not each.is_floating_point() and each.dim() == 2]
     output = step.output
     if step.call is None or len(tokens) != 1 or not isinstance(output, Tensor) or output.dim() != 3:
         return None
     given = tokens[0]
-    targets = [call.target for call in step.trace.losses if call.target.numel() == given.numel()]
-    shift = _find_shift(given, targets)
-    if shift is None or output.shape[:2] != given.shape:
-        return None
+    return given if output.shape[:2] == given.shape and given.shape[1] > 1 else None
+
+
+def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
+    """Whether the output in the first half of the positions changes with the tokens in the second half."""
+    assert step.call is not None
     random, was = RandomState(), given.clone()
     half = given.shape[1] // 2
     with torch.no_grad():
@@ -239,7 +295,7 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
         finally:
             given.copy_(was)
     change = (after - before)[:, :half].abs().amax()
-    return SEES_TARGET.of(shift=shift) if float(change) > _CHANGED * float(before.abs().amax()) else None
+    return float(change) > _CHANGED * float(before.abs().amax())
 
 
 def _find_shift(given: Tensor, targets: Sequence[Tensor]) -> int | None:

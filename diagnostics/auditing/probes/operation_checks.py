@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, SoftmaxCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
-from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
+from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
 
 TWICE = Cause(
     "applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}"
@@ -25,8 +27,18 @@ BROADCAST = Cause(
     "broadcast",
     "an input of shape {input} against a target of shape {target} is averaged over all pairs: {operation}",
 )
+EXCHANGED = Cause(
+    "exchanged",
+    "its input is probabilities without gradient, and its target has the gradient: {operation}",
+    remedy="Exchange the arguments: the input comes first, then the target.",
+)
 EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
 TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same place: {operation}")
+NOT_SHIFTED = Cause(
+    "not-shifted",
+    "each target is the token at its place, and the model looks at no later one: {operation}",
+    remedy="Shift the targets: logits[:, :-1] against tokens[:, 1:].",
+)
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
@@ -35,13 +47,13 @@ LOSS003 = Rule(
     "Give the function the input and the targets that its documentation names, in the same shape.",
     source="audit",
     arguments="audit",
-    causes=(TWICE, NOT_LOGARITHMS, BROADCAST, EQUAL_TARGETS, TARGET_IS_INPUT),
-    what="An audit repeats steps with every call of a function recorded. A loss of torch receives probabilities or"
-    " logarithms where it applies softmax or sigmoid itself, shapes that broadcast to all pairs, or targets that"
-    " are all equal. A note: targets that are the tokens of the input.",
+    causes=(TWICE, NOT_LOGARITHMS, BROADCAST, EXCHANGED, EQUAL_TARGETS, TARGET_IS_INPUT, NOT_SHIFTED),
+    what="An audit records the functions of repeated steps. A loss of torch receives probabilities or logarithms where"
+    " it applies softmax or sigmoid itself, shapes that broadcast to all pairs, equal targets, or exchanged arguments;"
+    " or each token is its own target: a note if the model reads later ones.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
-    false_alarms="Targets of one class in all audited batches: audit more of them.",
+    false_alarms="One class in all audited batches.",
 )
 ONE_ELEMENT = Cause(
     "one-element",
@@ -53,21 +65,26 @@ OVER_SAMPLES = Cause(
     "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
     remedy="Choose the dimension of what competes, usually dim=-1.",
 )
+ONE_HOT = Cause(
+    "one-hot",
+    "one element has all the weight in nearly every row, so that hardly any gradient passes: {operation}",
+    remedy="Scale the scores down: divide them by the root of the width, or by a temperature near 1.",
+)
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
-    "Softmax over the wrong dimension",
+    "Softmax over the wrong dimension, or too hard",
     "operations",
-    "Choose the dimension whose elements compete.",
+    "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES),
-    what="In each repeated step a softmax that is to be trained sums over a dimension of size 1, or over the samples of"
-    " the batch.",
+    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT),
+    what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
+    " gives one element all the weight.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
-    false_alarms="A batch that is one bag of instances or one graph; attention over a single key.",
-    explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001"}),
+    false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain.",
+    explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001", *LITTLE_USED}),
     rank=8,
 )
 FAMILY = Family(127, "Operations of the step", (LOSS003, SOFTMAX001))
@@ -100,6 +117,8 @@ def check_operations(
         _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
     for softmax in traces[0].softmaxes if traces else ():
         every = all(any(_alike(softmax, other) for other in trace.softmaxes) for trace in traces)
+        if every and _is_hard(softmax, traces):
+            _add_hard(found, softmax, owner)
         for cause in _judge_softmax(softmax, samples) if every else ():
             _add(found, SOFTMAX001, owner(softmax.operation.module), cause)
     return list(found.values())
@@ -108,6 +127,17 @@ def check_operations(
 def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:
     severity = NOTE if cause.code == TARGET_IS_INPUT.code else None
     found.setdefault((rule.id, module, cause.code), rule.found_once(module, cause, severity))
+
+
+def _add_hard(
+    found: dict[tuple[str, str, str], Finding], call: SoftmaxCall, owner: Callable[[str], str]
+) -> None:
+    """One finding, which lists the modules that the scores come from."""
+    first, *others = sorted({owner(name) for name in call.sources}) or [owner(call.operation.module)]
+    cause = ONE_HOT.of(operation=call.operation)
+    held = tuple(SOFTMAX001.found_once(module, cause) for module in others)
+    finding = replace(SOFTMAX001.found_once(first, cause), consequences=held)
+    found.setdefault((SOFTMAX001.id, first, cause.code), finding)
 
 
 def _judge_loss(call: LossCall) -> Iterator[Cause]:
@@ -123,8 +153,17 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         if pairs > max(call.values.numel(), call.target.numel()):
             shapes = {"input": tuple(call.values.shape), "target": tuple(call.target.shape)}
             yield BROADCAST.of(**shapes, operation=operation)
+    if name in _SQUASHED and call.learns_target and _are_probabilities(call.values, name):
+        yield EXCHANGED.of(operation=operation)
     if name == "cross_entropy" and call.copied:
         yield TARGET_IS_INPUT.of(operation=operation)
+
+
+def _are_probabilities(values: Tensor, loss: str) -> bool:
+    """Whether all lie in 0 to 1, and sum to 1 over the classes of a cross entropy."""
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        return False
+    return loss != "cross_entropy" or values.dim() < 2 or bool((values.sum(1) - 1).abs().max() < _SUM)
 
 
 def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
@@ -146,6 +185,8 @@ def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
     return EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
 
 
+_HARD = 0.9  # share of the rows
+_SUM = 1e-3  # distance from 1 of a sum of probabilities, in half precision
 _BATCHES = 2  # one batch may hold one class by chance
 _TARGETS = 32
 """Targets that must be equal: of two classes of which one has 90 % of the data, 32 are equal in 3 % of the cases."""
@@ -162,6 +203,14 @@ def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
         led and others and max(others) > 1 and others != (size,)
     ):  # a square of similarities has no other dimension
         yield OVER_SAMPLES.of(operation=call.operation)
+
+
+def _is_hard(call: SoftmaxCall, traces: Sequence[OperationTrace]) -> bool:
+    """Whether all calls in its place are nearly one-hot."""
+    place = call.operation.place
+    return all(
+        each.hard > _HARD for trace in traces for each in trace.softmaxes if each.operation.place == place
+    )
 
 
 def _alike(one: SoftmaxCall, other: SoftmaxCall) -> bool:

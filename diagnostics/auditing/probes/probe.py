@@ -16,7 +16,9 @@ from torch import nn
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding, Severity
+from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.rules.registry import built_in_rules
+from diagnostics.rules.rule import Rule
 
 
 class Probe(Protocol):
@@ -89,18 +91,31 @@ def check_probe(probe: Any, source: str = "probes") -> Probe:
     return probe  # type: ignore[no-any-return]  # its parts were looked at
 
 
-def explain_by_probes(found: Iterable[Finding], probed: Iterable[Finding]) -> list[Finding]:
-    """The findings of a monitor and of probes; a probe's finding holds those that its rule explains in its modules."""
-    explains = {rule.id: rule.explains for rule in built_in_rules()}
+def explain_by_probes(
+    found: Iterable[Finding], probed: Iterable[Finding], flow: Flow | None = None
+) -> list[Finding]:
+    """The findings of a monitor and of probes; a probe's finding holds those that its rule explains in its modules.
+
+    Args:
+        flow: Which module feeds which, for what a rule explains upstream.
+    """
+    rules = {rule.id: rule for rule in built_in_rules()}
     left, causes = list(found), []
     for cause in probed:
-        known = explains.get(cause.rule, frozenset())
+        rule = rules.get(cause.rule)
         modules = {cause.module, *(each.module for each in cause.consequences)}
-        held = [each for each in left if each.rule in known and _is_inside(each, modules)]
+        held = [each for each in left if rule and _is_explained(each, rule, modules, flow)]
         left = [each for each in left if each not in held]
         flat = [each for one in held for each in (replace(one, consequences=()), *one.consequences)]
         causes.append(replace(cause, consequences=(*cause.consequences, *flat)))
     return [*left, *causes]
+
+
+def _is_explained(finding: Finding, rule: Rule, modules: Set[str], flow: Flow | None) -> bool:
+    if finding.rule in rule.explains and _is_inside(finding, modules):
+        return True
+    feeds = flow is not None and any(flow.feeds(finding.module, module) for module in modules)
+    return finding.rule in rule.upstream and feeds
 
 
 def _is_inside(finding: Finding, modules: Set[str]) -> bool:

@@ -19,6 +19,11 @@ REORDERED = Cause(
     "the same samples in another order: one of the tensors was sorted, reshaped or transposed alone",
 )
 OTHER_SAMPLES = Cause("other-samples", "other samples: a carry or a cache holds those of an earlier batch")
+SAME_INPUT = Cause(
+    "same-input",
+    "batches with different targets have the same input: one buffer is filled again for each of them",
+    remedy="Give each batch a tensor of its own.",
+)
 ORIGIN001 = Rule(
     "ORIGIN001",
     CRITICAL,
@@ -26,9 +31,10 @@ ORIGIN001 = Rule(
     "misplaced_samples",
     "Let inputs, labels and context of a sample travel together, with its id.",
     source="audit",
-    causes=(DROPPED_OR_REPEATED, REORDERED, OTHER_SAMPLES),
+    causes=(DROPPED_OR_REPEATED, REORDERED, OTHER_SAMPLES, SAME_INPUT),
     arguments="SampleOrigin",
-    what="The probe `SampleOrigin`: the ids of the samples in the batch are not, place by place, the ids at the loss.",
+    what="The probe `SampleOrigin`: the ids in the batch are not, place by place, the ids at the loss. A warning of"
+    " every audit: batches with different targets have one input.",
     why="Mixed inputs, labels and contexts of different samples teach noise, and no gradient is missing.",
     example="A carry that keeps its old rows while labels are taken from the new batch.",
     false_alarms="A loader that sorts a batch on purpose: return the ids as sorted.",

@@ -29,7 +29,7 @@ class Flow:
         """One forward call of a watched module."""
         if not self.tracing:
             return
-        self.into[name] = self.into.get(name, frozenset()) | self._nearest(inputs)
+        self.into[name] = self.into.get(name, frozenset()) | self.nearest(inputs)
         for tensor in outputs:
             if tensor.grad_fn is not None:
                 self._owners.setdefault(tensor.grad_fn, set()).add(name)
@@ -53,7 +53,8 @@ class Flow:
                 waiting.append(name)
         return first in seen
 
-    def _nearest(self, inputs: Iterable[Tensor]) -> set[str]:
+    def nearest(self, inputs: Iterable[Tensor]) -> set[str]:
+        """The modules whose outputs the tensors were computed from, with no other noted module between."""
         waiting = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
         seen: set[Any] = set(waiting)
         found: set[str] = set()

@@ -5,6 +5,7 @@ Compares a few numbers of each parameter at the entry of the step, after the las
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,18 @@ class UpdateKeys:
 
     sizes: Sequence[tuple[Sequence[int], Sequence[int]]] = ()
     keys: Sequence[tuple[int, int, int]] = ()
+
+    def estimate(self, readout: Readouts, position: int, numel: int) -> Any:
+        """The norm of the change of a parameter over the step, from its compared numbers; 0 where they did not change.
+
+        NaN where no optimiser stepped.
+        """
+        for (order, sizes), (entry, _, left) in zip(self.sizes, self.keys, strict=True):
+            if position in order:
+                place = list(order).index(position)
+                moved = _norms(readout.rows(entry) - readout.rows(left), sizes)[place]
+                return readout.column([each * math.sqrt(numel / sizes[place]) for each in moved])
+        return readout.column([math.nan] * readout.steps)
 
     def kept(self, readout: Readouts, count: int) -> list[Any]:
         """For each of `count` parameters the share of its update that is left, once the readout was fetched."""

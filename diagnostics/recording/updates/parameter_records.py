@@ -47,6 +47,8 @@ class ParameterStep:
         scales: Optimiser -> scale of its GradScaler.
         weight_key, update_key: Norms of the weights at the entry, and of their change.
         changed_key: Numbers that are not 0 where a parameter changed.
+        still: Parameters that were not copied: of their change is known whether there is one.
+        moved: Those of them that turn out to have changed are added, and copied from then on.
         broken: Parameters with values that are not finite; None where the weights themselves have to be looked at.
         updates: What the optimisers changed.
         passes: The backward passes.
@@ -69,6 +71,8 @@ class ParameterStep:
     weight_key: int
     update_key: int
     changed_key: int
+    still: frozenset[int]
+    moved: set[int] = field(repr=False)
     broken: frozenset[int] | None
     updates: UpdateKeys
     passes: PassEvents
@@ -94,6 +98,7 @@ class ParameterStep:
             None if self.left is None else tuple(self.left[0]),
             tuple(self.scales),
             len(self.updates.keys),
+            self.still,
             self.broken,
             self.assigned,
             self.arrived,
@@ -133,6 +138,10 @@ class ParameterStep:
         ]
         layers = self._layer_sizes(reaches)
         updates, changed = readout.numbers(self.update_key), readout.numbers(self.changed_key)
+        for index in self.still:
+            if changed[index] != 0.0:
+                self.moved.add(index)
+                updates[index] = self.updates.estimate(readout, index, self.tracked[index].numel)
         kept = self.updates.kept(readout, len(updates))
         passes, carried = self.passes.evaluate(readout, [item.name for item in self.tracked])
         broken = self._broken(updates) if self.broken is None else self.broken

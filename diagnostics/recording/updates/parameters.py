@@ -8,9 +8,8 @@ at the entry and the exit of the step, whatever moved them.
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import Scalars, count_nonzero, measure_norms, stored_values
 from diagnostics.recording.updates.gradient_passes import GradientPasses
+from diagnostics.recording.updates.movement import Movement
 from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
 from diagnostics.recording.updates.optimizers import calling_scaler
 from diagnostics.recording.updates.parameter_records import ParameterStep, Settings, plain_number, reach
@@ -47,15 +47,15 @@ class ParameterWatch:
         self._optimizers = list(optimizers)
         self._handles: list[RemovableHandle] = []
         self._hooked: set[int] = set()
-        self._entry: list[Tensor] = []
+        self._movement = Movement(
+            self._parameters, [index for index, item in enumerate(self._tracked) if item.is_target]
+        )
         self._updates = AppliedUpdates()
         self._passes = GradientPasses()
         self._largest: dict[int, float] = {}
         self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
         self._scaler_sought = 0
         self._active = False
-        self._versions: list[int] = []  # of the weights when they were copied at the end of a step
-        self._entry_norms: Scalars = []
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
 
@@ -88,7 +88,7 @@ class ParameterWatch:
             handle.remove()
         self._handles.clear()
         self._hooked.clear()
-        self._entry, self._versions = [], []
+        self._movement.release()
         self._updates.forget()
         self._passes.abandon()
         self.abandon()
@@ -97,7 +97,7 @@ class ParameterWatch:
         """Forget the step in progress."""
         if self._active:  # an exception ended it
             self._passes.abandon()
-            self._versions = []
+            self._movement.forget()
         self._active = False
         self._reset()
 
@@ -186,9 +186,9 @@ class ParameterWatch:
         return [item.name for item in self._tracked]
 
     @property
-    def fall(self) -> Sequence[Tensor]:
-        """What each parameter was at the entry of the step, minus what it is now; valid after `finish`."""
-        return self._entry
+    def fall(self) -> Mapping[int, Tensor]:
+        """What each copied parameter was at the entry of the step, minus what it is now; valid after `finish`."""
+        return self._movement.fall
 
     @property
     def arrived(self) -> frozenset[int]:
@@ -244,38 +244,19 @@ class ParameterWatch:
         if not self._parameters:
             return
         self._passes.begin_step(self._parameters)
-        same = self._updates.begin(self._parameters)
-        if not same:
-            self._entry = self._entry if _alike(self._entry, self._parameters) else []
-        if not same or self._versions != [parameter._version for parameter in self._parameters]:
-            self._copy()
+        self._movement.begin(self._updates.begin(self._parameters))
 
     def keep_for_next(self) -> None:
-        """Copy the weights now, while they are in the caches, for a step that begins with the same ones.
-
-        What is written to `.data` between steps shows in the first numbers of each parameter, which are compared.
-        """
-        if self._parameters and all(parameter.is_cpu for parameter in self._parameters):
-            self._copy()
-            self._versions = [parameter._version for parameter in self._parameters]
-
-    def _copy(self) -> None:
-        if not self._entry:
-            self._entry = [torch.empty_like(parameter) for parameter in self._parameters]
-        torch._foreach_copy_(self._entry, self._parameters)
-        self._entry_norms = measure_norms(self._entry)
+        """Copy the weights now, while they are in the caches, for a step that begins with the same ones."""
+        self._movement.keep_for_next()
 
     def finish(self, readout: Readout) -> ParameterStep:
         """Stop listening; what is returned builds the records, once the readout was fetched."""
         self._active = False
-        self._versions = []
         for number, optimizer in enumerate(self._optimizers):
             if not self._steps[number]:
                 self._note_groups(number, optimizer)
-        if self._parameters:
-            torch._foreach_sub_(self._entry, self._parameters)
-        updates = measure_norms(self._entry) if self._parameters else []
-        changed, broken = self._look_at_changes(updates)
+        moves = self._movement.finish()
         return ParameterStep(
             tracked=self._tracked,
             requires_grad=tuple([parameter.requires_grad for parameter in self._parameters]),
@@ -293,35 +274,18 @@ class ParameterWatch:
             if self._leftover is None
             else (self._leftover[0], readout.add_scalars(self._leftover[1])),
             scales={number: readout.add(scale) for number, scale in self._scales.items()},
-            weight_key=readout.add_scalars(self._entry_norms),
-            update_key=readout.add_scalars(updates),
-            changed_key=readout.add_scalars(changed),
-            broken=broken,
+            weight_key=readout.add_scalars(moves.weights),
+            update_key=readout.add_scalars(moves.updates),
+            changed_key=readout.add_scalars(moves.changed),
+            still=moves.still,
+            moved=self._movement.moved,
+            broken=moves.broken,
             updates=self._updates.finish(readout),
             passes=self._passes.close(self._parameters, readout),
             assigned=frozenset(self._assigned),
             arrived=frozenset(self._arrived),
             largest=self._largest,
         )
-
-    def _look_at_changes(self, updates: Scalars) -> tuple[Scalars, frozenset[int] | None]:
-        """Numbers that are not 0 where a parameter changed, and the parameters that are not finite.
-
-        The norm of a change may underflow to 0, and overflow alone. On the CPU that is looked at where it may have
-        happened. On an accelerator the host must not wait: the largest difference, which does not underflow, is taken
-        of all, and None stands for what is not finite.
-        """
-        sizes = [update for update in updates if not isinstance(update, Tensor)]
-        if len(sizes) < len(updates):
-            return list(torch._foreach_norm(self._entry, math.inf)), None
-        unseen = [index for index, size in enumerate(sizes) if size == 0.0]
-        if unseen:
-            counts = count_nonzero([self._entry[index] for index in unseen])
-            updates = [*updates]
-            for index, count in zip(unseen, counts, strict=True):
-                updates[index] = count
-        bad = [index for index, size in enumerate(sizes) if not math.isfinite(size)]
-        return updates, frozenset(index for index in bad if not torch.isfinite(self._parameters[index]).all())
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:
         """How far a gradient of this norm and this number of non-zero elements came to a parameter."""
@@ -331,10 +295,3 @@ class ParameterWatch:
         """The id of every tensor that an optimiser holds."""
         groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
         return {id(parameter) for group in groups for parameter in group["params"]}
-
-
-def _alike(copies: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
-    return len(copies) == len(parameters) and all(
-        copy.shape == parameter.shape and copy.dtype == parameter.dtype and copy.device == parameter.device
-        for copy, parameter in zip(copies, parameters, strict=True)
-    )

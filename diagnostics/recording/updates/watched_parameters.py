@@ -24,6 +24,7 @@ class Tracked:
     expect_frozen: bool
     shared: tuple[str, ...] = ()
     holder: nn.Module | None = None  # the layer that has it as an attribute
+    is_target: bool = False  # in a declared target network
 
     @cached_property
     def numel(self) -> int:
@@ -69,8 +70,8 @@ def track(
     """Parameters under the watched modules, and wherever they are those of targets and those that must not move."""
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
-    wanted = [*modules.values(), *(model.get_submodule(name) for name in targets)]
-    watched = {id(parameter) for module in wanted for parameter in module.parameters()}
+    following = {id(each) for name in targets for each in model.get_submodule(name).parameters()}
+    watched = {id(each) for module in modules.values() for each in module.parameters()} | following
     holders: dict[int, list[str]] = {}
     for name, module in modules.items():
         for parameter in module.parameters():
@@ -81,7 +82,8 @@ def track(
         if frozen or id(parameter) in watched:
             shared = _apart(name, holders.get(id(parameter), ()))
             holder = model.get_submodule(name.rpartition(".")[0])
-            tracked.append(Tracked(name, parameter, innermost(name, modules), frozen, shared, holder))
+            owner, target = innermost(name, modules), id(parameter) in following
+            tracked.append(Tracked(name, parameter, owner, frozen, shared, holder, target))
     return tracked
 
 

@@ -11,7 +11,7 @@ from diagnostics.rules.rule import CRITICAL, UNTRAINED, Family, Observation, Rul
 
 NO_BACKWARD = Cause(
     "no-backward",
-    "backward() is not called in the step, or on a loss that none of these modules computed",
+    "backward() is not called in the step, or on a loss without a graph to these modules, as torch.tensor(loss.item())",
 )
 
 

@@ -104,8 +104,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
     " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
-    " them received zeros alone. It is a note too where one of two calls"
-    " on data has none, as a stop-gradient on the target does. It does not fire where checkpointing repeats calls.",
+    " them received zeros alone, or one of two calls on data has none, as a stop-gradient on the target does. It does"
+    " not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",
@@ -123,8 +123,8 @@ CALL002 = Rule(
     what="The forward of a module with trainable parameters never runs, or no longer.",
     why="It is dead code, or its results are cached.",
     example="`self.pooler` is created and never used.",
-    false_alarms="A module that is called through other methods than `forward`. If all its parameters receive"
-    " gradient, COV003 is reported instead.",
+    false_alarms="A module that is called through other methods than `forward`; COV003 if all its parameters have"
+    " gradient.",
     explains=UNTRAINED | {"GRAD001"},
     rank=20,
 )

@@ -14,17 +14,26 @@ SAME_START = Cause(
     "same-start", "its units began with the same weights, and receive the same gradient in each step"
 )
 
+SAME_START_STILL = Cause(
+    "same-start-still",
+    "its units began with the same weights, and receive no gradient: the weights around it are zero too",
+)
+
 
 def find_equal_units(record: StepRecord, options: Values) -> Iterator[Observation]:
     """UNITS001."""
-    owners: dict[str, list[str]] = {}
+    owners: dict[tuple[str, Cause], list[str]] = {}
     for name in record.equal_units:
         parameter = record.parameters.get(name)
-        if parameter is not None and receives(parameter) and parameter.changed:
-            owners.setdefault(parameter.owner, []).append(name)
-    for owner, names in owners.items():
+        if parameter is None or not parameter.requires_grad:
+            continue
+        if receives(parameter) and parameter.changed:
+            owners.setdefault((parameter.owner, SAME_START), []).append(name)
+        elif parameter.reach.kind == "zero" and parameter.largest == 0.0:
+            owners.setdefault((parameter.owner, SAME_START_STILL), []).append(name)
+    for (owner, cause), names in owners.items():
         message = f"{owner or 'model'}: all rows of {first_few(names)} are equal, and stay so while they are trained"
-        yield Observation(owner, float(len(names)), message, SAME_START)
+        yield Observation(owner, float(len(names)), message, cause, key=cause.code)
 
 
 UNITS001 = Rule(
@@ -35,10 +44,12 @@ UNITS001 = Rule(
     "Initialise the weights at random, as torch does by default.",
     find_equal_units,
     lasting(5, why="a layer that begins with zeros is equal until its first gradient"),
-    causes=(SAME_START,),
+    causes=(SAME_START, SAME_START_STILL),
     what="All rows of a weight were equal when the monitor was made. It is trained, and they still are.",
     why="The layer computes one number, however wide it is.",
     example="`nn.init.constant_(layer.weight, 0.1)`.",
     false_alarms="None known.",
+    explains=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002"}),
+    rank=38,
 )
 FAMILY = Family(75, "Outputs", (UNITS001,))

@@ -166,11 +166,13 @@ def _judge_lost(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     live = parameter.numel * (1.0 if isinstance(share, Absent) else share)
     if place.eps and place.norm < place.eps * live**0.5:
         return BELOW_EPS.of(eps=place.eps)
-    if not place.eps and parameter.update_norm < parameter.rounding * parameter.weight_norm:
+    if not place.eps and parameter.update_norm < max(parameter.rounding, _NO_CHANGE) * parameter.weight_norm:
         return BELOW_ROUNDING
     return None
 
 
+_NO_CHANGE = 1e-6
+"""Relative change with which a run of a million steps ends where it began, as far as it is clipped."""
 _SMALL_RATE = 1e-7
 """Rate below which a step of Adam changes no weight of size 1 in single precision."""
 _FALLEN = 1e-3
@@ -326,7 +328,7 @@ MOVE004 = Rule(
     needs_optimizer=True,
     causes=(BELOW_EPS, BELOW_ROUNDING, CLIPPED_SCALED),
     what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
-    " per element below its `eps`, or, without `eps`, an update below the machine epsilon of the weights. Under a"
+    " per element below its `eps`, or, without `eps`, an update below a millionth of the weights. Under a"
     " GradScaler: less than a hundredth of the unscaled norm.",
     why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
     example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",

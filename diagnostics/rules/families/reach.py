@@ -18,6 +18,11 @@ REPLACED_PARAMETER = Cause(
     remedy="Make the monitor and the optimiser after parameters are replaced.",
 )
 NOT_IN_LOSS = Cause("not-in-loss", "the loss does not use it, or its result is detached inside the module")
+FIRST_STATE = Cause(
+    "first-state",
+    "the weights between states have none: the loss reads the state after the first token alone",
+    remedy="Read the last state, output[:, -1] with batch_first=True, or all of them.",
+)
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
 OVERFLOW_IN_OUTPUT = Cause(
     "overflow-in-output",
@@ -81,6 +86,9 @@ PLAIN_TENSOR = Cause(
 )
 
 
+_RECURRENT = ("RNN", "GRU", "LSTM")
+
+
 def _is_open(record: StepRecord, parameter: ParameterRecord) -> bool:
     """Whether it is trainable, and no rule reports its module as a whole."""
     module = record.modules.get(parameter.owner)
@@ -96,7 +104,20 @@ def _judge_missing(record: StepRecord, parameter: ParameterRecord) -> Cause | No
 
 def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     zero = _is_open(record, parameter) and parameter.reach.kind == "zero"
-    return DEAD_UNIT if zero else None
+    if not zero:
+        return None
+    return FIRST_STATE if _joins_states(record, parameter) else DEAD_UNIT
+
+
+def _joins_states(record: StepRecord, parameter: ParameterRecord) -> bool:
+    """Whether it is the weight of a recurrent layer between its states, and the weights of its inputs have gradient."""
+    prefix = f"{parameter.owner}.weight_"
+    if record.kinds.get(parameter.owner) not in _RECURRENT:
+        return False
+    names = [name for name, each in record.parameters.items() if each is parameter]
+    inputs = [each for name, each in record.parameters.items() if name.startswith(f"{prefix}ih")]
+    joins = all(name.startswith(f"{prefix}hh") for name in names)
+    return joins and all(each.reach.kind not in ("none", "zero") for each in inputs)
 
 
 def _judge_finite(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
@@ -231,7 +252,7 @@ REACH002 = Rule(
         5,
         why="a zero at initialisation ends with the first update; five steps also outlast a warm-up from 0",
     ),
-    causes=(DEAD_UNIT, ZERO_AT_START),
+    causes=(DEAD_UNIT, FIRST_STATE, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
     why="Nothing but weight decay moves them.",
     example="A ReLU with a bias of -100.",

@@ -168,8 +168,8 @@ def render(results: Mapping[str, Any]) -> str:
 _TITLES = {
     "reported": "Kinds that users report",
     "unlisted": "Kinds for which no rule was written",
-    "further": "Further kinds, tried once, after the rules of the others",
-    "latest": "Ten more kinds, tried before anything was changed for them",
+    "further": "Further kinds, after the rules of the others",
+    "latest": "Ten more kinds",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -177,8 +177,9 @@ _HEAD = """\
 
 Programs with a fault, each with its fix, and healthy loops that look unusual (`python -m tests.diagnostics.cases`). A
 fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
-or as a note, or another one is in its module; else `missed`. The unlisted faults were tried before any rule changed;
-none changed after the further ones.
+or as a note, or another one is in its module; else `missed`. "Before" is the first try of each group, before any
+rule was changed for it. Later the answers of weights-zero, first-token-read, loss-rewrapped and clipped-to-nothing were
+widened by rules that name the fault in other words.
 
 - Before: {before}
 - Now: {now}

@@ -207,7 +207,7 @@ CASES = (
         "clipped-to-nothing",
         gradient_clipped_to_nothing,
         "gradients are clipped to a norm of 1e-5",
-        (Answer("MOVE*", "", "*clip*"), Answer("MOVE*", "", "rate-too-small"), Answer("LOSS001")),
+        (Answer("MOVE*", "", "*clip*"), Answer("MOVE004"), Answer("LOSS001")),
     ),
     Case(
         "labels-as-logits",

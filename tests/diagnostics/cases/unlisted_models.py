@@ -350,7 +350,7 @@ CASES = (
         "weights-zero",
         zero_weights,
         "all weights start at 0",
-        (Answer("REACH002", "0"), Answer("GRAD002", "0"), Answer("COLLAPSE*")),
+        (Answer("REACH002", "0"), Answer("GRAD002", "0"), Answer("COLLAPSE*"), Answer("UNITS001")),
     ),
     Case(
         "weights-equal",
@@ -362,7 +362,12 @@ CASES = (
         "first-token-read",
         first_token_read,
         "the state after the first token is read instead of the last",
-        (Answer("COV*", "reader"), Answer("RESPONSE*"), Answer("DATA*")),
+        (
+            Answer("COV*", "reader"),
+            Answer("RESPONSE*"),
+            Answer("DATA*"),
+            Answer("REACH002", "reader", "first-state"),
+        ),
     ),
     Case(
         "view-for-transpose",

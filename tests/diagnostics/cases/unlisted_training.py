@@ -220,7 +220,7 @@ CASES = (
         "loss-rewrapped",
         loss_rewrapped,
         "the loss is made anew from a number, which has no graph",
-        (Answer("GRAD001", "", "detached"), Answer("LOSS*")),
+        (Answer("GRAD001", "", "detached"), Answer("LOSS*"), Answer("STEP001")),
     ),
     Case(
         "backward-twice", backward_twice, "backward runs twice on one loss", (Answer("GRAD*", "", "*twice*"),)

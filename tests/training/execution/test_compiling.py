@@ -65,7 +65,9 @@ def test_compiled_is_plain_to_rounding(
     for one, other in zip(*lines, strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
-            if isinstance(value, float):
+            if key == "tokens":  # whose lengths are aligned
+                assert value <= other[key] < value + 8 * compiled.config.train.batch_size
+            elif isinstance(value, float):
                 assert other[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
             else:  # coverage among them
                 assert other[key] == value, key

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics import audit
+from diagnostics import Severity, audit
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.probes.data_checks import check_data
 
-CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001")
+CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001", "ORIGIN001")
 WORDS, LENGTH, SAMPLES = 12, 8, 8
 
 
@@ -138,3 +138,73 @@ def test_a_dropout_that_drops_most(rate: float, expected: list[str]) -> None:
     model = nn.Sequential(nn.Linear(5, 32), nn.Dropout(rate), nn.Linear(32, 3))
     batches = [(torch.randn(24, 5), torch.arange(24) % 3) for _ in range(3)]
     assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == expected
+
+
+def same_token(model: nn.Module, tokens: Tensor) -> Tensor:
+    return F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+
+
+@pytest.mark.parametrize(
+    ("sees", "step", "code"),
+    [
+        ("earlier", same_token, "not-shifted"),
+        ("all", same_token, "target-is-input"),
+        ("earlier", next_token, None),
+        ("all", masked_token, None),
+    ],
+)
+def test_targets_that_are_not_shifted(sees: str, step: Any, code: str | None) -> None:
+    model = Language(sees)
+    report = audit(model, step, sentences(), torch.optim.SGD(model.parameters(), 1e-3), steps=3)
+    found = [each for each in report.findings if each.rule == "LOSS003"]
+    assert {each.code for each in found if each.severity > Severity.NOTE} == (
+        {code} if code == "not-shifted" else set()
+    )
+    assert code is None or code in {each.code for each in found}
+
+
+def labelled(same_input: bool, same_labels: bool, copied: bool = False) -> list[Any]:
+    torch.manual_seed(0)
+    given, labels = torch.randn(24, 5), torch.randint(0, 3, (24,))
+    return [
+        (
+            given.clone() if copied and same_input else given if same_input else torch.randn(24, 5),
+            labels if same_labels else torch.randint(0, 3, (24,)),
+        )
+        for _ in range(3)
+    ]
+
+
+def classify(model: nn.Module, batch: Any) -> Tensor:
+    return F.cross_entropy(model(batch[0].view(24, 5)), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        (labelled(same_input=True, same_labels=False), ["ORIGIN001"]),
+        (labelled(same_input=True, same_labels=False, copied=True), ["ORIGIN001"]),
+        (labelled(same_input=True, same_labels=True), []),
+        (labelled(same_input=False, same_labels=False), []),
+    ],
+    ids=["one tensor", "equal tensors", "one batch", "different"],
+)
+def test_batches_with_one_input(batches: list[Any], expected: list[str]) -> None:
+    assert rules(nn.Sequential(nn.Linear(5, 3)), classify, batches) == expected
+
+
+def test_a_constant_that_is_no_part_of_the_batch_may_be_the_input() -> None:
+    """As of a bandit without context."""
+    constant = torch.ones(24, 5)
+    step = lambda model, batch: F.cross_entropy(model(constant), batch[1])  # noqa: E731
+    assert rules(nn.Sequential(nn.Linear(5, 3)), step, labelled(same_input=True, same_labels=False)) == []
+
+
+def test_what_a_dropout_takes_from_the_modules_before_it_is_its_consequence() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Dropout(0.98), nn.Linear(32, 3))
+    batches = labelled(same_input=False, same_labels=False)
+    report = audit(model, classify, batches, torch.optim.SGD(model.parameters(), 1e-3), steps=12)
+    (finding,) = [each for each in report.findings if each.severity > Severity.NOTE]
+    assert finding.rule == "DROP001"
+    assert "COV001" in {each.rule for each in finding.consequences}

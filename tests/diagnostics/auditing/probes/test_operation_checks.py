@@ -39,6 +39,11 @@ SOUND: dict[str, Step] = {
     ),
     "probabilities": lambda m, b: F.binary_cross_entropy(m(b[0]).sigmoid(), F.one_hot(b[1], 3).float()),
     "consistency": lambda m, b: F.mse_loss(m(b[0]).softmax(1), F.one_hot(b[1], 3).float()),
+    "reverse entropy": lambda m, b: F.cross_entropy(b[0][:, :3], m(b[0]).softmax(1)),
+    "one score is finite": lambda m, b: (
+        (m(b[0]).masked_fill(torch.arange(3) > 0, -torch.inf).softmax(1) * m(b[0])).square().mean()
+    ),
+    "sharp": lambda m, b: F.mse_loss((8 * m(b[0])).softmax(1), F.one_hot(b[1], 3).float()),
     "all real": lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), torch.ones(B, 3)),
     "similarities": lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0]).T, torch.arange(B)),
     "attention": lambda m, b: F.mse_loss(
@@ -59,6 +64,15 @@ WRONG: dict[str, tuple[Step, str]] = {
     ),
     "pairs": (lambda m, b: F.smooth_l1_loss(m(b[0])[:, :1], b[0][:, 0]), "broadcast"),
     "one": (lambda m, b: (m(b[0]).topk(1).values.softmax(1) * m(b[0])).square().mean(), "one-element"),
+    "exchanged": (
+        lambda m, b: F.cross_entropy(F.one_hot(b[1], 3).float(), m(b[0]).softmax(1)),
+        "exchanged",
+    ),
+    "exchanged bits": (
+        lambda m, b: F.binary_cross_entropy_with_logits(b[0][:, :3].gt(0).float(), m(b[0]).sigmoid()),
+        "exchanged",
+    ),
+    "hard": (lambda m, b: F.mse_loss((1e6 * m(b[0])).softmax(1), F.one_hot(b[1], 3).float()), "one-hot"),
     "samples": (lambda m, b: F.mse_loss(m(b[0]).softmax(0), F.one_hot(b[1], 3).float()), "over-samples"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diagnostics import Monitor
+from diagnostics import Monitor, Severity
 from tests.diagnostics.rules.trainings import Cases
 
 
@@ -82,3 +82,19 @@ CASES: Cases = {
     "UNITS001": (partial(rules_of, 0.1), rules_of),
     "MODE003": (partial(rules_of, momentum=0.0), rules_of),
 }
+
+
+def test_zeros_on_both_sides_stay_zero_and_are_one_finding() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(12, 8, 4):
+        with monitor.step(samples=8):
+            nn.functional.cross_entropy(model(x), x[:, :3].argmax(1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    above = [each for each in monitor.findings() if each.severity > Severity.NOTE]
+    assert [(each.rule, each.code) for each in above] == [("UNITS001", "same-start-still")]

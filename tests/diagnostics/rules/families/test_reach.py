@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from diagnostics import Monitor
 from tests.diagnostics.rules.trainings import (
     Cases,
     Listed,
@@ -45,3 +47,28 @@ def test_a_bias_that_cannot_change_the_loss_is_no_parameter_that_does_not_move()
     assert train(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01)) & {"MOVE001", "REACH004"} == {
         "REACH004"
     }
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize(("place", "codes"), [(0, {"first-state"}), (-1, set())])
+def test_a_recurrence_whose_first_state_alone_is_read(
+    kind: type[nn.RNNBase], place: int, codes: set[str]
+) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.reader, self.head = kind(4, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.reader(x)[0][:, place])
+
+    model = Reader()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(8, 6, 5, 4):
+        with monitor.step(samples=6):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert {each.code for each in monitor.findings() if each.rule == "REACH002"} == codes
