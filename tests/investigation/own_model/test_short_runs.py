@@ -11,9 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
-from etrm.investigation.own_model.own_capacity import OwnCapacity, free_contexts, same_contexts
-from etrm.investigation.own_model.own_dynamics import OwnDynamics, judge_changes, list_changes, run_changes
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity, free_contexts, same_contexts
+from etrm.investigation.own_model.hypotheses.own_dynamics import (
+    OwnDynamics,
+    judge_changes,
+    list_changes,
+    run_changes,
+)
 from etrm.investigation.own_model.short_runs import LONGER, ShortRun, ShortRuns, describe_gain, frame_losses
 from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Verdict

@@ -21,11 +21,11 @@ from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import count_rows
 from etrm.investigation.own_model.context_edits import captured_contexts, edited_context
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.own_context import OwnContext
 from etrm.investigation.own_model.injected_faults import average_rows
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.model_factory import seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
-from etrm.investigation.own_model.own_context import OwnContext
 from etrm.investigation.own_model.short_runs import (
     BATCHES,
     FEWEST_SEEDS,

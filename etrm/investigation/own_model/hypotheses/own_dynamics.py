@@ -15,7 +15,7 @@ from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.healthy_reference import REFERENCE
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.short_runs import (
     FEWEST_SEEDS,

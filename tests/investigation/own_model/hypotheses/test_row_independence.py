@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etrm.investigation.own_model.loss_probe import LossProbe
-from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_data import OwnData
-from etrm.investigation.own_model.row_independence import (
+from etrm.investigation.own_model.hypotheses.own_data import OwnData
+from etrm.investigation.own_model.hypotheses.row_independence import (
     HALVES,
     check_halves,
     check_pairs,
     check_predicted_keys,
 )
+from etrm.investigation.own_model.loss_probe import LossProbe
+from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
 
