@@ -76,7 +76,7 @@ _FILLS = {
 
 
 _ROUNDED = 1e-6
-"""Distance from 1 of a weight beside which the others have next to no gradient."""
+"""Distance from 1 of a weight next to which the others have hardly any gradient."""
 
 
 @dataclass(frozen=True)

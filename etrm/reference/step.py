@@ -47,8 +47,11 @@ class Limits:
 
 
 ROUNDINGS = 3.0
-"""A difference of up to this many times the rounding of a gradient in a lower precision is taken for rounding. Two
-gradients with independent rounding rarely differ by twice as much as one of them does from the exact one."""
+"""A difference of up to this many times the rounding of a value in a lower precision is taken for rounding. Two values
+with independent rounding rarely differ by twice as much as one of them does from the exact one."""
+SAMPLES = 4
+"""Roundings of a step in a lower precision, of which the largest counts: in a deep recursion they differ by factors,
+and one alone was exceeded more than three times in healthy runs."""
 LIMITS = {"float32": Limits(forward=2e-4, gradient=1e-3), "bfloat16": Limits(forward=0.1, gradient=0.5)}
 """By ``train.precision``. Healthy runs of every encoder on a CPU stay below 5e-6 and 3e-5 in float32, and below 0.02
 and 0.2 in bfloat16; a GPU sums in another order."""
@@ -97,6 +100,11 @@ class _Comparison:
         )
         self.carry = self.before.carries[step.bucket]
         self.wanted: dict[str, Tensor] = {}  # the gradient of the reference
+        self.forward: dict[tuple[PipelineStage, str, int], Tensor] = {}  # its values, by the first row
+        self.departed: set[tuple[PipelineStage, str]] = set()
+        self.missing: set[str] = (
+            set()
+        )  # gradients that are zero, and should not be: no rounding makes them so
         self.least = 0.0
 
     def departures(self) -> Iterator[Departure]:
@@ -118,22 +126,41 @@ class _Comparison:
     def _model(self) -> Iterator[Departure]:
         """Context, core and gradient; in a lower precision, what departs from the reference in that precision too.
 
-        Where the gradients of rows cancel, rounding is a large part of what is left, and the reference in float32 does
-        not have it. So a gradient must differ by more than the two references do.
+        A recursion amplifies rounding, and where the gradients of rows cancel, rounding is a large part of what is
+        left; the reference in float32 has neither. So a value must differ by more than references in the run's own
+        precision do, whose weights differ by the rounding of that precision.
         """
         found = list(self._forward_and_backward())
         if found and self.train.precision != "float32":
-            same = _Comparison(self.step, self.config, None)
-            device = next(iter(self.weights.values())).device
-            with torch.autocast(device.type, getattr(torch, self.train.precision)):
-                again = {(departure.stage, departure.tensor) for departure in same._forward_and_backward()}
-            found = [
-                departure
-                for departure in found
-                if (departure.stage, departure.tensor) in again
-                and departure.size > ROUNDINGS * self._find_rounding(departure, same)
-            ]
+            for low in self._sample_roundings():
+                found = [departure for departure in found if not self._explains(low, departure)]
         yield from found
+
+    def _explains(self, low: _Comparison, departure: Departure) -> bool:
+        """Whether rounding, as the reference in a lower precision has it, makes a value depart."""
+        if departure.stage is PipelineStage.GRADIENT and departure.tensor in self.missing:
+            return False
+        if (departure.stage, departure.tensor) not in low.departed:
+            return True
+        return departure.size <= ROUNDINGS * self._find_rounding(departure, low)
+
+    def _sample_roundings(self) -> Iterator[_Comparison]:
+        """The comparison in the run's own precision: of its weights, and of weights that differ by their rounding."""
+        dtype = getattr(torch, self.train.precision)
+        device = next(iter(self.weights.values())).device
+        generator = torch.Generator().manual_seed(self.before.step)
+        for sample in range(SAMPLES):
+            low = _Comparison(self.step, self.config, None)
+            if sample:
+                low.weights = {
+                    name: _dithered(value, dtype, generator) if value.is_floating_point() else value
+                    for name, value in low.weights.items()
+                }
+            with torch.autocast(device.type, dtype):
+                low.departed = {
+                    (departure.stage, departure.tensor) for departure in low._forward_and_backward()
+                }
+            yield low
 
     # -- before the model -------------------------------------------------------------------------
 
@@ -344,6 +371,8 @@ class _Comparison:
         for name in self.step.parameters:
             real = self.step.gradients.get(name)
             size = self._compare_gradient(name, zero[name] if real is None else _dense(real).float())
+            if (real is None or not bool(_dense(real).any())) and _norm([self.wanted[name]]) > self.least:
+                self.missing.add(name)
             if not size <= self.limits.gradient:
                 yield Departure(stage, name, size, self.limits.gradient)
 
@@ -352,10 +381,18 @@ class _Comparison:
         return _ratio(_norm([other - self.wanted[name]]), max(_norm([self.wanted[name]]), self.least))
 
     def _find_rounding(self, departure: Departure, low: _Comparison) -> float:
-        """What the reference in a lower precision differs by from this one in a gradient; 0 of any other tensor."""
-        if departure.stage is not PipelineStage.GRADIENT or departure.tensor not in low.wanted:
-            return 0.0
-        return self._compare_gradient(departure.tensor, low.wanted[departure.tensor])
+        """What the reference in a lower precision differs by from this one; 0 of what it does not compute."""
+        stage, tensor = departure.stage, departure.tensor
+        if stage is PipelineStage.GRADIENT and tensor in low.wanted:
+            return self._compare_gradient(tensor, low.wanted[tensor])
+        return max(
+            (
+                float(_row_sizes(low.forward[key], wanted).max())
+                for key, wanted in self.forward.items()
+                if key[:2] == (stage, tensor) and key in low.forward
+            ),
+            default=0.0,
+        )
 
     # -- after the model --------------------------------------------------------------------------
 
@@ -493,14 +530,26 @@ class _Comparison:
         real, wanted = real.detach().double(), wanted.detach().double()
         if exists is not None:
             real, wanted = real * exists[..., None], wanted * exists[..., None]
-        real, wanted = real.reshape(len(real), -1), wanted.reshape(len(wanted), -1)
-        scale = wanted.norm(dim=1)
-        typical = float(scale.square().mean().sqrt())
-        sizes = (real - wanted).norm(dim=1) / scale.clamp(min=max(0.1 * typical, 1e-12))
-        sizes = sizes.nan_to_num(math.inf)
+        self.forward[stage, tensor, first] = wanted
+        sizes = _row_sizes(real, wanted)
         worst = int(sizes.argmax())
         if not float(sizes[worst]) <= self.limits.forward:
             yield Departure(stage, tensor, float(sizes[worst]), self.limits.forward, f"row {first + worst}")
+
+
+def _row_sizes(real: Tensor, wanted: Tensor) -> Tensor:
+    """The differences of rows (B, ...) relative to their own norm, or a tenth of the usual one."""
+    real, wanted = real.reshape(len(real), -1), wanted.reshape(len(wanted), -1)
+    scale = wanted.norm(dim=1)
+    typical = float(scale.square().mean().sqrt())
+    sizes = (real - wanted).norm(dim=1) / scale.clamp(min=max(0.1 * typical, 1e-12))
+    return sizes.nan_to_num(math.inf)
+
+
+def _dithered(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Move every element by at most half the spacing of a lower precision at its size."""
+    noise = to_device(torch.rand(value.shape, generator=generator), value.device) - 0.5
+    return value * (1 + torch.finfo(dtype).eps * noise)
 
 
 def _exists(batch: RecordedBatch, lead: int, length: int) -> Tensor | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from etrm.investigation.records import Verdict
+from etrm.investigation.records import Arm, Verdict
 from etrm.investigation.result import ExperimentResult, HypothesisResult, Result
 from reports import html
 from reports.html import VERDICT_CLASSES
@@ -27,6 +28,8 @@ from reports.plots import (
     verdict_chain,
 )
 
+LEGEND = 40
+"""Characters of a name in a legend at most, so that two columns fit."""
 HOW_TO_READ = "Thin lines are single seeds; the bold line is their mean where all seeds have a value."
 HOW_TO_READ_LOG = (
     "Thin lines are single seeds; the bold line is their geometric mean where all seeds have a value."
@@ -99,7 +102,7 @@ def _images(part: HypothesisResult | ExperimentResult, page: str) -> tuple[list[
             drawn[name] = heat_map.draw_heat_map(figure, part.series)
             shown.append(image(figure.title, name, escape(figure.caption)))
             continue
-        drawn[name] = figures.draw(figure, part.series, arms)
+        drawn[name] = figures.draw(figure, part.series, arms, name_arms(part.arms))
         several = len({series.seed for series in part.series if series.figure == figure.key}) > 1
         how = (HOW_TO_READ_LOG if figure.y_log else HOW_TO_READ) if several else ""
         shown.append(image(figure.title, name, f"{escape(figure.caption)} {how}".strip()))
@@ -116,6 +119,16 @@ def _images(part: HypothesisResult | ExperimentResult, page: str) -> tuple[list[
         drawn[evidence_name] = evidence_overview.draw_evidence(rows)
         shown.append(image(evidence_overview.TITLE, evidence_name, evidence_overview.CAPTION))
     return shown, drawn
+
+
+def name_arms(arms: Sequence[Arm]) -> dict[str, str]:
+    """Return the words for each arm in a legend: its difference, or its name where that is long or not its own."""
+    differences = Counter(plain(arm.difference) for arm in arms)
+    return {
+        arm.name: words if words and len(words) <= LEGEND and differences[words] == 1 else arm.name
+        for arm in arms
+        for words in [plain(arm.difference)]
+    }
 
 
 def _navigation(result: Result, current: str = "") -> str:

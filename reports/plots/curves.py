@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from etrm.investigation.evidence.figures import Figure, Series
@@ -58,7 +58,9 @@ def _mean_of(ys: Sequence[float], geometric: bool) -> float:
     return math.fsum(ys) / len(ys)
 
 
-def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> list[CurveGroup]:
+def groups(
+    figure: Figure, series: Sequence[Series], arms: Sequence[str], words: Mapping[str, str] | None = None
+) -> list[CurveGroup]:
     """Return the curves of a figure, grouped by arm and label.
 
     If the arms share their labels, each arm has the same colour in all figures of a page, and the line style
@@ -77,7 +79,7 @@ def groups(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> lis
     for i, (arm, label) in enumerate(keys):
         colour = i if own else _position(arm, arms) if arm in arms else len(arms) + shown.index(arm)
         dash = labels.index(label) if several else shown.index(arm)
-        name = _name(arm, label, keys)
+        name = _name(arm, label, keys, (words or {}).get(arm, arm))
         result.append(CurveGroup(name=name, colour=colour, dash=dash, curves=tuple(found[arm, label])))
     return result
 
@@ -90,13 +92,13 @@ def _label_position(key: tuple[str, str], series: Sequence[Series]) -> int:
     return next(i for i, s in enumerate(series) if (s.arm, s.label) == key)
 
 
-def _name(arm: str, label: str, keys: Sequence[tuple[str, str]]) -> str:
+def _name(arm: str, label: str, keys: Sequence[tuple[str, str]], words: str) -> str:
     labels = [other for _, other in keys]
     if len(set(labels)) == len(labels) and label:
         return label
     if len(set(labels)) == 1 or not label:
-        return arm
-    return f"{arm}: {label}"
+        return words
+    return f"{words}: {label}"
 
 
 def _points(series: Series, y_log: bool) -> Points:

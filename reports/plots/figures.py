@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -57,15 +57,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw(figure: Figure, series: Sequence[Series], arms: Sequence[str]) -> bytes:
+def draw(
+    figure: Figure, series: Sequence[Series], arms: Sequence[str], words: Mapping[str, str] | None = None
+) -> bytes:
     """Draw a figure with the curves that have its key.
 
     Args:
         figure: the description of the figure.
         series: the curves of all figures.
         arms: the names of the arms in the order of the page; the position of an arm determines its colour.
+        words: the words for arms in the legend; their names by default.
     """
-    curves = groups(figure, series, arms)
+    curves = groups(figure, series, arms, words or {})
     with fixed_style():
         canvas, axes = _frame(legend_rows=_legend_layout(curves)[1])
         _axes(axes, figure, curves)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etrm.device import to_device
 from etrm.investigation.own_model.healthy_reference import make_reference
-from etrm.investigation.own_model.inspected_hypothesis import InspectedHypothesis
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from etrm.investigation.own_model.check_adapter import check_adapter
-from etrm.investigation.own_model.inspected_hypothesis import InspectedHypothesis
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES
 from etrm.investigation.own_model.model_factory import ModelFactory
 

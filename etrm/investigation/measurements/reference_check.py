@@ -21,6 +21,7 @@ from etrm.investigation.measurements.recorded_evaluation import (
 from etrm.reference.answers import compare_answers
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
+from etrm.reference.held_out_tasks import compare_choice
 from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.step import covers_model
@@ -187,4 +188,5 @@ def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
         if covers_model(config):
             early = config.evaluate.halting == "early"
             found += compare_answers(trainer.model.state_dict(), config.model, own.answers[:ANSWERS], early)
+    found += compare_choice(load_held_out_tasks(trainer.config), trainer.config)
     return [*found, *compare_loaded_weights(trainer)]

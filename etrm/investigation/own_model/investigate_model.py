@@ -20,16 +20,20 @@ from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.adapter_errors import is_refusal
 from etrm.investigation.own_model.batch_rows import hash_rows, list_tensor_keys
 from etrm.investigation.own_model.check_adapter import check_adapter
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelReason, OwnModelSession
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
+    OwnHypothesis,
+    OwnModelReason,
+    OwnModelSession,
+)
+from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity
+from etrm.investigation.own_model.hypotheses.own_context import OwnContext
+from etrm.investigation.own_model.hypotheses.own_data import OwnData
+from etrm.investigation.own_model.hypotheses.own_dynamics import OwnDynamics
+from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
+from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
+from etrm.investigation.own_model.hypotheses.own_loading import OwnLoading
 from etrm.investigation.own_model.model_factory import ModelFactory, load_factory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
-from etrm.investigation.own_model.own_capacity import OwnCapacity
-from etrm.investigation.own_model.own_context import OwnContext
-from etrm.investigation.own_model.own_data import OwnData
-from etrm.investigation.own_model.own_dynamics import OwnDynamics
-from etrm.investigation.own_model.own_evaluator import OwnEvaluator
-from etrm.investigation.own_model.own_gradients import OwnGradients
-from etrm.investigation.own_model.own_loading import OwnLoading
 from etrm.investigation.records import Code, Verdict
 from etrm.investigation.result import HypothesisResult, Reproduce, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream

@@ -79,9 +79,8 @@ class LossProbe:
             seed_everything(self.seed, 4)  # as the step, which may draw the same numbers
             return to_host(compute_sample_losses(self.subject, batch).detach()).double()
 
-    @torch.no_grad()
     def predict(self, batch: RowBatch) -> Tensor:
-        """The predictions, on the host."""
+        """The predictions, on the host. Gradients are on, because a prediction may differentiate in an inner loop."""
         assert self.subject.predict is not None
         with untouched(self.subject.model):
             seed_everything(self.seed, 6)

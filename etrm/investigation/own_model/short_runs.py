@@ -29,8 +29,13 @@ LONGER = 3
 """Length of the unchanged run, as a multiple of that of the others."""
 SMALLEST_EFFECT = 0.5
 """m, as a share of the reduction of the loss: the change reaches twice the reduction of a run three times as long."""
+FEWEST_SEEDS = 2
+"""Seeds from which an interval, and so the outcome of a control, is known."""
 LEAST_REDUCTION = 0.01
 """Smallest reduction of the loss, relative to its size, that counts as learning."""
+HEADROOM = 1.0
+"""Room above the first loss in the figure of the losses, as a multiple of the largest reduction. Half of the runs end
+inside the figure in any case."""
 LOSSES = Figure(
     key="own-losses",
     title="Training loss of the short runs",
@@ -89,6 +94,34 @@ class ShortRun:
             x=tuple(float(step) for step, _ in points),
             y=tuple(round(loss, 6) for _, loss in points),
         )
+
+
+def frame_losses(runs: Sequence[ShortRun]) -> Figure:
+    """The frame of the training losses; runs that diverge leave it, so that the others can be read."""
+    first = max((loss for run in runs for loss in run.losses[:1] if math.isfinite(loss)), default=0.0)
+    found = [loss for run in runs for loss in run.losses if math.isfinite(loss)]
+    low = min(found, default=0.0)
+    ends = sorted(run.losses[-1] for run in runs if run.losses and math.isfinite(run.losses[-1]))
+    reduction = max(first - low, abs(first) * LEAST_REDUCTION, 1e-9)
+    high = max([first + HEADROOM * reduction, *ends[len(ends) // 2 :][:1]])
+    if max(found, default=0.0) <= high:
+        return LOSSES
+    pad = 0.06 * (high - low)
+    caption = f"{LOSSES.caption} Losses above {high:.3g} are cut off."
+    return LOSSES.replace(y_range=(low - pad, high), caption=caption)
+
+
+def describe_gain(contrast: Contrast) -> str:
+    """How much further the loss falls, or how much less, with the interval over seeds."""
+    mean = fmean(contrast.effects)
+    sign, verb = (1, "falls further") if mean >= 0 else (-1, "falls less")
+    ends = (
+        sorted(sign * end for end in (contrast.interval.low, contrast.interval.high))
+        if contrast.interval
+        else []
+    )
+    shown = f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
+    return f"the loss {verb}, by {abs(mean):.2f}{shown} of the largest reduction of any run"
 
 
 @dataclass

@@ -111,6 +111,7 @@ STAGES: tuple[StageRow, ...] = (
     ),
     *_rows(
         "training/micro_batches.py",
+        ("build_micro_batches", "carry.rows", "carry"),
         ("build_micro_batches", "minimum", "halting"),
         ("build_micro_batches", "noise", "context"),
         ("build_micro_batches", "carry", "carry"),
@@ -122,6 +123,7 @@ STAGES: tuple[StageRow, ...] = (
         ("log_*", "", "loss"),
         ("Loss.terms", "", "loss"),
         ("Loss.total", "", "loss"),
+        ("_TargetLogProbability.forward", "save_for_backward", "gradient"),
         ("_TargetLogProbability.forward", "", "loss"),
         ("_TargetLogProbability.backward", "", "gradient"),
         ("_pick", "", "loss"),
@@ -141,7 +143,9 @@ STAGES: tuple[StageRow, ...] = (
     ),
     *_rows("training/ema.py", ("Ema.*", "", "average"), ("_floats", "", "average")),
     *_rows(
-        "training/freeze_schedule.py", ("Stage.__init__", "", "schedule"), ("Stage.enter", "", "schedule")
+        "training/freeze_schedule.py",
+        ("Stage.__init__", "", "schedule gradient"),
+        ("Stage.enter", "", "schedule"),
     ),
     *_rows(
         "training/recipe.py",
@@ -180,11 +184,16 @@ STAGES: tuple[StageRow, ...] = (
         ("RecursiveModel.draw_noise", "", "context"),
         ("RecursiveModel.step", "StepOutput", "core halting context"),
         ("RecursiveModel.step", "steps", "halting carry"),
-        ("RecursiveModel.step", "core(", "core carry context"),
+        ("RecursiveModel.step", "run_part(", "core carry context"),
         ("RecursiveModel.step", "carry", "carry"),
         ("RecursiveModel.step", "length", "carry"),
     ),
-    *_rows("model/variant.py", ("Variant.forward", "carry", "carry"), ("Variant.forward", "", "context")),
+    *_rows(
+        "model/variant.py",
+        ("Variant.forward", "context_policy", "context"),
+        ("Variant.forward", "carry", "carry"),
+        ("Variant.forward", "", "context"),
+    ),
     *_rows(
         "model/layers.py",
         *((function, "", "context core") for function in ("rms_norm", "*.forward", "_turn")),

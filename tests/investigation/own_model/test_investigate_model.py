@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from etrm.errors import ConfigError, EtrmError, RunFolderError
-from etrm.investigation.own_model.inspected_hypothesis import OwnModelReason
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnModelReason
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, Result

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from etrm.investigation.own_model.own_capacity import free_contexts, same_contexts
-from etrm.investigation.own_model.own_dynamics import judge_changes, list_changes, run_changes
-from etrm.investigation.own_model.short_runs import LONGER, ShortRun, ShortRuns
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity, free_contexts, same_contexts
+from etrm.investigation.own_model.hypotheses.own_dynamics import (
+    OwnDynamics,
+    judge_changes,
+    list_changes,
+    run_changes,
+)
+from etrm.investigation.own_model.short_runs import LONGER, ShortRun, ShortRuns, describe_gain, frame_losses
 from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Verdict
 from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
@@ -46,6 +53,37 @@ def test_losses_below_zero_and_runs_that_diverge_are_compared_too() -> None:
 def test_where_nothing_learns_no_change_gains() -> None:
     runs = make_runs({"one": [(1.0, 1.0)] * 2, "other": [(1.0, 0.9999)] * 2})
     assert max(runs.contrast("x", "", *runs.made.values()).effects) == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_loss_that_falls_less_is_described_by_positive_numbers() -> None:
+    runs = make_runs({"one": [(2.0, 1.0), (2.0, 1.0)], "other": [(2.0, 2.0), (2.0, 1.5)]})
+    worse = runs.contrast("x", "", runs.made["one"], runs.made["other"])
+    better = runs.contrast("x", "", runs.made["other"], runs.made["one"])
+    assert re.findall(r"-?[\d.]+", describe_gain(worse)) == re.findall(r"-?[\d.]+", describe_gain(better))
+    assert describe_gain(worse) != describe_gain(better)
+
+
+def curve(*losses: float) -> ShortRun:
+    return ShortRun("a", 0, losses, losses[0], losses[-1], 0.0)
+
+
+def test_losses_that_fit_are_all_shown_and_those_of_runs_that_diverge_are_cut_off() -> None:
+    assert frame_losses([curve(2.0, 1.0), curve(2.0, 2.9, 1.5)]).y_range is None
+    assert frame_losses([]).y_range is None
+    framed = frame_losses([curve(2.0, 1.0), curve(2.0, 1.5), curve(2.0, 1e9, math.inf)])
+    assert framed.y_range is not None
+    assert framed.y_range[0] < 1.0
+    assert framed.y_range[1] == 3.0
+    mostly_lost = frame_losses([curve(2.0, 1.0), curve(2.0, 50.0), curve(2.0, 1e9)])
+    assert mostly_lost.y_range is not None
+    assert mostly_lost.y_range[1] == 50.0
+
+
+@pytest.mark.parametrize("hypothesis", [OwnDynamics(), OwnCapacity()], ids=["H4", "H7"])
+def test_one_seed_leaves_it_undecided_and_is_no_error(hypothesis: OwnHypothesis, tmp_path: Path) -> None:
+    session = OwnModelSession(factory(), factory().build(0), tmp_path, (0,), (0,), lambda *_: None)
+    found = hypothesis.decide(session)
+    assert (found.verdict, found.controls) == (Verdict.INCONCLUSIVE, ())
 
 
 def test_runs_are_made_once_and_their_losses_are_files(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from etrm.investigation.evidence.table import Direction, EvidenceRow
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Run, Value
 from etrm.investigation.result import SCHEMA_VERSION, ExperimentResult, HypothesisResult, Reproduce, Result
 from reports import summary
-from reports.pages.site import files
+from reports.pages.site import files, name_arms
 from reports.plots import paired
 from reports.plots.curves import groups, isolated, spread, y_limits
 from reports.plots.figures import draw, shown
@@ -103,6 +103,16 @@ def _run(arm: str, seed: int, **final: float) -> Run:
     return Run(arm=arm, seed=seed, folder="r", steps=1, wall_s=1, state="finished", final=final)
 
 
+def test_the_legend_has_the_words_of_an_arm() -> None:
+    differences = {"a": "half the rate", "b": "unchanged", "c": "unchanged", "d": "x" * 50, "e": ""}
+    words = name_arms(
+        [Arm(name=name, role="treatment", difference=words) for name, words in differences.items()]
+    )
+    assert words == {"a": "half the rate"} | {name: name for name in "bcde"}
+    found = groups(FRAME, [curve("a", 0, (1,)), curve("b", 0, (1,))], ["a", "b"], words)
+    assert [group.name for group in found] == ["half the rate", "b"]
+
+
 def test_the_paired_plot_shows_what_varies_over_shared_seeds() -> None:
     arms = [Arm(name="t", role="treatment", difference=""), Arm(name="c", role="control", difference="")]
     runs = [
@@ -113,6 +123,29 @@ def test_the_paired_plot_shows_what_varies_over_shared_seeds() -> None:
     names, (panel,) = paired.panels(arms, runs, [])
     assert names == ["c", "t"]
     assert (panel.metric, dict(panel.by_seed)) == ("loss", {0: (1.0, 2.0)})
+
+
+def test_what_hardly_differs_between_arms_is_left_out_though_seeds_differ() -> None:
+    arms = [Arm(name="t", role="treatment", difference=""), Arm(name="c", role="control", difference="")]
+    runs = [_run(arm, seed, start=1.0 + seed + 0.001 * (arm == "t")) for arm in "ct" for seed in (0, 1)]
+    assert paired.panels(arms, runs, [])[1] == []
+
+
+def test_the_value_of_a_run_that_diverged_is_cut_off() -> None:
+    own = (-1.0, 1e9)
+    spread = {seed: (1.0, 2.0, 3.0, 4.0, 1e9 if seed else 5.0) for seed in (0, 1)}
+    low, high = paired.find_limits(paired.PairedPanel("loss", spread), own)
+    assert (low < 1.0, 4.0 <= high < 10.0) == (True, True)
+    usual = {0: (1.0, 2.0), 1: (3.0, 9.0)}
+    assert paired.find_limits(paired.PairedPanel("loss", usual), own) == own
+
+
+@pytest.mark.parametrize("arms", [2, 8])
+def test_a_few_arms_are_drawn_upright_and_many_as_lines(arms: int) -> None:
+    panel = paired.PairedPanel("loss", {seed: tuple(range(seed, seed + arms)) for seed in (0, 1)})
+    drawn = paired.draw([f"every learning rate times {n}" for n in range(arms)], [panel])
+    assert drawn == paired.draw([f"every learning rate times {n}" for n in range(arms)], [panel])
+    assert drawn[:4] == b"\x89PNG"
 
 
 def test_without_a_control_there_is_no_paired_plot() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_evaluator import OwnEvaluator
 from tests.investigation.own_model.toy_adapter import Toy, batch, factory, with_model
 
 H6 = OwnEvaluator()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from etrm.investigation.own_model.hypotheses.own_loading import OwnLoading
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import Pretrained
-from etrm.investigation.own_model.own_loading import OwnLoading
 from tests.investigation.own_model.toy_adapter import Toy, factory
 
 H1 = OwnLoading()

@@ -21,18 +21,20 @@ from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import count_rows
 from etrm.investigation.own_model.context_edits import captured_contexts, edited_context
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.own_context import OwnContext
 from etrm.investigation.own_model.injected_faults import average_rows
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.model_factory import seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
-from etrm.investigation.own_model.own_context import OwnContext
 from etrm.investigation.own_model.short_runs import (
     BATCHES,
+    FEWEST_SEEDS,
     LONGER,
-    LOSSES,
     SMALLEST_EFFECT,
     ShortRun,
     ShortRuns,
+    describe_gain,
+    frame_losses,
 )
 from etrm.investigation.own_model.training_trial import UNCHANGED, TrainingTrial
 from etrm.investigation.records import Arm, ControlOutcome, Verdict
@@ -100,7 +102,8 @@ class OwnCapacity(OwnHypothesis):
         session.progress("H7", 2, 3)
         what = "the model under test, with the mean context of the batch for every row"
         positive = control_outcome(SAME, True, _judge(needed), what)
-        judgement = _decide(ceiling, controls, positive)
+        enough = len(session.short_seeds) >= FEWEST_SEEDS
+        judgement = _decide(ceiling, controls, positive) if enough else _judge(ceiling)
         gap = measure_search_gap(session)
         session.progress("H7", 3, 3)
         runs = [*own, *free, *same]
@@ -121,8 +124,8 @@ class OwnCapacity(OwnHypothesis):
             arms=tuple(_describe_arms()),
             runs=tuple(run.record() for run in runs),
             evidence=tuple(evidence),
-            controls=(*controls, positive),
-            figures=(LOSSES,),
+            controls=(*controls, positive) if enough else (),
+            figures=(frame_losses(runs),),
             series=tuple(run.curve() for run in runs),
             wall_s=round(time.perf_counter() - began, 1),
         )
@@ -139,10 +142,9 @@ def _compare(runs: ShortRuns, own: Sequence[ShortRun], free: Sequence[ShortRun])
 
 def _judge(comparison: TreatmentComparison) -> Judgement:
     best = comparison.best
-    mean = sum(best.effects) / len(best.effects)
-    shown = f" [{best.interval.low:.2f}, {best.interval.high:.2f}]" if best.interval else ""
     code = FreeContextReason.FREE_GAINS if comparison.gained else FreeContextReason.CONTEXT_SUFFICES
-    words = f"Free contexts for each row gain {mean:.2f}{shown} of the largest reduction of the loss"
+    fall = describe_gain(best)
+    words = f"With a free context for each row, {fall}"
     return Judgement(
         comparison.verdict, (code,), f"{words} ({format_seeds(len(best.effects))}).", comparison.candidate
     )

@@ -14,8 +14,12 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_functions import make_predictions
 from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
+    CheckedRow,
+    InspectedHypothesis,
+    InspectedModel,
+)
 from etrm.investigation.own_model.injected_faults import InjectedFault
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.loss_probe import are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -174,7 +178,7 @@ def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, no
     expected = [subject.best_score + (none - subject.best_score) * share for share in wrong]
     row = KNOWN.row(
         score,
-        control=expected[0],
+        control=min(expected, key=lambda value: abs(value - score)),
         threshold="equal",
         passed=any(_is_near(score, value, none, subject.best_score) for value in expected),
         n=n,

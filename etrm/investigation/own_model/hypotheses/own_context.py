@@ -17,7 +17,11 @@ from etrm.investigation.own_model import injected_faults as faults
 from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows, take
 from etrm.investigation.own_model.context_edits import captured_contexts, captured_inputs, edited_context
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
+    CheckedRow,
+    InspectedHypothesis,
+    InspectedModel,
+)
 from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, list_changed, stop_mixing
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch

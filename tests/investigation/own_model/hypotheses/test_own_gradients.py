@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from etrm.investigation.own_model.check_adapter import check_adapter
+from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
 from etrm.investigation.own_model.investigate_model import investigate_model
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_gradients import OwnGradients
 from etrm.investigation.records import Verdict
 from tests.investigation.own_model.toy_adapter import Toy, factory, losses, with_model
 

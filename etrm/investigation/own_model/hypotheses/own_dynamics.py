@@ -11,13 +11,21 @@ from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_treatments
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.table import Direction, Metric
-from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.healthy_reference import REFERENCE
-from etrm.investigation.own_model.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
-from etrm.investigation.own_model.short_runs import LONGER, LOSSES, SMALLEST_EFFECT, ShortRun, ShortRuns
+from etrm.investigation.own_model.short_runs import (
+    FEWEST_SEEDS,
+    LONGER,
+    SMALLEST_EFFECT,
+    ShortRun,
+    ShortRuns,
+    describe_gain,
+    frame_losses,
+)
 from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Arm, ControlOutcome, Verdict
 from etrm.investigation.result import HypothesisResult
@@ -65,7 +73,9 @@ class OwnDynamics(OwnHypothesis):
         began = time.perf_counter()
         changes = list_changes(session.subject)
         runs, comparison = run_changes(session.runs, changes, lambda d, t: session.progress("H4", d, t + 1))
-        controls = (_judge_healthy(session.healthy_runs), _judge_lowered(session.runs, runs))
+        controls: tuple[ControlOutcome, ...] = ()
+        if len(session.short_seeds) >= FEWEST_SEEDS:
+            controls = _judge_healthy(session.healthy_runs), _judge_lowered(session.runs, runs)
         session.progress("H4", len(changes) + 2, len(changes) + 2)
         judgement = judge_changes(comparison, controls)
         own = [run for arm in runs for run in arm]
@@ -74,7 +84,7 @@ class OwnDynamics(OwnHypothesis):
             screening=len(session.short_seeds) < FULL_SEEDS,
             p_value=comparison.p_value,
             arms=tuple(_describe_arms(changes)),
-            runs=tuple(run.record() for run in (*own, *session.runs.run(LOWERED))),
+            runs=tuple(run.record() for run in (*own, *(session.runs.run(LOWERED) if controls else ()))),
             evidence=tuple(
                 contrast.row(
                     GAIN, f"gains less than {SMALLEST_EFFECT:g} of the reduction", decision.ruled_out
@@ -82,7 +92,7 @@ class OwnDynamics(OwnHypothesis):
                 for contrast, decision in zip(comparison.contrasts, comparison.decisions, strict=True)
             ),
             controls=controls,
-            figures=(LOSSES,),
+            figures=(frame_losses(own),),
             series=tuple(run.curve() for run in own),
             wall_s=round(time.perf_counter() - began, 1),
         )
@@ -107,7 +117,7 @@ def list_changes(subject: ModelUnderTest) -> list[TrainingChange]:
     if subject.schedule is not None:
         found.append(TrainingChange("no-schedule", "constant learning rates", scheduled=False))
     if subject.clip_norm is not None:
-        found.append(TrainingChange("no-clipping", "gradients are not clipped", clipped=False))
+        found.append(TrainingChange("no-clipping", "unclipped gradients", clipped=False))
     return found
 
 
@@ -133,16 +143,11 @@ def judge_changes(comparison: TreatmentComparison, controls: Sequence[ControlOut
     if broken := broken_controls(controls):
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
     best = comparison.best
-    interval = best.interval
-    shown = f" [{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
-    mean = sum(best.effects) / len(best.effects)
     code = TrainingChangeReason.CHANGE_GAINS if comparison.gained else TrainingChangeReason.NO_CHANGE_GAINS
-    gain = f"gains {mean:.2f}{shown} of the largest reduction of the loss"
-    words = (
-        f"{capitalise(best.words)} {gain}"
-        if comparison.gained
-        else f"No change helps enough. The best one is {best.words}, which {gain}"
-    )
+    fall = describe_gain(best)
+    words = f"With {best.words}, {fall}"
+    if not comparison.gained:
+        words = f"No change helps enough. With the best one, {best.words}, {fall}"
     open_question = f"; {comparison.open_question}" if comparison.verdict is Verdict.INCONCLUSIVE else ""
     sentence = f"{words} ({format_seeds(len(best.effects))}){open_question}."
     return Judgement(comparison.verdict, (code,), sentence, comparison.candidate)

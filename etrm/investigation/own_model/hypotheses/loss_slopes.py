@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diagnostics.testing.trials import untouched
 from etrm.investigation.comparison.gradient_check import LIKE
 from etrm.investigation.evidence.table import Direction, Metric
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import CheckedRow
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.training_trial import TrainingTrial

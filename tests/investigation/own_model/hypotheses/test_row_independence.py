@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from etrm.investigation.own_model.hypotheses.own_data import OwnData
+from etrm.investigation.own_model.hypotheses.row_independence import (
+    HALVES,
+    check_halves,
+    check_pairs,
+    check_predicted_keys,
+)
 from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_data import OwnData
-from etrm.investigation.own_model.row_independence import HALVES, check_halves, check_pairs
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
 
@@ -145,6 +150,17 @@ def test_an_input_that_predict_reads_and_the_step_does_not_is_found() -> None:
     ]
     assert (check.row.treatment, check.row.note) == (1, "query")
     assert "own.unread-by-step" not in failed(factory())
+
+
+def test_predictions_may_differentiate() -> None:
+    """As those of a meta-learner, whose weights are adapted first."""
+
+    def adapted(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        [slope] = torch.autograd.grad(losses(model, rows).mean(), [model.decoder.weight])
+        return model(rows["demos"], rows["query"]) + slope.mean()
+
+    [check] = check_predicted_keys(LossProbe(factory(predict=adapted).build(0)), batch(0))
+    assert check.row.passed
 
 
 def test_two_draws_that_agree_by_chance_do_not_make_a_random_loss_a_fixed_one() -> None:

@@ -15,8 +15,12 @@ from etrm.device import to_device, to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_errors import EXAMPLE_PRETRAINED, call_adapter
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
+    CheckedRow,
+    InspectedHypothesis,
+    InspectedModel,
+)
 from etrm.investigation.own_model.injected_faults import InjectedFault
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained
 from etrm.investigation.own_model.training_trial import TrainingTrial

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnModelReason
+from etrm.investigation.own_model.hypotheses.own_data import OwnData
 from etrm.investigation.own_model.injected_faults import move_rows
-from etrm.investigation.own_model.inspected_hypothesis import OwnModelReason
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_data import OwnData
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
     Toy,

@@ -25,7 +25,7 @@ from etrm.investigation.own_model.batch_rows import (
     reorder_entries,
     select_rows,
 )
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import CheckedRow
 from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, are_close, list_changed
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from etrm.investigation.own_model.hypotheses.own_context import OwnContext
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.own_context import OwnContext
 from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
 
 H3 = OwnContext()

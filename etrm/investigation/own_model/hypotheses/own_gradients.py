@@ -17,8 +17,12 @@ from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
 from etrm.investigation.own_model.batch_rows import count_rows
-from etrm.investigation.own_model.inspected_hypothesis import CheckedRow, InspectedHypothesis, InspectedModel
-from etrm.investigation.own_model.loss_slopes import (
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
+    CheckedRow,
+    InspectedHypothesis,
+    InspectedModel,
+)
+from etrm.investigation.own_model.hypotheses.loss_slopes import (
     Gradients,
     check_slopes,
     compute_gradient,

@@ -23,16 +23,13 @@ from etrm.investigation.own_model.batch_rows import (
     list_tensor_keys,
     make_wrong,
 )
-from etrm.investigation.own_model.inspected_hypothesis import (
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     CheckedRow,
     InspectedHypothesis,
     InspectedModel,
     OwnModelReason,
 )
-from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
-from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
-from etrm.investigation.own_model.row_independence import (
+from etrm.investigation.own_model.hypotheses.row_independence import (
     DRAWS,
     EDITED_ROWS,
     MIXED,
@@ -43,6 +40,9 @@ from etrm.investigation.own_model.row_independence import (
     check_pairs,
     check_predicted_keys,
 )
+from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
+from etrm.investigation.own_model.model_factory import ModelFactory
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.records import NotMeasured
 
 BATCHES = 8

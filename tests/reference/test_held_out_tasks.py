@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from etrm.config import load, with_settings
+from etrm.data import load_tasks
+from etrm.reference.departure import PipelineStage
+from etrm.reference.held_out_tasks import compare_choice
+from etrm.training.task_sets import load_held_out_tasks
+
+CONFIG = with_settings(load("smoke"), data={"max_side": 5}, evaluate={"max_tasks": 3})
+
+
+def test_the_chosen_tasks_are_the_reference() -> None:
+    for config in (
+        CONFIG,
+        with_settings(CONFIG, evaluate={"max_tasks": None, "subset": "training", "allow_trained": ("all",)}),
+    ):
+        assert compare_choice(load_held_out_tasks(config), config) == []
+
+
+def test_tasks_that_are_too_large_or_too_many_are_a_departure() -> None:
+    for side, most in ((6, 3), (5, 4)):
+        (found,) = compare_choice(load_tasks("arc-agi-1", "evaluation", side, most), CONFIG)
+        assert found.stage is PipelineStage.QUERIES
+        assert found.size == (1 / 3 if most == 4 else 2.0)
+
+
+def test_drawn_rules_are_not_compared() -> None:
+    config = with_settings(load("rules"), evaluate={"max_tasks": 5})
+    assert compare_choice(load_tasks("rules", "evaluation", 3, 2), config) == []
