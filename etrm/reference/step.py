@@ -47,10 +47,10 @@ class Limits:
 
 
 ROUNDINGS = 3.0
-"""A difference of up to this many times the rounding of a value in a lower precision is taken for rounding. Two values
+"""A difference of up to this many times the rounding of a value is taken for rounding. Two values
 with independent rounding rarely differ by twice as much as one of them does from the exact one."""
 SAMPLES = 4
-"""Roundings of a step in a lower precision, of which the largest counts: in a deep recursion they differ by factors,
+"""Roundings of a step, of which the largest counts: in a deep recursion they differ by factors,
 and one alone was exceeded more than three times in healthy runs."""
 LIMITS = {"float32": Limits(forward=2e-4, gradient=1e-3), "bfloat16": Limits(forward=0.1, gradient=0.5)}
 """By ``train.precision``. Healthy runs of every encoder on a CPU stay below 5e-6 and 3e-5 in float32, and below 0.02
@@ -124,20 +124,20 @@ class _Comparison:
             yield from self._carry_out()
 
     def _model(self) -> Iterator[Departure]:
-        """Context, core and gradient; in a lower precision, what departs from the reference in that precision too.
+        """Context, core and gradient: what departs by more than rounding explains.
 
-        A recursion amplifies rounding, and where the gradients of rows cancel, rounding is a large part of what is
-        left; the reference in float32 has neither. So a value must differ by more than references in the run's own
-        precision do, whose weights differ by the rounding of that precision.
+        A recursion amplifies rounding, and where the gradients of rows cancel, rounding is most of what is left.
+        So beyond the limits a value must differ by more than references in the run's own precision do, whose weights
+        differ by the rounding of that precision.
         """
         found = list(self._forward_and_backward())
-        if found and self.train.precision != "float32":
+        if found:
             for low in self._sample_roundings():
                 found = [departure for departure in found if not self._explains(low, departure)]
         yield from found
 
     def _explains(self, low: _Comparison, departure: Departure) -> bool:
-        """Whether rounding, as the reference in a lower precision has it, makes a value depart."""
+        """Whether rounding, as another reference has it, makes a value depart."""
         if departure.stage is PipelineStage.GRADIENT and departure.tensor in self.missing:
             return False
         if (departure.stage, departure.tensor) not in low.departed:
@@ -145,18 +145,18 @@ class _Comparison:
         return departure.size <= ROUNDINGS * self._find_rounding(departure, low)
 
     def _sample_roundings(self) -> Iterator[_Comparison]:
-        """The comparison in the run's own precision: of its weights, and of weights that differ by their rounding."""
+        """Comparisons in the run's own precision, with weights that differ by their rounding."""
         dtype = getattr(torch, self.train.precision)
         device = next(iter(self.weights.values())).device
         generator = torch.Generator().manual_seed(self.before.step)
         for sample in range(SAMPLES):
             low = _Comparison(self.step, self.config, None)
-            if sample:
+            if sample or dtype is torch.float32:
                 low.weights = {
                     name: _dithered(value, dtype, generator) if value.is_floating_point() else value
                     for name, value in low.weights.items()
                 }
-            with torch.autocast(device.type, dtype):
+            with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                 low.departed = {
                     (departure.stage, departure.tensor) for departure in low._forward_and_backward()
                 }
@@ -381,7 +381,7 @@ class _Comparison:
         return _ratio(_norm([other - self.wanted[name]]), max(_norm([self.wanted[name]]), self.least))
 
     def _find_rounding(self, departure: Departure, low: _Comparison) -> float:
-        """What the reference in a lower precision differs by from this one; 0 of what it does not compute."""
+        """What another reference differs by from this one; 0 of what it does not compute."""
         stage, tensor = departure.stage, departure.tensor
         if stage is PipelineStage.GRADIENT and tensor in low.wanted:
             return self._compare_gradient(tensor, low.wanted[tensor])
@@ -547,7 +547,7 @@ def _row_sizes(real: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _dithered(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Move every element by at most half the spacing of a lower precision at its size."""
+    """Move every element by at most half the spacing of a precision at its size."""
     noise = to_device(torch.rand(value.shape, generator=generator), value.device) - 0.5
     return value * (1 + torch.finfo(dtype).eps * noise)
 
