@@ -22,6 +22,7 @@ RECOMPUTE: Changes = {"train": {"recompute": True}}
 LOW: Changes = {"train": {"precision": "bfloat16"}}
 WORKERS: Changes = {"data": {"workers": 8}}
 GRAPHS: Changes = {"train": {"cuda_graphs": True, "precision": "bfloat16"}, "data": {"workers": 8}}
+PAPER_GRAPHS: Changes = {"train": {"cuda_graphs": True}}
 COMPILED_GRAPHS: Changes = {
     "train": {"cuda_graphs": True, "precision": "bfloat16", "compile": True},
     "data": {"workers": 8},
@@ -80,13 +81,14 @@ CASES = (
     GpuCase("small", _steps(SMALL, count=True), 45),
     GpuCase("small-earlier", _earlier(SMALL), 45),
     GpuCase("small-graphs", _steps(SMALL, GRAPHS), 60),
+    GpuCase("paper-graphs", _steps(PAPER, PAPER_GRAPHS), 80),
+    GpuCase("paper-compiled", _steps(PAPER, COMPILED), 120),
     GpuCase("small-graphs-compiled", _steps(SMALL, COMPILED_GRAPHS), 90),
     GpuCase("paper-static", _steps(PAPER, STATIC), 60),
     GpuCase("small-compiled", _steps(SMALL, COMPILED), 75),
     GpuCase("small-compiled-static", _steps(SMALL, COMPILED_STATIC), 100),
     GpuCase("paper-recompute", _steps(PAPER, RECOMPUTE), 60),
     GpuCase("plain", compare_plain, 60),
-    GpuCase("paper-compiled", _steps(PAPER, COMPILED), 120),
     GpuCase("small-workers", _steps(SMALL, WORKERS), 45),
     GpuCase("waits", measure_waits, 45),
     GpuCase("monitor", lambda device: measure_monitor(device, 64), 45),

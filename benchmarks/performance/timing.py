@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,9 +47,13 @@ class Timing:
 
 
 def take_turns(contenders: Sequence[Contender], repetitions: int, device: torch.device) -> list[Timing]:
-    """Time all contenders in turns, after one untimed turn of each."""
+    """Time all contenders in turns, after one untimed turn of each and a collection of garbage.
+
+    The first full collection after torch was imported takes some 200 ms, and would fall on any of them.
+    """
     for contender in contenders:
         contender.prepare()()
+    gc.collect()
     timings = [Timing(contender.name, contender.units) for contender in contenders]
     for _ in range(repetitions):
         for contender, timing in zip(contenders, timings, strict=True):

@@ -34,8 +34,8 @@ def list_tensors(value: Any) -> list[Tensor]:
     """The same as a list."""
     if isinstance(value, Tensor):
         return [value]
-    if type(value) is tuple and all(isinstance(member, Tensor) for member in value):
-        return list(value)
+    if type(value) is tuple and len(value) == 1 and isinstance(value[0], Tensor):  # most calls of a module
+        return [value[0]]
     return list(tensors_in(value))
 
 

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 
 from benchmarks.performance.section import BenchmarkSection, Conditions, Table
-from benchmarks.performance.timing import Contender, compute_ratios, format_spread, take_turns
+from benchmarks.performance.timing import Contender, Timing, compute_ratios, format_spread, take_turns
+from benchmarks.performance.toolkit.floor import floor
 from benchmarks.performance.toolkit.subjects import Subject, Training, toy
 from benchmarks.performance.toolkit.watching import monitor, watch_steps
 
@@ -99,9 +100,20 @@ def compare_peers(conditions: Conditions) -> BenchmarkSection:
     installed = {name: enter for name, (module, enter) in PEERS.items() if find_spec(module) is not None}
     missing = [name for name in PEERS if name not in installed]
     lines = [_row(subject, installed, conditions) for subject in SUBJECTS]
-    header = ("training step", "seconds, plain", "x ours, boundaries", "x ours, leaves", *installed, "turns")
+    header = (
+        "training step",
+        "seconds, plain",
+        "x ours, boundaries",
+        "x ours, leaves",
+        "x least, boundaries",
+        "x least, leaves",
+        *installed,
+        "turns",
+    )
     words = (
-        "All record every step, as their documentation begins; what each records differs. "
+        "All record every step, as their documentation begins; what each records differs. Least is straight-line code "
+        "for this one model that computes the same numbers as ours, without records and rules. On a processor the "
+        "ratios are of processor time. "
         + (
             f"Not installed, so left out: {', '.join(missing)} (`pip install -e '.[peers]'` in a checkout)."
             if missing
@@ -125,11 +137,22 @@ def _row(
             watch_steps("plain", plain, None),
             watch_steps("boundaries", boundaries, monitor(boundaries, boundaries.boundaries)),
             watch_steps("leaves", leaves, monitor(leaves, leaves.leaves)),
+            *(
+                _contender(f"least, {level}", stack.enter_context(floor(training, watch)).step)
+                for level, training in (("boundaries", make()), ("leaves", make()))
+                for watch in [training.boundaries if level == "boundaries" else training.leaves]
+            ),
             *(_contender(name, stack.enter_context(enter(make()))) for name, enter in installed.items()),
         ]
         first, *others = take_turns(contenders, conditions.repetitions, conditions.device)
-    cells = [format_spread(compute_ratios(timing.seconds, first.seconds)) for timing in others]
+    cells = [format_spread(compute_ratios(*_times(timing, first, conditions))) for timing in others]
     return (subject.name, format_spread(first.seconds), *cells, str(conditions.repetitions))
+
+
+def _times(one: Timing, other: Timing, conditions: Conditions) -> tuple[list[float], list[float]]:
+    """Processor times, which other programs change less; on an accelerator wall times."""
+    cpu = conditions.device.type == "cpu"
+    return (one.cpu, other.cpu) if cpu else (one.seconds, other.seconds)
 
 
 def _contender(name: str, step: Step) -> Contender:

@@ -154,14 +154,15 @@ class Capture:
         arguments: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
         lead = (self.samples,) if call.index is None else tuple(call.index.shape)
-        seen: list[Tensor] = []
+        seen: list[int] = []
+        inputs = [id(tensor) for tensor in given]
         for tensor in outputs:
             numbers = tensor.is_floating_point() or tensor.is_complex()
-            if not numbers or any(tensor is each for each in seen):
+            if not numbers or id(tensor) in seen:
                 continue
             layout = _layout(module, tensor, first=not seen, declared=call.index is not None)
-            seen.append(tensor)
-            is_input = any(tensor is each for each in given)
+            seen.append(id(tensor))
+            is_input = id(tensor) in inputs
             rows = self._match(call, tensor, lead, is_input, layout)
             if rows is not None and name not in self._statistics and self._has_statistics(tensor, lead):
                 raw = raw_inputs(given, *arguments)

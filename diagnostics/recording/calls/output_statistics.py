@@ -108,7 +108,7 @@ def raw_inputs(
     given: Sequence[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Sequence[Tensor] | None:
     """The inputs of a call, None where an argument may hide some."""
-    if not kwargs and all(isinstance(each, Tensor) for each in args):
+    if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
         return given
     return None if find_opaque((args, kwargs)) else given
 

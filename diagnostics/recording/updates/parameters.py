@@ -21,9 +21,9 @@ from torch.utils.hooks import RemovableHandle
 from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import Scalars, count_nonzero, measure_norms, stored_values
 from diagnostics.recording.updates.gradient_passes import GradientPasses
-from diagnostics.recording.updates.movement import Movement
 from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
 from diagnostics.recording.updates.optimizers import calling_scaler
+from diagnostics.recording.updates.parameter_movement import Movement
 from diagnostics.recording.updates.parameter_records import ParameterStep, Settings, plain_number, reach
 from diagnostics.recording.updates.watched_parameters import Tracked, has_values
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks

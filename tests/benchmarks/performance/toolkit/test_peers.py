@@ -27,7 +27,7 @@ def test_what_is_not_installed_is_named_and_left_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bench, "SUBJECTS", (TINY,))
     section = bench.compare_peers(Conditions(CPU, 2))
     (table,) = section.tables
-    assert table.header[4:] == ("here", "turns")
+    assert table.header[6:] == ("here", "turns")
     assert "Not installed, so left out: gone (" in section.paragraphs[0]
     assert events == ["in", "0", "1", "2", "out"]
 

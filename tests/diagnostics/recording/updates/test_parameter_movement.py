@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diagnostics import Monitor
-from diagnostics.recording.updates.movement import Movement
+from diagnostics.recording.updates.parameter_movement import Movement
 
 Write = Callable[[nn.Parameter, int], None]
 
