@@ -22,8 +22,8 @@ FAR = 20.0  # times the range of most values, as of a run that diverged
 UPRIGHT = 3  # arms whose labels fit side by side
 CAPTION = (
     "Final values of the arms: a thin line per seed, and their mean in bold. If all lines lean the same way, the "
-    "effect does not depend on the seed. Quantities that hardly differ between the arms are left out, and values far "
-    "from all others are cut off."
+    "effect does not depend on the seed. Quantities that decide nothing and hardly differ between the arms are left "
+    "out, and values far from all others are cut off."
 )
 
 THIN: dict[str, Any] = {
@@ -63,7 +63,9 @@ def panels(
     metrics = sorted({key for seed in complete for key in finals[names[0], seed]})
     deciding = [row.final for row in evidence if row.passed is not None]
     metrics.sort(key=lambda m: (deciding.index(m) if m in deciding else len(deciding), m))
-    found = [_panel(metric, names, complete, finals) for metric in metrics]
+    found = [
+        _panel(metric, names, complete, finals, 0.0 if metric in deciding else HARDLY) for metric in metrics
+    ]
     return names, [panel for panel in found if panel is not None][:PANELS]
 
 
@@ -72,6 +74,7 @@ def _panel(
     names: Sequence[str],
     seeds: Sequence[int],
     finals: Mapping[tuple[str, int], Mapping[str, float | NotMeasured]],
+    hardly: float,
 ) -> PairedPanel | None:
     by_seed = {}
     for seed in seeds:
@@ -79,7 +82,7 @@ def _panel(
         kept = tuple(v for v in values if isinstance(v, float | int) and abs(v) <= LARGEST)
         if len(kept) == len(names):
             by_seed[seed] = kept
-    varies = any(max(values) - min(values) > HARDLY * abs(values[0]) for values in by_seed.values())
+    varies = any(max(values) - min(values) > hardly * abs(values[0]) for values in by_seed.values())
     return PairedPanel(metric, by_seed) if varies else None
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etrm.investigation.evidence.figures import Figure, Series
-from etrm.investigation.evidence.table import Direction, EvidenceRow
+from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Run, Value
 from etrm.investigation.result import SCHEMA_VERSION, ExperimentResult, HypothesisResult, Reproduce, Result
 from reports import summary
@@ -129,6 +129,9 @@ def test_what_hardly_differs_between_arms_is_left_out_though_seeds_differ() -> N
     arms = [Arm(name="t", role="treatment", difference=""), Arm(name="c", role="control", difference="")]
     runs = [_run(arm, seed, start=1.0 + seed + 0.001 * (arm == "t")) for arm in "ct" for seed in (0, 1)]
     assert paired.panels(arms, runs, [])[1] == []
+    loss = Metric("h4.loss", "loss", Direction.LOWER)
+    deciding = loss.row(1.0, threshold="", n="", passed=True, final="start")
+    assert [panel.metric for panel in paired.panels(arms, runs, [deciding])[1]] == ["start"]
 
 
 def test_the_value_of_a_run_that_diverged_is_cut_off() -> None:
