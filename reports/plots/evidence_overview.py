@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from etrm.investigation.evidence.table import EvidenceRow
 from etrm.investigation.records import NotMeasured, Value
 from reports.markdown import NOTHING, number
-from reports.plots.figures import GREY, WIDTH_IN, fixed_style, png, shown
+from reports.plots.figures import GREY, fixed_style, png, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_ROWS = 16
 """Rows that still fit on a screen. Rows that decide something come first."""
+WIDTH_IN = 5.6
+"""Width in inches: narrow, so that a telephone shows a whole line (report.css)."""
+WORDS_IN_A_LINE = 42
+"""Characters in one of the two lines of a row's words."""
 ROW_IN = 0.34
 """Height of a row in inches: two lines of text."""
 TITLE = "Evidence at a glance"
@@ -38,7 +42,7 @@ def draw_evidence(rows: Sequence[EvidenceRow]) -> bytes:
 
     with fixed_style():
         canvas = Canvas(figsize=(WIDTH_IN, 0.75 + ROW_IN * len(rows)))
-        words, scale, numbers = canvas.subplots(1, 3, sharey=True, width_ratios=(0.55, 0.22, 0.23))
+        words, scale, numbers = canvas.subplots(1, 3, sharey=True, width_ratios=(0.54, 0.17, 0.29))
         words.set_title(TITLE)
         numbers.set_title("measured / control", fontsize=9, color=GREY, weight="normal")
         for axes in (words, scale, numbers):
@@ -58,7 +62,7 @@ def _has_negative(row: EvidenceRow) -> bool:
 
 def _draw_row(words: Axes, scale: Axes, numbers: Axes, place: int, row: EvidenceRow) -> None:
     colour = COLOURS[row.passed]
-    words.text(0, place, shown(row.metric, 56), va="center", fontsize=9)
+    words.text(0, place, shown(row.metric, WORDS_IN_A_LINE), va="center", fontsize=9)
     scale.plot([0, 1], [place, place], color="#e4e4e4", linewidth=1, zorder=1)
     control, treatment = _scale(row)
     if control is not None:

@@ -47,7 +47,7 @@ OTHER_ROWS = Metric("own.other-rows", "rows whose loss depends on another row", 
 HALVES = Metric("own.batch-halves", "loss of a batch, next to those of its halves", Direction.HOLDS)
 PAIRS = Metric(
     "own.row-pairs",
-    "change of what the labels of a row do to the loss, by the demonstrations of another row",
+    "change of what a row's labels do to the loss, by another row's demonstrations",
     Direction.LOWER,
 )
 UNREAD_KEY = Metric(
