@@ -305,6 +305,8 @@ def _name(func: Any) -> str:
 
 def _hard_share(scores: Tensor, weights: Tensor, dim: int) -> float:
     """The share of distributions over several finite scores that are one-hot, up to rounding."""
+    if scores.is_nested:
+        return 0.0
     several = scores.isfinite().sum(dim) > 1
     hard = (weights.amax(dim) > 1.0 - _ROUNDED)[several]
     return float(hard.float().mean()) if hard.numel() else 0.0

@@ -169,7 +169,10 @@ def _memory_of(tensor: Tensor) -> int:
 
 
 def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return len(one) == len(other) and all(map(torch.equal, one, other))
+    return len(one) == len(other) and all(
+        first.dtype == second.dtype and torch.equal(first, second)
+        for first, second in zip(one, other, strict=True)
+    )
 
 
 def _check_lookups(

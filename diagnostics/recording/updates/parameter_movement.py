@@ -128,7 +128,7 @@ class Movement:
             return Moves(self._entry_norms, updates, changed, frozenset(), broken)
         return Moves(
             self._spread(self._entry_norms, {index: held.norm for index, held in self._held.items()}),
-            self._spread(updates, dict.fromkeys(self._held, 0.0)),
+            self._spread(updates, {index: held.zero for index, held in self._held.items()}),
             self._spread(changed, self._compare_digests()),
             frozenset(self._held),
             None if broken is None else frozenset(self._copied[place] for place in broken),
@@ -140,7 +140,7 @@ class Movement:
         due = early or self._steps % _CHECKED_EVERY == 0
         found: dict[int, Tensor | float] = {}
         for index, held in self._held.items():
-            found[index] = differs = held.compare() if due or not held.is_untouched() else 0.0
+            found[index] = differs = held.compare() if due or not held.is_untouched() else held.zero
             if not isinstance(differs, Tensor) and differs:
                 self.moved.add(index)
         return found
@@ -178,6 +178,8 @@ class _Digest:
         self._parameter = parameter
         self._digest = digest(parameter)
         self.norm = measure_norms([parameter])[0]
+        self.zero: Tensor | float = 0.0 if parameter.is_cpu else torch.zeros((), device=parameter.device)
+        """On its device: a step must not bring numbers there."""
         self._identity = self._read_identity()
 
     def _read_identity(self) -> tuple[int, int]:
