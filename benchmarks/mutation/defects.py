@@ -268,8 +268,8 @@ DEFECTS = [
         ),
         (
             "the spread of an output is taken over its elements",
-            "mean = flat.mean(0)\n",
-            "mean = flat.mean(1, keepdim=True)\n",
+            "torch.sub(rows, total, alpha=1.0 / len(rows))",
+            "torch.sub(rows, rows.sum(1, keepdim=True), alpha=1.0 / rows.shape[1])",
         ),
         (
             "the last module is named for spikes of outputs",
