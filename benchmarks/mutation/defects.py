@@ -268,8 +268,8 @@ DEFECTS = [
         ),
         (
             "the spread of an output is taken over its elements",
-            "torch.sub(rows, total, alpha=1.0 / len(rows))",
-            "torch.sub(rows, rows.sum(1, keepdim=True), alpha=1.0 / rows.shape[1])",
+            "torch.sub(rows, total, alpha=1.0 / len(rows)).reshape",
+            "torch.sub(rows, rows.sum(1, keepdim=True), alpha=1.0 / rows.shape[1]).reshape",
         ),
         (
             "the last module is named for spikes of outputs",
