@@ -210,7 +210,7 @@ def test_rounding_is_no_departure_however_much_a_recursion_amplifies_it(
     config = with_settings(DEEP, train={"precision": precision})
     trainer = Trainer(config)
     beyond = 0
-    for _ in range(3):
+    for _ in range(2):
         with record_step(trainer) as step:
             trainer.advance()
         assert compare_step(step, config) == []

@@ -12,6 +12,7 @@ from benchmarks.gpu import earlier
 from benchmarks.gpu.runs import SMALL, make_run
 
 
+@pytest.mark.slow
 def test_the_code_of_the_folder_is_measured(tmp_path: Path) -> None:
     copied = tmp_path / "copy"
     copied.mkdir()

@@ -80,6 +80,7 @@ def test_compiled_is_plain_to_rounding(
     assert graphs() == made
 
 
+@pytest.mark.slow
 def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     smoke: Smoke, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
