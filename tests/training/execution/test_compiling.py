@@ -36,6 +36,15 @@ def graphs() -> Iterator[Callable[[], int]]:
     counters.clear()
 
 
+@pytest.fixture
+def eager_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made, and run by torch itself."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend="eager", **named)
+    )
+
+
 def test_without_a_compiler_it_is_refused(smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with raises_code(ConfigError, "train.no-compiler", "g++", "CXX", "train.compile=false"):
@@ -81,14 +90,11 @@ def test_compiled_is_plain_to_rounding(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager_backend")
 def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_buckets(
-    smoke: Smoke, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    smoke: Smoke, graphs: Callable[[], int]
 ) -> None:
     """With the monitor, probes, and rows that begin and end; the graphs are made, and run by torch itself."""
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend="eager", **named)
-    )
     trainer = Trainer(
         smoke(
             *("train.compile=true", "train.static_shapes=true", "train.batch_size=16"),
@@ -109,14 +115,9 @@ def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_bu
     assert trainer.episodes.buckets == 2
 
 
-def test_without_static_shapes_four_graphs_serve_all_steps(
-    smoke: Smoke, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("eager_backend")
+def test_without_static_shapes_four_graphs_serve_all_steps(smoke: Smoke, graphs: Callable[[], int]) -> None:
     """One of the encoder's blocks; of the core without gradient, and with one for the states or also before them."""
-    compile_module = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **named: compile_module(self, backend="eager", **named)
-    )
     trainer = Trainer(
         smoke(
             *("train.compile=true", "data.augmentations=fresh", "model.hidden_size=16", "train.batch_size=4"),
