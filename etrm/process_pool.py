@@ -46,9 +46,10 @@ def write_shared(arguments: tuple[Any, ...]) -> Path:
     arrays = [buffer.raw() for buffer in buffers]
     head = pickle.dumps([len(body), *(array.nbytes for array in arrays)])
     with tempfile.NamedTemporaryFile(prefix="etrm-workers-", delete=False) as file:
-        file.write(len(head).to_bytes(8, "little") + head + body)
-        for array in arrays:
-            file.write(array)
+        file.write(len(head).to_bytes(8, "little") + head)
+        for part in (memoryview(body), *arrays):
+            file.write(bytes(_find_start(file.tell()) - file.tell()))
+            file.write(part)
     return Path(file.name)
 
 
@@ -59,13 +60,19 @@ def read_shared(path: Path) -> tuple[Any, ...]:
     """
     with path.open("rb") as file:
         mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    start = 8 + int.from_bytes(mapped[:8], "little")
+    end = 8 + int.from_bytes(mapped[:8], "little")
     parts = []
-    for size in pickle.loads(mapped[8:start]):
-        parts.append(mapped[start : start + size])
-        start += size
+    for size in pickle.loads(mapped[8:end]):
+        start = _find_start(end)
+        end = start + size
+        parts.append(mapped[start:end])
     arguments: tuple[Any, ...] = pickle.loads(parts[0], buffers=parts[1:])
     return arguments
+
+
+def _find_start(place: int) -> int:
+    """Return the next place in a file at which an array of any type may begin in memory."""
+    return -(-place // 64) * 64
 
 
 def end_workers(pool: ProcessPoolExecutor) -> None:

@@ -51,6 +51,7 @@ def test_arrays_are_views_of_the_file_that_cannot_be_written_to() -> None:
     (found, _) = read_shared(file)
     file.unlink()
     assert not found.flags.owndata
+    assert found.flags.aligned
     with pytest.raises(ValueError, match="read-only"):
         found[0] = 1
 

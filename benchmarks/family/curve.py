@@ -42,7 +42,7 @@ def draw_curve(lines: Sequence[dict[str, Any]]) -> bytes:
             ylim=(-0.02, 1.02),
             xlabel="training tasks seen (millions)",
             ylabel="held-out tasks solved by the encoder alone",
-            title="The whole rule family: plateau, then all parts but one",
+            title="Held-out rules of the family, by the parts of the rule",
         )
         axes.yaxis.set_major_formatter(lambda value, place: f"{100 * value:g} %")
         axes.tick_params(colors=GREY)

@@ -25,17 +25,13 @@ class Products:
     weights: dict[int, Tensor]
 
 
-ALIGNMENT = 8
-"""Lengths that are no multiple of it need other kernels of attention, which a compiler compiles separately."""
-
-
 class Shapes(Enum):
     """The shapes of the tensors of demonstration pairs."""
 
     ALL = auto()
     """Groups of similar length, each as large as its pairs need."""
     ALIGNED = auto()
-    """The same, with lengths that are multiples of :data:`ALIGNMENT` and groups of at least two pairs."""
+    """The same, with lengths that are multiples of eight and groups of at least two pairs."""
     FEW = auto()
     """Groups of a fixed number of pairs, of rounded length."""
     ONE_GROUP = auto()

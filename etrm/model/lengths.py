@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_device
-from etrm.model.forward_context import ALIGNMENT, Shapes
+from etrm.model.forward_context import Shapes
 
+ALIGNMENT = 8
+"""Lengths that are no multiple of it need other kernels of attention, which a compiler compiles separately."""
 PER_DOUBLING = 4
 """Rounded lengths between a number and its double. Rounding adds at most a quarter. With twice as many, the steps of
 ARC-AGI-1 at batch 128 have 3 % less padding and pairs of 50 shapes instead of 27 (see docs/results/gpu.md)."""
@@ -27,23 +29,6 @@ def round_length(length: int, most: int | None = None) -> int:
     step = max(1, (1 << max(length - 1, 0).bit_length()) // (2 * PER_DOUBLING))
     rounded = -(-length // step) * step
     return rounded if most is None else min(rounded, most)
-
-
-def group_by_length(
-    lengths: Sequence[int], device: torch.device | None = None, waste: float = 0.15
-) -> list[tuple[Tensor, int]]:
-    """Group rows of similar length, the longest first.
-
-    Args:
-        lengths: tokens that exist in each row.
-        device: the device on which the groups are needed.
-        waste: a group ends where more than this share of it would be padding.
-
-    Returns:
-        (rows, length) of each group, rows (n,) int64; every row is in one group.
-    """
-    order = _sort(lengths, device)
-    return [(order[start:end], length) for start, end, length in split_by_length(lengths, waste)]
 
 
 def group_pairs(
@@ -69,7 +54,12 @@ def group_pairs(
 
 
 def split_by_length(lengths: Sequence[int], waste: float = 0.15) -> list[tuple[int, int, int]]:
-    """Return (start, end, length) of the groups of :func:`group_by_length`, in rows sorted by falling length."""
+    """Return (start, end, length) of groups of rows, sorted by falling length, that need little padding.
+
+    Args:
+        lengths: tokens that exist in each row.
+        waste: a group ends where more than this share of it would be padding.
+    """
     sizes = sorted(lengths, reverse=True)
     groups, start, total = [], 0, sum(sizes[:1])
     for end in range(1, len(sizes) + 1):

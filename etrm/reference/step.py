@@ -7,7 +7,7 @@ ones differ. The first stage that differs is the place of the fault.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -100,7 +100,10 @@ class _Comparison:
         )
         self.carry = self.before.carries[step.bucket]
         self.wanted: dict[str, Tensor] = {}  # the gradient of the reference
-        self.forward: dict[tuple[PipelineStage, str, int], Tensor] = {}  # its values, by the first row
+        self.forward: dict[
+            tuple[PipelineStage, str, int], Tensor
+        ] = {}  # values of what departs, by the first row
+        self.kept: Collection[tuple[PipelineStage, str, int]] = ()  # more values that are kept
         self.departed: set[tuple[PipelineStage, str]] = set()
         self.missing: set[str] = (
             set()
@@ -131,9 +134,9 @@ class _Comparison:
         differ by the rounding of that precision.
         """
         found = list(self._forward_and_backward())
-        if found:
-            for low in self._sample_roundings():
-                found = [departure for departure in found if not self._explains(low, departure)]
+        samples = self._sample_roundings()
+        while found and (low := next(samples, None)):
+            found = [departure for departure in found if not self._explains(low, departure)]
         yield from found
 
     def _explains(self, low: _Comparison, departure: Departure) -> bool:
@@ -151,6 +154,7 @@ class _Comparison:
         generator = torch.Generator().manual_seed(self.before.step)
         for sample in range(SAMPLES):
             low = _Comparison(self.step, self.config, None)
+            low.kept = self.forward.keys()
             if sample or dtype is torch.float32:
                 low.weights = {
                     name: _dithered(value, dtype, generator) if value.is_floating_point() else value
@@ -530,10 +534,12 @@ class _Comparison:
         real, wanted = real.detach().double(), wanted.detach().double()
         if exists is not None:
             real, wanted = real * exists[..., None], wanted * exists[..., None]
-        self.forward[stage, tensor, first] = wanted
         sizes = _row_sizes(real, wanted)
-        worst = int(sizes.argmax())
-        if not float(sizes[worst]) <= self.limits.forward:
+        worst, key = int(sizes.argmax()), (stage, tensor, first)
+        departs = not float(sizes[worst]) <= self.limits.forward
+        if departs or key in self.kept:
+            self.forward[key] = wanted
+        if departs:
             yield Departure(stage, tensor, float(sizes[worst]), self.limits.forward, f"row {first + worst}")
 
 

@@ -15,7 +15,7 @@ from etrm.config import EncoderConfig, ModelConfig
 from etrm.model.encoder import StandardEncoder, as_sets
 from etrm.model.encoders import ENCODERS as KINDS
 from etrm.model.forward_context import Shapes, rounded_to
-from etrm.model.lengths import group_by_length, group_pairs, round_length
+from etrm.model.lengths import group_pairs, round_length, split_by_length
 from tests.model.conftest import World
 
 POOLINGS = ("mean", "weighted", "attention")
@@ -43,7 +43,7 @@ def test_the_encoder_has_its_published_size(layers: int, size: int) -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
 def test_groups_by_length_hold_every_row_once_and_waste_little(lengths: list[int]) -> None:
-    groups = group_by_length(lengths)
+    groups = group_pairs(lengths, Shapes.ALL, 1, 40)
     assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(len(lengths)))
     for rows, length in groups:
         members = [lengths[row] for row in rows]
@@ -53,7 +53,7 @@ def test_groups_by_length_hold_every_row_once_and_waste_little(lengths: list[int
 
 def test_equal_lengths_are_one_group_and_very_different_ones_are_not() -> None:
     def count(*lengths: int) -> int:
-        return len(group_by_length(lengths))
+        return len(split_by_length(lengths))
 
     assert count(7, 7, 7) == 1
     assert count(10, 9) == 1  # 5 % of padding
@@ -143,7 +143,7 @@ def test_a_pairs_vectors_are_the_same_alone_and_in_any_group(
     pairs = world.row((1, 1), shapes).pairs
     together = world.demos(pairs, [0] * 5, 1, padding=3)
     laid = encoder.grid_encoder.lay_out(together)
-    assert len(group_by_length(laid.valid.sum(1).tolist())) > 1
+    assert len(split_by_length(laid.valid.sum(1).tolist())) > 1
     sets, exists = encoder.pair_sets(together)
     found = [encoder.pair_sets(world.demos([pair], [0], 1)) for pair in pairs]
     alone = torch.cat([vectors[0, there[0]] for vectors, there in found])
@@ -166,7 +166,7 @@ def test_sizes_that_the_host_knows_change_no_bit(world: Any, layout: str) -> Non
     asked = world.batch(rows).demos
     lengths = tuple(len(tokens) for row in rows for tokens, _ in row.pairs)
     cells = tuple(len(set((at % world.side**2).tolist())) for row in rows for _, at in row.pairs)
-    assert len(group_by_length(lengths)) > 1
+    assert len(split_by_length(lengths)) > 1
     known = replace(asked, lengths=lengths, cells=cells, most=5)
     assert torch.equal(encoder(known).context, encoder(asked).context)
 

@@ -40,7 +40,7 @@ from etrm.batch import Batch
 from etrm.config import Config, with_settings
 from etrm.data import Episodes, TaskSet, collate
 from etrm.model.act import explore, halts
-from etrm.model.lengths import group_by_length
+from etrm.model.lengths import split_by_length
 from etrm.model.recursive import encode_every_step
 from etrm.training import recipe
 from etrm.training.slots import Slots
@@ -114,7 +114,8 @@ def count_computed_tokens(layout: BatchLayout, batch: Batch) -> int:
     demos, queries = batch.demos, batch.inputs.numel()
     if demos.valid is None or layout.policy is not encode_every_step:
         return queries + demos.tokens.numel()
-    return queries + sum(len(rows) * length for rows, length in group_by_length(demos.valid.sum(1).tolist()))
+    groups = split_by_length(demos.valid.sum(1).tolist())
+    return queries + sum((end - start) * length for start, end, length in groups)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from etrm.process_pool import end_workers, start_workers
 from etrm.training.slots import Draw
 
 LIMIT = 120.0
-"""Seconds to wait for samples. A worker imports torch and gets all episodes first, which takes ten on a slow disk; one
-that has not come up after this long never will."""
+"""Seconds to wait for samples. A worker imports torch first, which takes ten on a slow disk; one that has not come up
+after this long never will."""
 CHUNK = 8
 """Samples per message, a compromise: fewer cost more messages, more delay the first sample."""
 
@@ -29,7 +29,7 @@ class Prefetch:
 
     Args:
         config: the config of the run, faults included.
-        episodes: the training episodes, which every worker gets a copy of.
+        episodes: the training episodes, whose arrays all workers share.
         loader: a module-level function from a config to a loader, which every worker calls.
         depth: the number of indices that are drawn ahead in every bucket.
         limit: the number of seconds to wait for samples.
