@@ -19,12 +19,14 @@ from diagnostics import Finding
 from etrm.atomic_files import write_atomically
 from tests.diagnostics.cases import (
     healthy,
+    healthy_audited,
     healthy_latest,
     reported,
     unlisted_further,
     unlisted_latest,
     unlisted_losses,
     unlisted_models,
+    unlisted_questions,
     unlisted_training,
 )
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
@@ -37,7 +39,10 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "unlisted": UNLISTED,
     "further": unlisted_further.CASES,
     "latest": unlisted_latest.CASES,
+    "questions": unlisted_questions.CASES,
 }
+PROGRAMS = healthy_audited.PROGRAMS
+"""Healthy programs that are audited too."""
 HEALTHY = {**healthy.USES, **healthy_latest.USES}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
@@ -88,6 +93,18 @@ def run_healthy() -> dict[str, str]:
             found[name] = "crashed"
         else:
             found[name] = judge_quiet(findings) if same else "changed"
+    return found | run_programs()
+
+
+def run_programs() -> dict[str, str]:
+    """Quiet, accused or crashed, by name of the healthy program; both the audit and the monitor must be quiet."""
+    found = {}
+    for name, program in PROGRAMS.items():
+        every = [
+            _run(run, Case(name, lambda _, make=program: make(), ""), broken=False) for run in _RUNS.values()
+        ]
+        quiet = all(findings is not None and judge_quiet(findings) == "quiet" for findings in every)
+        found[name] = "crashed" if None in every else "quiet" if quiet else "accused"
     return found
 
 
@@ -170,6 +187,7 @@ _TITLES = {
     "unlisted": "Kinds for which no rule was written",
     "further": "Further kinds, after the rules of the others",
     "latest": "Ten more kinds",
+    "questions": "Fourteen kinds that users ask about",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -202,8 +220,8 @@ def _sentence(part: Mapping[str, Any]) -> str:
         texts.append(
             f"{group}: {counts['named']} of {total} named, {counts['partly']} partly; {fixed} of {total} fixed quiet"
         )
-    healthy_ones = Counter(part["healthy"].values())
-    texts.append(f"healthy: {healthy_ones['quiet']} of {len(part['healthy'])} quiet and unchanged")
+    if loops := part.get("healthy"):
+        texts.append(f"healthy: {Counter(loops.values())['quiet']} of {len(loops)} quiet and unchanged")
     return "; ".join(texts)
 
 
@@ -211,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the cases."""
     parser = argparse.ArgumentParser(prog="python -m tests.diagnostics.cases")
     parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument("--group", choices=(*GROUPS, "healthy"), help="this group alone")
     parser.add_argument(
         "--folder", type=Path, help="a folder of other cases: files with broken() and fixed(), or USES"
     )
@@ -231,13 +250,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"healthy: {dict(Counter(uses.values()))}; {[name for name, each in uses.items() if each != 'quiet']}"
         )
         return
-    part = {group: _run_all(cases, given.only) for group, cases in GROUPS.items()}
-    part["healthy"] = run_healthy()
+    wanted = [given.group] if given.group else [*GROUPS, "healthy"]
+    part: dict[str, Any] = {
+        group: _run_all(cases, given.only) for group, cases in GROUPS.items() if group in wanted
+    }
+    if "healthy" in wanted:
+        part["healthy"] = run_healthy()
     _say(_sentence(part))
     if given.write:
         path = RESULTS / "cases.json"
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        kept[given.write] = part
+        for group, rows in part.items():
+            kept.setdefault(given.write, {}).setdefault(group, {}).update(rows)
+        part = kept[given.write]
         write_atomically(path, json.dumps(kept, indent=1) + "\n")
         write_atomically(RESULTS / "cases.md", render({"before": part, "now": part, **kept}))
 
