@@ -157,12 +157,16 @@ def evaluate(
     from reports.terminal.course_lines import course_lines
     from reports.terminal.fitted_lines import fitted_lines
     from reports.terminal.misleading_table import misleading_table
+    from reports.terminal.progress import Phases
     from reports.terminal.scores_table import scores_table
     from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     changes = parse_settings(settings or ())
-    scores = score_run(run, changes, submission, misleading, search=search, adapted=adapt)
+    with Phases("tasks") as phases:
+        scores = score_run(
+            run, changes, submission, misleading, search=search, adapted=adapt, progress=phases.update
+        )
     console = open_console()
     console.print(scores_table(str(run), scores))
     console.print(
@@ -175,6 +179,14 @@ def evaluate(
         console.print(misleading_table(scores.misleading))
     if scores.submitted:
         console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
+    if scores.interrupted:
+        unwritten = "" if submission is None else f"; {submission} was not written"
+        open_console(stderr=True).print(
+            f"interrupted; scores after fitting are those of the tasks that were finished{unwritten}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
 
 
 @app.command("config", rich_help_panel=TRAIN)

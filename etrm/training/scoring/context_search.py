@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -79,16 +79,24 @@ class ContextSearch:
         Returns:
             ``restarts`` answers for each sample, in the order of the samples.
         """
-        pairs = list(zip(samples, shown or samples, strict=True))
+        found = {
+            place: own
+            for batch in self.answer_in_turn(samples, shown or samples)
+            for place, own in batch.items()
+        }
+        return [answer for place in range(len(samples)) for answer in found[place]]
+
+    def answer_in_turn(
+        self, samples: Sequence[Sample], shown: Sequence[Sample]
+    ) -> Iterator[dict[int, list[SearchedAnswer]]]:
+        """Search as :meth:`answer` does; yields the answers of each batch by the place of their sample."""
+        pairs = list(zip(samples, shown, strict=True))
         size = max(1, self.config.evaluate.batch_size // self.settings.restarts)
         order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][1].demos) * len(pairs[i][0].tokens))
-        found: list[list[SearchedAnswer]] = [[] for _ in pairs]
         for first in range(0, len(order), size):
             chosen = order[first : first + size]
             answers = self._answer([pairs[i][0] for i in chosen], [pairs[i][1] for i in chosen])
-            for place, own in zip(chosen, answers, strict=True):
-                found[place] = own
-        return [answer for answers in found for answer in answers]
+            yield dict(zip(chosen, answers, strict=True))
 
     def _answer(self, samples: Sequence[Sample], shown: Sequence[Sample]) -> list[list[SearchedAnswer]]:
         restarts = self.settings.restarts

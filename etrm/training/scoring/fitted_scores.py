@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
+from typing import TypeAlias
 
 from etrm.config import AdaptedPart, Config
-from etrm.data import Sample, TaskSet, build_evaluation_samples
+from etrm.data import Sample, Task, TaskSet, build_evaluation_samples
 from etrm.evaluation import EvaluationReport, Prediction, check_outputs
 from etrm.evaluation.passk import predict, score
 from etrm.model.variant import Variant
@@ -59,6 +61,24 @@ class FittedScores:
     unadapted: int = 0
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The scores after fitting.
+
+    Attributes:
+        scores: scores by what is fitted; of searches also those fitted to the demonstrations of another task, the
+            control. Empty of a way that has not finished a task.
+        interrupted: whether Ctrl-C ended the work; the scores are then those of the tasks that were finished.
+    """
+
+    scores: dict[Fit, FittedScores]
+    interrupted: bool = False
+
+
+OnProgress: TypeAlias = Callable[[str, int, int], None]
+"""Takes the name of the work in progress, the number of finished tasks, and the number of all."""
+
+
 def score_fitted(
     model: Variant,
     config: Config,
@@ -67,8 +87,9 @@ def score_fitted(
     *,
     search: bool,
     part: AdaptedPart | None,
-) -> dict[Fit, FittedScores]:
-    """Score every way of fitting that is requested.
+    progress: OnProgress = lambda work, done, total: None,
+) -> Fitted:
+    """Score every way of fitting that is requested. Ctrl-C ends the work early and keeps the finished tasks.
 
     Args:
         model: the model; its weights are bit for bit the same afterwards.
@@ -77,9 +98,7 @@ def score_fitted(
         trained: the tasks that the model was trained on.
         search: whether to search contexts.
         part: the part to adapt, if any.
-
-    Returns:
-        scores by what is fitted; of searches also those fitted to the demonstrations of another task, the control.
+        progress: the function that is called when tasks are finished.
 
     Raises:
         ConfigError: the model has no context or encoder that could be fitted.
@@ -97,42 +116,118 @@ def score_fitted(
         variant=config.model.variant,
         trained=trained if model.encoder is None else None,
     )
-    found: dict[Fit, FittedScores] = {}
+    found: dict[Fit, _FitAnswers] = {}
+    interrupted = False
+    try:
+        for fit in _fit_in_turn(model, config, asked, samples, contexts, part, found):
+            progress(fit.words, len(found[fit].choose_finished()), len(asked))
+    except KeyboardInterrupt:
+        interrupted = True
+    scores = {fit: answers.score() for fit, answers in found.items() if answers.choose_finished()}
+    return Fitted(scores, interrupted)
+
+
+@dataclass
+class _FitAnswers:
+    """The answers of one way to fit, as they come.
+
+    Attributes:
+        asked: the tasks to evaluate.
+        open: the number of samples of each task that are not answered yet, by task id.
+        seconds: wall-clock seconds so far.
+        searched: the answers of searches.
+        plain: the answers without a search.
+        unadapted: see :class:`FittedScores`.
+    """
+
+    asked: TaskSet
+    open: Counter[str]
+    seconds: float = 0.0
+    searched: list[SearchedAnswer] = field(default_factory=list)
+    plain: list[Prediction] = field(default_factory=list)
+    unadapted: int = 0
+
+    def choose_finished(self) -> list[Task]:
+        """The tasks all of whose samples are answered."""
+        return [task for task in self.asked if not self.open[task.id]]
+
+    def score(self) -> FittedScores:
+        """The scores of the finished tasks."""
+        finished = self.choose_finished()
+        ids = {task.id for task in finished}
+        searched = [answer for answer in self.searched if answer.prediction.sample.task_id in ids]
+        predictions = [*self.plain, *choose_votes(searched)]
+        held_out = [answer.held_out for answer in searched if not math.isnan(answer.held_out)]
+        samples = [prediction.sample for prediction in predictions]
+        return FittedScores(
+            report=score(finished, samples, predictions),
+            seconds=self.seconds / len(finished),
+            fitted=fmean(answer.fitted for answer in searched) if searched else None,
+            held_out=fmean(held_out) if held_out else None,
+            steps=fmean(answer.steps for answer in searched) if searched else None,
+            unadapted=self.unadapted,
+        )
+
+
+def _fit_in_turn(
+    model: Variant,
+    config: Config,
+    asked: TaskSet,
+    samples: Sequence[Sample],
+    contexts: ContextSearch | None,
+    part: AdaptedPart | None,
+    found: dict[Fit, _FitAnswers],
+) -> Iterator[Fit]:
+    """Fit in every way and collect the answers in ``found``; yields the way after each portion of the work."""
+
+    def begin(fit: Fit) -> _FitAnswers:
+        return found.setdefault(fit, _FitAnswers(asked, Counter(sample.task_id for sample in samples)))
+
     if contexts is not None:
-        found[Fit.CONTEXT] = _score_search(contexts.answer, asked, samples)
+        for _ in _search(contexts, samples, samples, begin(Fit.CONTEXT)):
+            yield Fit.CONTEXT
         if config.evaluate.search.control and len(asked) > 1:
-            others = mismatch(samples)
-            found[Fit.MISMATCHED] = _score_search(
-                lambda chosen: contexts.answer(chosen, others), asked, samples
-            )
-    if part is not None:
-        found[Fit.PART] = _score_adapted(model, config, asked, samples, part)
-        if contexts is not None:
-            found[Fit.BOTH] = _score_adapted(model, config, asked, samples, part, contexts)
-    return found
+            for _ in _search(contexts, samples, mismatch(samples), begin(Fit.MISMATCHED)):
+                yield Fit.MISMATCHED
+    if part is None:
+        return
+    plain, both = begin(Fit.PART), begin(Fit.BOTH) if contexts is not None else None
+    for task in asked:
+        own = [sample for sample in samples if sample.task_id == task.id]
+        began = time.perf_counter()
+        with adapt(model, task, config, part) as adapted:
+            cost = time.perf_counter() - began
+            _answer(adapted.model, own, config, plain)
+            if both is not None and contexts is not None:
+                for _ in _search(contexts.with_model(adapted.model), own, own, both):
+                    pass
+        for answers in filter(None, (plain, both)):
+            answers.unadapted += not adapted.losses
+            answers.seconds += cost
+        yield Fit.PART
 
 
-def _score_search(
-    answer: Callable[[Sequence[Sample]], list[SearchedAnswer]], asked: TaskSet, samples: Sequence[Sample]
-) -> FittedScores:
+def _search(
+    contexts: ContextSearch, samples: Sequence[Sample], shown: Sequence[Sample], answers: _FitAnswers
+) -> Iterator[None]:
+    """Collect the answers of searches; yields after each batch."""
     began = time.perf_counter()
-    answers = answer(samples)
-    return _summarise(asked, answers, (time.perf_counter() - began) / len(asked))
+    for batch in contexts.answer_in_turn(samples, shown):
+        answers.searched += [answer for own in batch.values() for answer in own]
+        answers.open.subtract(samples[place].task_id for place in batch)
+        now = time.perf_counter()
+        answers.seconds += now - began
+        began = now
+        yield
 
 
-def _summarise(
-    asked: TaskSet, answers: Sequence[SearchedAnswer], seconds: float, unadapted: int = 0
-) -> FittedScores:
-    predictions = choose_votes(answers)
-    held_out = [answer.held_out for answer in answers if not math.isnan(answer.held_out)]
-    return FittedScores(
-        report=_score_all(asked, predictions),
-        seconds=seconds,
-        fitted=fmean(answer.fitted for answer in answers),
-        held_out=fmean(held_out) if held_out else None,
-        steps=fmean(answer.steps for answer in answers),
-        unadapted=unadapted,
-    )
+def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: _FitAnswers) -> None:
+    """Collect the answers of a model."""
+    began = time.perf_counter()
+    found = predict(samples, make_predictor(model, config.evaluate.halting), config.evaluate.batch_size)
+    answers.plain += [prediction for prediction in found if prediction is not None]
+    answers.open.subtract(sample.task_id for sample in samples)
+    answers.seconds += time.perf_counter() - began
 
 
 def choose_votes(answers: Sequence[SearchedAnswer]) -> list[Prediction]:
@@ -145,36 +240,3 @@ def choose_votes(answers: Sequence[SearchedAnswer]) -> list[Prediction]:
         key = id(answer.prediction.sample)
         most[key] = max(most.get(key, 0.0), answer.fitted)
     return [a.prediction for a in answers if a.fitted == most[id(a.prediction.sample)]]
-
-
-def _score_all(asked: TaskSet, predictions: Sequence[Prediction]) -> EvaluationReport:
-    return score(tuple(asked), [prediction.sample for prediction in predictions], predictions)
-
-
-def _score_adapted(
-    model: Variant,
-    config: Config,
-    asked: TaskSet,
-    samples: Sequence[Sample],
-    part: AdaptedPart,
-    contexts: ContextSearch | None = None,
-) -> FittedScores:
-    """Adapt to one task after the other, and answer its samples."""
-    began, unadapted = time.perf_counter(), 0
-    answers: list[SearchedAnswer] = []
-    predictions: list[Prediction] = []
-    for task in asked:
-        own = [sample for sample in samples if sample.task_id == task.id]
-        with adapt(model, task, config, part) as adapted:
-            unadapted += not adapted.losses
-            if contexts is not None:
-                answers += contexts.with_model(adapted.model).answer(own)
-            else:
-                predictor = make_predictor(adapted.model, config.evaluate.halting)
-                predictions += [
-                    p for p in predict(own, predictor, config.evaluate.batch_size) if p is not None
-                ]
-    seconds = (time.perf_counter() - began) / len(asked)
-    if contexts is not None:
-        return _summarise(asked, answers, seconds, unadapted)
-    return FittedScores(_score_all(asked, predictions), seconds, unadapted=unadapted)

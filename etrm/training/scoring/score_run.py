@@ -19,7 +19,7 @@ from etrm.evaluation.misleading import MisleadingScores, score_misleading
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
-from etrm.training.scoring.fitted_scores import Fit, FittedScores, score_fitted
+from etrm.training.scoring.fitted_scores import Fit, Fitted, FittedScores, OnProgress, score_fitted
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_noisy, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
@@ -61,6 +61,7 @@ class Scores:
         submitted: the submission, if one was requested.
         misleading: scores that overstate the run and the trivial baselines, by name; empty unless requested.
         fitted: the scores of the run after fitting something to each task, by what is fitted.
+        interrupted: whether Ctrl-C ended the fitting; its scores are then those of the tasks that were finished.
     """
 
     config: Config
@@ -72,6 +73,7 @@ class Scores:
     submitted: Submitted | None = None
     misleading: Mapping[str, MisleadingScores] = field(default_factory=dict)
     fitted: Mapping[Fit, FittedScores] = field(default_factory=dict)
+    interrupted: bool = False
 
 
 def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
@@ -103,6 +105,7 @@ def score_run(
     *,
     search: bool = False,
     adapted: AdaptedPart | None = None,
+    progress: OnProgress = lambda work, done, total: None,
 ) -> Scores:
     """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
@@ -112,7 +115,9 @@ def score_run(
         submission: the file for a Kaggle submission of the whole data set, or None.
         misleading: whether to score in ways that overstate the run, too.
         search: whether to search the context of each task, too.
-        adapted: the part of the model to adapt to each task, too. The submission holds the answers of the last way.
+        adapted: the part of the model to adapt to each task, too. The submission holds the answers of the last way;
+            it is not written if Ctrl-C ended the fitting.
+        progress: the function that is called when fitting has finished tasks.
 
     Raises:
         ConfigError: misleading scores are requested of a model without an encoder, or the model has nothing that
@@ -126,18 +131,29 @@ def score_run(
     untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
     others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
-    fitted: dict[Fit, FittedScores] = {}
+    fitted = Fitted({})
     if search or adapted is not None:
-        fitted = score_fitted(found.model, config, asked, found.trained, search=search, part=adapted)
+        fitted = score_fitted(
+            found.model, config, asked, found.trained, search=search, part=adapted, progress=progress
+        )
     submitted = None
-    if submission is not None:
+    if submission is not None and not fitted.interrupted:
         everything, limit = load_whole_set(config, asked), config.data.max_side
-        reports = [scores.report for fit, scores in fitted.items() if fit is not Fit.MISMATCHED]
+        reports = [scores.report for fit, scores in fitted.scores.items() if fit is not Fit.MISMATCHED]
         answers = (reports or [found.report])[-1].candidates
         submitted = write_submission(submission, everything, answers, limit)
-    overstated = score_misleadingly(found) if misleading else {}
+    overstated = score_misleadingly(found) if misleading and not fitted.interrupted else {}
     return Scores(
-        config, found.step, found.weights, asked, found.report, others, submitted, overstated, fitted
+        config=config,
+        step=found.step,
+        weights=found.weights,
+        asked=asked,
+        model=found.report,
+        others=others,
+        submitted=submitted,
+        misleading=overstated,
+        fitted=fitted.scores,
+        interrupted=fitted.interrupted,
     )
 
 

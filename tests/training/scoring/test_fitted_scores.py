@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def test_every_way_has_its_votes_and_leaves_the_weights(
     model: Variant, config: Config, asked: TaskSet
 ) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = score_fitted(model, config, asked, load_training_tasks(config), search=True, part="weights")
+    found = score_fitted(
+        model, config, asked, load_training_tasks(config), search=True, part="weights"
+    ).scores
     votes = {fit: {query.votes for query in scores.report.queries} for fit, scores in found.items()}
     assert list(votes) == [Fit.CONTEXT, Fit.MISMATCHED, Fit.PART, Fit.BOTH]
     assert votes.pop(Fit.PART) == {2}
@@ -73,7 +76,7 @@ def test_the_answers_do_not_depend_on_the_outputs_that_they_are_scored_with(
     tasks = tuple(replace(task, tests=tuple(map(plant, task.tests))) for task in asked)
     trained, found = load_training_tasks(config), []
     for given in (asked, replace(asked, tasks=tasks)):
-        scores = score_fitted(model, config, given, trained, search=True, part="context")
+        scores = score_fitted(model, config, given, trained, search=True, part="context").scores
         found.append(
             {
                 fit: [
@@ -104,5 +107,56 @@ def test_searches_that_answer_most_of_their_demonstrations_vote(config: Config, 
 def test_only_what_is_requested_is_scored(model: Variant, config: Config, asked: TaskSet) -> None:
     trained = load_training_tasks(config)
     without = with_settings(config, evaluate={"search": {"control": False}})
-    assert list(score_fitted(model, without, asked, trained, search=True, part=None)) == [Fit.CONTEXT]
-    assert list(score_fitted(model, without, asked, trained, search=False, part="encoder")) == [Fit.PART]
+    searched = score_fitted(model, without, asked, trained, search=True, part=None)
+    adapted = score_fitted(model, without, asked, trained, search=False, part="encoder")
+    assert list(searched.scores) == [Fit.CONTEXT]
+    assert list(adapted.scores) == [Fit.PART]
+    assert not searched.interrupted
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_ctrl_c_keeps_the_finished_tasks(
+    model: Variant, config: Config, asked: TaskSet, finished: int
+) -> None:
+    trained = load_training_tasks(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seen: list[tuple[str, int, int]] = []
+
+    def interrupt(work: str, done: int, total: int) -> None:
+        seen.append((work, done, total))
+        if work == Fit.PART.words and done == finished:
+            raise KeyboardInterrupt
+
+    whole = score_fitted(model, config, asked, trained, search=True, part="weights").scores
+    found = score_fitted(model, config, asked, trained, search=True, part="weights", progress=interrupt)
+    assert found.interrupted
+    assert [total for _, _, total in seen] == [len(asked)] * len(seen)
+    assert {fit: found.scores[fit].report.pass_at[1].asked for fit in Fit} == {
+        Fit.CONTEXT: len(asked),
+        Fit.MISMATCHED: len(asked),
+        Fit.PART: finished,
+        Fit.BOTH: finished,
+    }
+    for fit in (Fit.PART, Fit.BOTH):
+        kept = found.scores[fit].report.candidates
+        assert list(kept) == [task.id for task in tuple(asked)[:finished]]
+        assert {id: votes_of(kept[id]) for id in kept} == {
+            id: votes_of(whole[fit].report.candidates[id]) for id in kept
+        }
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_ctrl_c_in_the_first_task_leaves_no_score(model: Variant, config: Config, asked: TaskSet) -> None:
+    def interrupt(work: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    one_at_a_time = with_settings(config, evaluate={"batch_size": 1})
+    found = score_fitted(
+        model, one_at_a_time, asked, load_training_tasks(config), search=True, part=None, progress=interrupt
+    )
+    assert found.interrupted
+    assert not found.scores
+
+
+def votes_of(queries: Any) -> list[list[tuple[list[list[int]], int]]]:
+    return [[(candidate.grid.tolist(), candidate.votes) for candidate in ranked] for ranked in queries]
