@@ -173,7 +173,8 @@ def check_request(config: Config) -> Config:
     Faults and interventions change a config after this check, so that they may do exactly that.
 
     Raises:
-        ConfigError: the warm-up is longer than the run, or the curriculum does not fit the run or its data.
+        ConfigError: the warm-up is longer than the run, the batch cannot be split into its parts, or the curriculum
+            does not fit the run or its data.
     """
     train = config.train
     if train.warmup_steps > train.steps:
@@ -183,6 +184,14 @@ def check_request(config: Config) -> Config:
             "the learning rate would never reach train.lr",
             allowed="train.warmup_steps of at most train.steps",
             next_step=f"--set train.warmup_steps={train.steps // 10}",
+        )
+    if train.batch_size % train.accumulate:
+        raise ConfigError(
+            "config.indivisible-parts",
+            f"train.batch_size {train.batch_size} cannot be split into {train.accumulate} equal parts "
+            "(train.accumulate)",
+            allowed="train.batch_size a multiple of train.accumulate",
+            next_step=f"--set train.batch_size={train.accumulate * -(-train.batch_size // train.accumulate)}",
         )
     _check_curriculum(config.data, train.steps)
     return config

@@ -23,8 +23,10 @@ from etrm.training.trainer import Trainer
 LIKE = (0.2, 5.0)
 """Ratios of the two slopes that count as equal. Healthy encoders gave .48 to 1.85 on the preset `smoke`: a
 recursive encoder (trm_style) cuts its gradient by design, and the loss is not linear."""
-STRIDE = 2e-5
-"""Length of the step to either side, as a share of the norm of the encoder's weights."""
+STRIDES = (2e-5, 2e-4, 2e-3)
+"""Lengths of the step to either side, as shares of the norm of the encoder's weights; tried in turn."""
+RESOLUTION = 1e-5
+"""Smallest change of the loss, as a share of it, that is not taken for rounding: some hundred roundings of float32."""
 FIRST_STRIDE = 1e-2
 """Length of the step where all of these weights are zero: a hundredth of a logit, over which a softmax is straight."""
 
@@ -44,7 +46,8 @@ class SlopeCheck(InspectionFacts):
 
     Attributes:
         claimed: slope by the backward pass, the norm of the gradient before clipping.
-        measured: slope by the loss on either side; in the unit of the loss per unit of weight.
+        measured: slope by the loss on either side, in the unit of the loss per unit of weight; None where neither the
+            gradient nor the loss shows a change above rounding.
         frozen: number of encoder tensors that take no gradient.
         tensors: number of encoder tensors.
         outside: number of tensors that the loss has a gradient for and no optimiser updates, in any part of the model
@@ -52,22 +55,29 @@ class SlopeCheck(InspectionFacts):
     """
 
     claimed: float
-    measured: float
+    measured: float | None
     frozen: int
     tensors: int
     outside: int = 0
 
     @property
-    def ratio(self) -> float:
-        """Claimed over measured; infinite where the loss does not move, 0 without a gradient."""
+    def ratio(self) -> float | None:
+        """Claimed over measured; infinite where the loss does not move, 0 without a gradient, None if not measured."""
         if not self.claimed:
             return 0.0
+        if self.measured is None:
+            return None
         return self.claimed / self.measured if self.measured else float("inf")
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two slopes count as equal; also where the slope is not measured."""
+        return self.ratio is None or LIKE[0] <= self.ratio <= LIKE[1]
 
     @property
     def holds(self) -> bool:
         """Whether the gradient of the encoder is something else than the slope of the loss, or updates nothing."""
-        return self.frozen > 0 or self.outside > 0 or not LIKE[0] <= self.ratio <= LIKE[1]
+        return self.frozen > 0 or self.outside > 0 or not self.agrees
 
     @property
     def reasons(self) -> list[VerdictReason]:
@@ -79,10 +89,14 @@ class SlopeCheck(InspectionFacts):
         if self.outside:
             words = f"the loss has a gradient for {self.outside} tensors that no optimiser updates"
             found.append(VerdictReason(SlopeReason.IN_NO_OPTIMIZER, words))
-        if not LIKE[0] <= self.ratio <= LIKE[1]:
+        if not self.agrees:
             words = f"the encoder's gradient is {self.ratio:.3g} times the slope of the loss along it"
             found.append(VerdictReason(SlopeReason.NOT_THE_SLOPE, words))
-        words = f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
+        words = (
+            "the encoder's gradient is too small to compare with the slope of the loss"
+            if self.ratio is None
+            else f"the encoder's gradient is {self.ratio:.3f} times the slope of the loss"
+        )
         return found or [VerdictReason(SlopeReason.IS_THE_SLOPE, words)]
 
 
@@ -106,17 +120,30 @@ def check_slope(config: Config) -> SlopeCheck | None:
         frozen = len(weights) - len(gradient)
         if not length:
             return SlopeCheck(0.0, 0.0, frozen, len(weights), first.outside)
-        stride = (STRIDE * _compute_norm(weights) or FIRST_STRIDE) / length
-        there, back = (
-            _take_first_step(
-                config, {name: weights[name] + sign * stride * g for name, g in gradient.items()}
-            ).loss
-            for sign in (1, -1)
-        )
+        for share in STRIDES:
+            stride = (share * _compute_norm(weights) or FIRST_STRIDE) / length
+            change = _measure_change(config, first, stride)
+            if max(abs(change), 2 * stride * length**2) >= RESOLUTION * abs(first.loss):
+                slope = change / (2 * stride * length)
+                return SlopeCheck(length, slope, frozen, len(weights), first.outside)
+        return SlopeCheck(length, None, frozen, len(weights), first.outside)
     except NonFiniteError:
         return None
-    slope = (there - back) / (2 * stride * length)
-    return SlopeCheck(length, slope, frozen, len(weights), first.outside)
+
+
+def _measure_change(config: Config, first: _FirstStep, stride: float) -> float:
+    """The loss after a step along the gradient minus the loss after one against it.
+
+    In bfloat16 rounding alone would change the loss more, so it is computed in float32.
+    """
+    exact = with_interventions(config, {"train": {"precision": "float32"}})
+    there, back = (
+        _take_first_step(
+            exact, {name: first.weights[name] + sign * stride * g for name, g in first.gradient.items()}
+        ).loss
+        for sign in (1, -1)
+    )
+    return there - back
 
 
 def _choose_settings(config: Config) -> Changes:

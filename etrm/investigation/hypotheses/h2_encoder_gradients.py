@@ -266,8 +266,11 @@ IN_NO_OPTIMIZER = Metric(
 def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceRow, ...]:
     reason = "the first step has no finite loss" if seeds else "not needed, because the steps decide already"
     ratio: Value = NotMeasured(absent=reason)
-    if steepest is not None and isfinite(steepest.ratio):
-        ratio = steepest.ratio
+    found = None if steepest is None else steepest.ratio
+    if found is not None and isfinite(found):
+        ratio = found
+    elif steepest is not None and found is None:
+        ratio = NotMeasured(absent="a change along the gradient changes the loss by no more than rounding")
     n = f"first step of {format_seeds(seeds)}, worst"
     row = GRADIENT_OVER_SLOPE.row(
         ratio,

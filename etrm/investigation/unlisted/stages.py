@@ -191,6 +191,7 @@ STAGES: tuple[StageRow, ...] = (
     *_rows(
         "model/variant.py",
         ("Variant.forward", "context_policy", "context"),
+        ("Variant.forward", "given.context", "context carry"),
         ("Variant.forward", "carry", "carry"),
         ("Variant.forward", "", "context"),
     ),

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from etrm.config import Changes, Config, with_settings
+from etrm.config import Changes, Config, check_request, with_settings
 from etrm.data import open_episodes
 from etrm.errors import EtrmError
 from etrm.training.faults import build_recipe
@@ -82,7 +82,7 @@ def draw_config(seed: int, base: Config) -> tuple[Config, Mapping[str, Any]]:
         names = rng.sample(sorted(GRAMMAR), rng.randint(FEWEST, MOST))
         settings = {name: rng.choice(GRAMMAR[name]) for name in sorted(names)}
         try:
-            config = with_settings(base, **nest(settings))
+            config = check_request(with_settings(base, **nest(settings)))
             recipe = build_recipe(config)
             config = recipe.configure(config)
             open_episodes(recipe.tasks(config), config.data, config.model.variant, config.train.seed)

@@ -1,4 +1,4 @@
-"""`python -m tests.diagnostics.cases [--group GROUP] [--only TEXT] [--folder FOLDER [--answers FILE]] [--write NAME]`."""
+"""`python -m tests.diagnostics.cases [--group NAME] [--only TEXT] [--folder DIR [--answers FILE]] [--write NAME]`."""
 
 from tests.diagnostics.cases.report import main
 

@@ -1,4 +1,4 @@
-"""Seven healthy programs that look unusual, as arguments of an audit: neither an audit nor a monitor may accuse them."""
+"""Seven healthy programs that look unusual, as arguments of an audit: no tool may accuse them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fourteen more faults, as users ask about them, written before any rule was read for them; small programs, own code."""
+"""Fourteen more faults, as users ask about them, written before any rule was read for them; own code."""
 
 from __future__ import annotations
 

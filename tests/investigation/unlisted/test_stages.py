@@ -12,6 +12,13 @@ PLACES = [
     (TRAINER, "Trainer.advance", "self.step", "factor = schedule(self.step, train)", ("schedule",)),
     (TRAINER, "Trainer.advance", "self.model", "self.ema.update(self.model)", ("average",)),
     (TRAINER, "Trainer.advance", "factor", 'setting = {"lr_factor": factor}', None),
+    (
+        "etrm/model/variant.py",
+        "Variant.forward",
+        "given.context",
+        "carry, output = self.step(carry, batch, given.context, minimum)",
+        ("context", "carry"),
+    ),
     ("etrm/training/loss.py", "act_loss", "count", "divisor = count.clamp(min=1)", ("loss",)),
     ("etrm/data/episodes.py", "Episodes.sample", "index", "rng = _stream(_EPISODE, index)", None),
     ("etrm/data/tokens.py", "read_grid", "areas", "best = int(np.argmax(areas))", ("votes",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from etrm.config import (
     DataConfig,
     EncoderConfig,
@@ -50,8 +52,11 @@ def test_a_seed_draws_the_same_config_which_has_the_drawn_settings() -> None:
             assert found == value
 
 
-def test_a_drawn_config_is_one_that_a_command_accepts() -> None:
-    config, settings = draw_config(2006, load("smoke"))  # drew stages beyond the largest side of its data
+@pytest.mark.parametrize("seed", [2006, 2231])
+def test_a_drawn_config_is_one_that_a_command_accepts(seed: int) -> None:
+    """First drawn: stages beyond the largest side of the data; two rows to accumulate in four parts."""
+    config, settings = draw_config(seed, load("smoke"))
+    assert config.train.batch_size % config.train.accumulate == 0
     assert check_request(config) == config
     assert settings
 
