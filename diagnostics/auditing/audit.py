@@ -25,6 +25,7 @@ from diagnostics.auditing.default_checks import (
     respondents,
     run_checks,
 )
+from diagnostics.auditing.probes.input_checks import ChangedBatches
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
@@ -184,6 +185,7 @@ def audit(
     optimizers = list_optimizers(optimizer)
     losses: list[float] = []
     seen: dict[Hashable, Any] = {}
+    changed = ChangedBatches()
     broken: StepStart | None = None
     gives_loss = False  # whether the step ends at the loss, or is a whole one
     with (
@@ -205,10 +207,13 @@ def audit(
     ):
         for number, batch in enumerate(islice(_endless(batches), steps)):
             name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
+            changed.start(batch)
             with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
                 returned, gives_loss = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
+            if _name_batch(batch) != name:
+                changed.end(batch)
             broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
             if len(seen) < BATCHES:
                 seen.setdefault(name, batch)
@@ -216,6 +221,7 @@ def audit(
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
         probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
+        probed += changed.findings()
         whole = _summed(step, terms)
         probed += run_checks(
             model,

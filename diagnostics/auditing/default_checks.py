@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.auditing.observed_step import observe_step
+from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
-from diagnostics.auditing.probes.loss_checks import check_loss, check_sign
+from diagnostics.auditing.probes.input_checks import check_inputs
+from diagnostics.auditing.probes.loss_checks import check_added, check_loss, check_recomputed, check_sign
 from diagnostics.auditing.probes.operation_checks import check_operations
 from diagnostics.auditing.probes.probe import explain_by_probes
-from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response
+from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
+from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
+from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.records import StepRecord
 from diagnostics.rules.families.gradients import DETACHED, GRAD001, GRAD002, is_target
@@ -30,7 +34,7 @@ from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
 from diagnostics.testing.output_assertions import assert_sample_independence
-from diagnostics.testing.trials import untouched
+from diagnostics.testing.trials import nudge, untouched
 
 Step = Callable[[nn.Module, Any], Any]
 BATCHES = 3
@@ -61,12 +65,31 @@ def run_checks(
     with _first_call(model, watched) as calls:
         traces = [trace_step(model, step, batch, optimizers) for batch in batches]
     known = [trace for trace in traces if trace is not None]
-    found = check_operations(known, samples, owner) if len(known) == len(traces) else []
+    found: list[Finding] = []
+    if known and len(known) == len(traces):
+        found += check_operations(known, samples, owner)
+        found += check_draws(known, owner)
+        found += _check_added(model, step, batches[-1], optimizers, known[-1])
+        found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
     if independence and calls:
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)
         found = explain_by_probes(mixing, found)
     return found
+
+
+def _check_added(
+    model: nn.Module, step: Step, batch: Any, optimizers: Sequence[Optimizer], trace: OperationTrace
+) -> list[Finding]:
+    """LOSS006: the step again with other weights, if something without a graph is added to its loss."""
+    if not trace.added.of_losses():
+        return []
+    with untouched(model):
+        random = RandomState()
+        nudge(model, seed=0)
+        random.restore()
+        again = trace_step(model, step, batch, optimizers)
+    return [] if again is None else check_added(trace, again)
 
 
 def _check_again(
@@ -89,6 +112,9 @@ def _check_again(
                 found = check_loss(known, owner)
         with untouched(model, optimizers):
             found += check_data(model, known, owner)
+        if len(known) == len(steps):
+            with untouched(model, optimizers):
+                found += check_inputs(model, known)
         if known and len(known) == len(steps):
             with untouched(model, optimizers):
                 start = StepStart(model, batches[-1], 0)

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from diagnostics.auditing.input_reads import Reads
+from diagnostics.auditing.loss_terms_added import AddedTerms
+from diagnostics.auditing.random_draws import Draw, RandomDraws
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import tensors_in
 
@@ -56,6 +59,9 @@ _KINDS = {
     "log_softmax": "log-softmax",
     "sigmoid": "sigmoid",
     "logsigmoid": "log-sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "relu_": "relu",
 }
 _KINDS |= dict.fromkeys(
     ("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"), "constant"
@@ -106,7 +112,7 @@ class LossCall:
 
     Attributes:
         operation: Where it was called.
-        kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, or "".
+        kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, tanh, relu, or "".
         values: Its input.
         target: Its target.
         made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
@@ -167,6 +173,8 @@ class OperationTrace(TorchFunctionMode):
         softmaxes: Calls of softmax.
         logarithms: Results of log_softmax and logsigmoid, with their graph, and where they were called.
         loss_broken: Whether a loss on which backward() was called was not finite.
+        added: What was added to the losses.
+        reads: The tensors that the model was given, and who was given them.
     """
 
     def __init__(self) -> None:
@@ -176,6 +184,9 @@ class OperationTrace(TorchFunctionMode):
         self.softmaxes: list[SoftmaxCall] = []
         self.logarithms: list[tuple[Operation, Tensor]] = []
         self.loss_broken = False
+        self.added = AddedTerms()
+        self.reads = Reads()
+        self._draws = RandomDraws()
         self._running: list[str] = []
         self._flow = Flow()
         self._inputs: list[Tensor] = []  # of the model, integers
@@ -186,8 +197,9 @@ class OperationTrace(TorchFunctionMode):
     ) -> Any:
         """Call a function and note it."""
         given = dict(kwargs or {})
-        if func is Tensor.backward and _count_bad(args[0]):
-            self.loss_broken = True
+        if func is Tensor.backward:
+            self.loss_broken |= _count_bad(args[0]) > 0
+            self.added.end(args[0])
         result = func(*args, **given)
         name = _name(func)
         plain = not name.startswith("__get") or name == "__getitem__"
@@ -200,6 +212,9 @@ class OperationTrace(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         with torch._C.DisableTorchFunction():
+            self.reads.note(name, (args, kwargs))
+            self.added.note(name, args, result, lambda: str(self._here(name)))
+            self._draws.note((args, kwargs), result, lambda: str(self._here("sample")))
             if isinstance(result, Tensor):
                 self._note_kind(name, args, result)
                 if self.first is None and name not in _FILLS:
@@ -253,6 +268,12 @@ class OperationTrace(TorchFunctionMode):
     def _here(self, name: str, count: int = 0) -> Operation:
         return Operation(name.removesuffix("_"), self._running[-1] if self._running else "", _place(), count)
 
+    def draws(self) -> list[tuple[Draw, list[str]]]:
+        """The draws without gradient that the loss uses, and the modules that their parameters come from."""
+        return [
+            (draw, sorted(self._flow.nearest(draw.parameters))) for draw in self._draws.unused_gradients()
+        ]
+
     @property
     def module(self) -> str:
         """The innermost module whose forward pass runs, "" outside of all."""
@@ -264,6 +285,7 @@ class OperationTrace(TorchFunctionMode):
             self._inputs += [
                 each.detach().flatten() for each in tensors_in(args) if not each.is_floating_point()
             ]
+        self.reads.enter(name, args)
         self._running.append(name)
 
     def leave(self, output: Any) -> None:
@@ -278,7 +300,10 @@ def trace_operations(model: nn.Module) -> Iterator[OperationTrace]:
     trace = OperationTrace()
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) or not name:
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        if not name:
+            handles.append(module.register_forward_pre_hook(_begin(trace), with_kwargs=True))
             continue
         handles.append(module.register_forward_pre_hook(_enter(trace, name)))
         handles.append(module.register_forward_hook(_leave(trace), always_call=True))
@@ -288,6 +313,10 @@ def trace_operations(model: nn.Module) -> Iterator[OperationTrace]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _begin(trace: OperationTrace) -> Callable[..., None]:
+    return lambda module, args, kwargs: trace.reads.begin((args, kwargs))
 
 
 def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:

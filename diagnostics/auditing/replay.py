@@ -81,7 +81,7 @@ def trace_step(
     """The operations of one step, None where it cannot run under the recording."""
     with untouched(model, optimizers, keep_gradients=True), trace_operations(model) as trace:
         try:
-            step(model, batch)
+            trace.added.end(step(model, batch))
         except Exception:  # noqa: BLE001 - the step ran before without the recording: it is this that it cannot do with
             return None
     return trace

@@ -17,8 +17,8 @@ def page(rule: Rule, short: bool = False) -> str:
     """The page of a rule.
 
     Args:
-        short: Whether to leave out why it matters, the causes, bounds and reasons of options, and what the
-            index of all pages says once of the usual ones.
+        short: Whether to leave out why it matters, the causes, the remedy, bounds and reasons of options, and what
+            the index of all pages says once of the usual ones.
     """
     return "\n\n".join([f"# {rule.id}: {rule.title}", *_sections(rule, short)]) + "\n"
 
@@ -39,7 +39,8 @@ def _sections(rule: Rule, short: bool) -> Iterator[str]:
         yield f"**Example.** {rule.example}"
     if rule.false_alarms and not (short and rule.false_alarms.startswith(_NO_ALARM)):
         yield f"**False alarms.** {rule.false_alarms}"
-    yield f"**Remedy.** {rule.remedy}"
+    if not short:
+        yield f"**Remedy.** {rule.remedy}"
     listed = list(_short_options(rule.options) if short else _options(rule.options))
     if listed:
         if not short:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep, slope
-from diagnostics.auditing.operation_trace import LossCall
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
-from diagnostics.rules.rule import CRITICAL, Family, Rule
+from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
 
 LOSS_FUNCTION_RAISED = Cause(
     "loss-function-raised",
@@ -72,6 +73,11 @@ CHANGED_UNSEEN = Cause(
     "a value that autograd saved was changed before the backward pass used it, past torch's counter of versions",
     remedy="Do not write to .data, to .detach() views or through numpy after a value was used; compute a new tensor.",
 )
+RECOMPUTED = Cause(
+    "recomputed-differently",
+    "a checkpoint runs it again in the backward pass, and it gives other values for the same input",
+    remedy="Leave preserve_rng_state of the checkpoint True, and keep what is random outside of it.",
+)
 GRAD008 = Rule(
     "GRAD008",
     CRITICAL,
@@ -80,14 +86,37 @@ GRAD008 = Rule(
     "Compute a new tensor instead of writing to one that was used.",
     source="audit",
     arguments="audit",
-    causes=(CHANGED_UNSEEN,),
-    what="An audit copies what autograd saves in the forward pass, and compares it when the backward pass uses it.",
+    causes=(CHANGED_UNSEEN, RECOMPUTED),
+    what="An audit copies what autograd saves in the forward pass, and compares it when the backward pass uses it; and"
+    " it compares outputs of modules that a checkpoint computes again.",
     why="The gradient is not that of the loss, and torch reports no error.",
     example="`y = x.exp(); y.data.mul_(2)`: the derivative of exp() is read from y.",
     false_alarms="None known.",
     rank=6,
 )
-FAMILY = Family(126, "Loss and gradient", (LOSS004, LOSS005, GRAD008))
+NO_GRAPH = Cause(
+    "no-graph",
+    "a term of the loss changes with the weights and has no graph, so training ignores it: {operation}",
+    remedy="Compute the term from tensors: no .item(), .data or torch.tensor(), and create_graph=True in"
+    " torch.autograd.grad().",
+)
+DETACHED_TERM = Cause("detached-term", "detach() makes a term of the loss a number: {operation}")
+LOSS006 = Rule(
+    "LOSS006",
+    WARNING,
+    "A term of the loss has no gradient",
+    "operations",
+    "Keep the term in the graph, or leave it out.",
+    source="audit",
+    arguments="audit",
+    causes=(NO_GRAPH, DETACHED_TERM),
+    what="An audit records the sums of repeated steps that lead to the loss. A number without a graph is added, and it"
+    " is another one with other weights. A note where detach() made it.",
+    why="The reported loss contains the term, and training does nothing for it.",
+    example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
+    false_alarms="A number that is added for the log alone.",
+)
+FAMILY = Family(126, "Loss and gradient", (LOSS004, LOSS005, LOSS006, GRAD008))
 
 _TARGETS = 4
 """Values of targets from which a loss of one of them is odd: two classes may be a class and its absence."""
@@ -176,6 +205,24 @@ def _only_target(loss: Tensor, call: LossCall) -> float | None:
     counted = target[(found != 0).any(1 if found.dim() > 1 else 0)]
     values = counted.unique()
     return float(values[0]) if len(values) == 1 and len(target.unique()) >= _TARGETS else None
+
+
+_OTHER = 1e-5
+"""Relative change of a term from which it depends on the weights: rounding is a hundredth of it."""
+
+
+def check_added(first: OperationTrace, second: OperationTrace) -> list[Finding]:
+    """LOSS006, from a step and the same step with other weights."""
+    moved = differing(first.added.of_losses(), second.added.of_losses(), _OTHER)
+    forgotten = [each for each in moved if not each.stopped]
+    if forgotten:
+        return [LOSS006.found_once("", NO_GRAPH.of(operation=forgotten[0].place))]
+    return [LOSS006.found_once("", DETACHED_TERM.of(operation=each.place), NOTE) for each in moved[:1]]
+
+
+def check_recomputed(modules: Sequence[str], owner: Callable[[str], str]) -> list[Finding]:
+    """GRAD008 for modules that a checkpoint computed again, with other results."""
+    return [GRAD008.found_once(module, RECOMPUTED) for module in sorted({owner(each) for each in modules})]
 
 
 def check_sign(

@@ -39,6 +39,22 @@ NOT_SHIFTED = Cause(
     "each target is the token at its place, and the model looks at no later one: {operation}",
     remedy="Shift the targets: logits[:, :-1] against tokens[:, 1:].",
 )
+OUT_OF_RANGE = Cause(
+    "out-of-range",
+    "a share of {share:.2g} of the targets lies outside {low:g} to {high:g}, which is all that {kind}() gives:"
+    " {operation}",
+    remedy="Scale the targets into the range, or let the model end with a linear layer.",
+)
+NOT_PROBABILITIES = Cause(
+    "not-probabilities",
+    "targets from {low:g} to {high:g} are no probabilities, so that the loss has no lower bound: {operation}",
+    remedy="Give targets from 0 to 1: divide images by 255, and turn -1 and 1 into 0 and 1.",
+)
+FINDS_ITSELF = Cause(
+    "finds-itself",
+    "the scores are similarities of each row with all rows, and the right answer of each is itself: {operation}",
+    remedy="Mask the diagonal, and let each row find its other view.",
+)
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
@@ -47,10 +63,22 @@ LOSS003 = Rule(
     "Give the function the input and the targets that its documentation names, in the same shape.",
     source="audit",
     arguments="audit",
-    causes=(TWICE, NOT_LOGARITHMS, BROADCAST, EXCHANGED, EQUAL_TARGETS, TARGET_IS_INPUT, NOT_SHIFTED),
+    causes=(
+        TWICE,
+        NOT_LOGARITHMS,
+        BROADCAST,
+        EXCHANGED,
+        EQUAL_TARGETS,
+        TARGET_IS_INPUT,
+        NOT_SHIFTED,
+        OUT_OF_RANGE,
+        NOT_PROBABILITIES,
+        FINDS_ITSELF,
+    ),
     what="An audit records the functions of repeated steps. A loss of torch receives probabilities or logarithms where"
-    " it applies softmax or sigmoid itself, shapes that broadcast to all pairs, equal targets, or exchanged arguments;"
-    " or each token is its own target: a note if the model reads later ones.",
+    " it applies softmax or sigmoid itself, shapes that broadcast to all pairs, equal targets, targets out of range, or"
+    " exchanged arguments; or each token is its own target: a note if the model reads later ones. A warning: each row"
+    " of a contrastive loss is its own target.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
@@ -112,6 +140,8 @@ def check_operations(
     for first in traces[0].losses if traces else ():
         for cause in _judge_loss(first):
             _add(found, LOSS003, owner(first.operation.module), cause)
+        for cause in _judge_targets(first, traces):
+            _add(found, LOSS003, owner(first.operation.module), cause)
     equal = _equal_targets(traces)
     if equal is not None:
         _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
@@ -125,7 +155,7 @@ def check_operations(
 
 
 def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:
-    severity = NOTE if cause.code == TARGET_IS_INPUT.code else None
+    severity = {TARGET_IS_INPUT.code: NOTE, FINDS_ITSELF.code: WARNING}.get(cause.code)
     found.setdefault((rule.id, module, cause.code), rule.found_once(module, cause, severity))
 
 
@@ -157,6 +187,51 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         yield EXCHANGED.of(operation=operation)
     if name == "cross_entropy" and call.copied:
         yield TARGET_IS_INPUT.of(operation=operation)
+
+
+_RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+"""Last function of a model -> what it gives."""
+_OUTSIDE = 0.1
+"""Share of the targets outside the range from which it is no matter of outliers."""
+_MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little noise
+
+
+def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """What is wrong with the targets of the calls in one place, if it is so in every step."""
+    place = call.operation.place
+    alike = [[each for each in trace.losses if each.operation.place == place] for trace in traces]
+    calls = [each for group in alike for each in group]
+    if not all(alike) or any(not each.target.numel() for each in calls):
+        return
+    low, high = _RANGES.get(call.kind, (-math.inf, math.inf))
+    name, operation = call.operation.name, call.operation
+    if name in _AVERAGED and all(each.kind == call.kind for each in calls):
+        share = min(_share_outside(each.target, low - _MARGIN, high + _MARGIN) for each in calls)
+        if share > _OUTSIDE:
+            yield OUT_OF_RANGE.of(share=share, low=low, high=high, kind=call.kind, operation=operation)
+    if name == "binary_cross_entropy_with_logits":
+        outside = min(_share_outside(each.target, -_MARGIN, 1 + _MARGIN) for each in calls)
+        if outside > _OUTSIDE:
+            least, most = float(call.target.min()), float(call.target.max())
+            yield NOT_PROBABILITIES.of(low=least, high=most, operation=operation)
+    if name == "cross_entropy" and all(map(_finds_itself, calls)):
+        yield FINDS_ITSELF.of(operation=operation)
+
+
+def _share_outside(targets: Tensor, low: float, high: float) -> float:
+    return float(((targets < low) | (targets > high)).float().mean())
+
+
+def _finds_itself(call: LossCall) -> bool:
+    """Whether the scores are a matrix of similarities to itself, and the targets are on its diagonal."""
+    scores, target = call.values, call.target
+    square = scores.dim() == 2 and scores.shape[0] == scores.shape[1] > 2
+    if not square or target.is_floating_point() or target.shape != scores.shape[:1]:
+        return False
+    own = bool((target == torch.arange(len(target), device=target.device)).all())
+    known = scores.masked_fill(scores < -1e4, 0.0)  # masked ones
+    size = float(known.abs().max())
+    return own and size > 0 and bool((known - known.T).abs().max() <= 1e-4 * size)
 
 
 def _are_probabilities(values: Tensor, loss: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.responses import (
     FRESH,
     SIZES,
@@ -27,6 +28,11 @@ SCALAR_READ = Cause(
     "scalar-read",
     "the values pass through argmax, .item(), a comparison, detach() or no_grad(), which have no gradient",
 )
+DRAWN = Cause(
+    "drawn-without-gradient",
+    "the loss uses what {operation} draws, and sample() has no gradient for the parameters of the distribution",
+    remedy="Use rsample(), or multiply log_prob() of the draw with the reward.",
+)
 FLAT_FUNCTION = Cause("flat-function", "round(), sign(), clamp() or a dead unit, whose gradient is zero")
 RESULT_UNUSED = Cause("result-unused", "nothing on the way to the loss reads its result")
 FACTOR_ZERO = Cause("factor-zero", "a factor of zero (mask, gate, weight) between it and the loss")
@@ -43,10 +49,11 @@ RESPONSE001 = Rule(
     "response",
     "Keep values tensors up to the loss: a soft choice instead of argmax, a sigmoid instead of a threshold.",
     source="audit",
-    causes=(SCALAR_READ, FLAT_FUNCTION),
+    causes=(SCALAR_READ, FLAT_FUNCTION, DRAWN),
     arguments="Response",
     what="The probe `Response`: other weights of the module change a term of the task, and none has a gradient for"
-    " them that is not zero.",
+    " them that is not zero. A warning: the loss uses a draw of sample() from its outputs, where the distribution has"
+    " rsample().",
     why="Its result is used, and training cannot improve it.",
     example="`bank[torch.arange(n), scores.argmax(1)]`.",
     false_alarms="A module that learns by other means, as a target network: set requires_grad to False.",
@@ -202,3 +209,18 @@ def _judge(module: str, terms: Mapping[str, TermResponse]) -> Iterator[Finding]:
             severity = WARNING if verdict == "flat" else rule.severity
             yield failure(rule, module, message, found.change, None, cause, severity=severity)
             return
+
+
+def check_draws(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:
+    """RESPONSE001 for what sample() draws from outputs of modules, if it is so in every traced step.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    drawn = [{draw.place: modules for draw, modules in trace.draws()} for trace in traces]
+    found = {}
+    for place in set.intersection(*(set(each) for each in drawn)) if drawn else ():
+        for module in drawn[0][place] or [""]:
+            name = owner(module)
+            found[name] = RESPONSE001.found_once(name, DRAWN.of(operation=place), WARNING)
+    return [found[name] for name in sorted(found)]

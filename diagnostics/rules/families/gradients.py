@@ -69,7 +69,7 @@ PASS_TWICE = Cause("pass-twice", "backward() is called twice on the same loss, w
 
 TARGET = Cause(
     "target",
-    "it runs without gradient and is in no optimiser: a target network, or an average of another module",
+    "no gradient reaches it and it is in no optimiser: a target network, or an average of another module",
 )
 CHECKPOINT = Cause(
     "checkpoint-without-gradient",
@@ -116,11 +116,11 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
 
 
 def is_target(record: StepRecord, module: str) -> bool:
-    """Whether it runs without gradient, no optimiser holds it, and it is written otherwise or copies another one."""
+    """Whether no gradient reaches it, no optimiser holds it, and it is written otherwise or copies another one."""
     state = record.modules[module].state
     if record.is_declared_target(module):
         return state != "arrived"
-    if state != "no_grad":
+    if state not in ("no_grad", "detached"):
         return False
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)

@@ -75,7 +75,7 @@ WRITTEN_NOT_FINITE = Cause(
 )
 NO_EFFECT = Cause(
     "no-effect",
-    "it cannot change the loss: a bias before a normalisation, or of the keys of an attention",
+    "it cannot change the loss: a bias before a normalisation, of the keys of an attention, or of a critic",
 )
 UNREGISTERED_LAYERS = Cause(
     "unregistered-layers",
@@ -104,9 +104,19 @@ def _judge_missing(record: StepRecord, parameter: ParameterRecord) -> Cause | No
 
 def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     zero = _is_open(record, parameter) and parameter.reach.kind == "zero"
-    if not zero:
+    if not zero or _cancels(record, parameter):
         return None
     return FIRST_STATE if _joins_states(record, parameter) else DEAD_UNIT
+
+
+def _cancels(record: StepRecord, parameter: ParameterRecord) -> bool:
+    """Whether a bias has gradient zero although all weights of its layer have gradient: no unit is dead.
+
+    The gradients of the samples then cancel exactly, as in the difference of two means of a critic.
+    """
+    prefixes = {name.removesuffix("bias") for name, each in record.parameters.items() if each is parameter}
+    weights = [each for prefix in prefixes if (each := record.parameters.get(f"{prefix}weight")) is not None]
+    return any(each is not parameter and each.reach.kind == "all" for each in weights)
 
 
 def _joins_states(record: StepRecord, parameter: ParameterRecord) -> bool:
@@ -186,6 +196,8 @@ A hundred leaves room for that, and is still 1.2e-5 in single precision.
 
 def judge_rounding(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     """Whether the gradient is the rounding of a sum that is zero in exact numbers, by the others of its layer."""
+    if parameter.reach.kind == "zero" and _is_open(record, parameter) and _cancels(record, parameter):
+        return NO_EFFECT
     below = _ROUNDING * parameter.rounding * parameter.layer_size
     rounding = receives(parameter) and parameter.reach.finite is True and parameter.size < below
     return NO_EFFECT if rounding else None
@@ -297,7 +309,8 @@ REACH004 = Rule(
     lasting(5),
     causes=(NO_EFFECT,),
     what="The elements of a parameter's gradient are smaller than a hundred machine epsilons of its type, times the"
-    " largest root mean square of a gradient in the same layer.",
+    " largest root mean square of a gradient in the same layer; or a bias has gradient zero, and no weight of its layer"
+    " has.",
     why="In exact arithmetic its gradient is zero: what arrives is rounding. SGD does not move it, Adam moves it"
     " at random. MOVE001 does not report it.",
     example="The bias of a convolution before BatchNorm, which subtracts the mean; the bias of the keys of"

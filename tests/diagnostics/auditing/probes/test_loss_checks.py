@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from diagnostics import audit
 
 SAMPLES = 16
-CHECKED = ("LOSS004", "LOSS005", "GRAD008")
+CHECKED = ("LOSS004", "LOSS005", "LOSS006", "GRAD008")
 Step = Callable[[nn.Module, Any], Tensor]
 
 
@@ -70,6 +71,23 @@ class Exponential(nn.Module):
         return self.head(y)
 
 
+class Repeated(nn.Module):
+    """A checkpoint of dropout, which runs again with the same random numbers or others."""
+
+    def __init__(self, preserve: bool) -> None:
+        super().__init__()
+        self.first, self.head, self.preserve = nn.Linear(6, 32), nn.Linear(32, 4), preserve
+        self.inner = nn.Sequential(nn.Linear(32, 32), nn.Dropout(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        again = checkpoint(self.inner, self.first(x), use_reentrant=False, preserve_rng_state=self.preserve)
+        return self.head(again)
+
+
+def size_of(model: nn.Module) -> Tensor:
+    return torch.stack([weight.abs().sum() for weight in model.parameters()]).sum()
+
+
 def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1])
 
@@ -88,8 +106,24 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
             ("LOSS005", "one-target"),
         ),
         (cross_entropy, Exponential(True), ("GRAD008", "changed-unseen")),
+        (cross_entropy, Repeated(preserve=False), ("GRAD008", "recomputed-differently")),
+        (
+            lambda model, batch: cross_entropy(model, batch) + 0.1 * size_of(model).item(),
+            None,
+            ("LOSS006", "no-graph"),
+        ),
+        (
+            lambda model, batch: 0.1 * torch.tensor(size_of(model).item()) + cross_entropy(model, batch),
+            None,
+            ("LOSS006", "no-graph"),
+        ),
+        (
+            lambda model, batch: cross_entropy(model, batch) + 0.1 * size_of(model).detach(),
+            None,
+            ("LOSS006", "detached-term"),
+        ),
     ],
-    ids=["minus", "likelihood", "gradient", "mask", "changed"],
+    ids=["minus", "likelihood", "gradient", "mask", "changed", "repeated", "item", "number", "detached"],
 )
 def test_a_fault_is_named(step: Step, model: nn.Module | None, expected: tuple[str, str]) -> None:
     assert found(step, model) == [expected]
@@ -114,6 +148,12 @@ def test_a_fault_is_named(step: Step, model: nn.Module | None, expected: tuple[s
         (cross_entropy, Wrapped(-1.0)),
         (lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], weight=torch.rand(4)), None),
         (cross_entropy, Exponential(False)),
+        (cross_entropy, Repeated(preserve=True)),
+        # a term that training sees, and a number that no weight changes
+        (lambda model, batch: cross_entropy(model, batch) + 0.1 * size_of(model), None),
+        (lambda model, batch: cross_entropy(model, batch) + batch[0].mean().item() + 1.0, None),
+        # a sum for the log, which is not the loss
+        (lambda model, batch: (size_of(model).item() + (loss := cross_entropy(model, batch)), loss)[1], None),
         (
             cross_entropy,
             nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.Linear(16, 4)),
@@ -121,7 +161,21 @@ def test_a_fault_is_named(step: Step, model: nn.Module | None, expected: tuple[s
         # one class against the rest
         (lambda model, batch: F.cross_entropy(model(batch[0]), (batch[1] == 0).long()), None),
     ],
-    ids=["plain", "likelihood", "rewards", "entropy", "reversal", "weights", "exp", "statistics", "binary"],
+    ids=[
+        "plain",
+        "likelihood",
+        "rewards",
+        "entropy",
+        "reversal",
+        "weights",
+        "exp",
+        "checkpoint",
+        "term",
+        "constant",
+        "log",
+        "statistics",
+        "binary",
+    ],
 )
 def test_what_is_meant_is_not(step: Step, model: nn.Module | None) -> None:
     assert found(step, model) == []

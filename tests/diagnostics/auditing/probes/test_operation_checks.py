@@ -45,7 +45,15 @@ SOUND: dict[str, Step] = {
     ),
     "sharp": lambda m, b: F.mse_loss((8 * m(b[0])).softmax(1), F.one_hot(b[1], 3).float()),
     "all real": lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), torch.ones(B, 3)),
-    "similarities": lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0]).T, torch.arange(B)),
+    "similarities": lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0] + 1).T, torch.arange(B)),
+    "similarities to itself without a diagonal": lambda m, b: F.cross_entropy(
+        (m(b[0]) @ m(b[0]).T).masked_fill(torch.eye(B, dtype=torch.bool), -1e9), torch.arange(B).roll(1)
+    ),
+    "scaled tanh": lambda m, b: F.mse_loss(8 * m(b[0]).tanh(), 3 * b[0][:, :3]),
+    "an outlier beyond tanh": lambda m, b: F.mse_loss(m(b[0]).tanh(), (b[0][:, :3] / 2).clamp(-1, 1.2)),
+    "smoothed bits": lambda m, b: F.binary_cross_entropy_with_logits(
+        m(b[0]), 0.9 * b[0][:, :3].gt(0).float()
+    ),
     "attention": lambda m, b: F.mse_loss(
         (m(b[0])[:, None] * b[0][:, :3, None]).softmax(-1).sum((1, 2)), b[0][:, 0]
     ),
@@ -73,6 +81,13 @@ WRONG: dict[str, tuple[Step, str]] = {
         "exchanged",
     ),
     "hard": (lambda m, b: F.mse_loss((1e6 * m(b[0])).softmax(1), F.one_hot(b[1], 3).float()), "one-hot"),
+    "beyond tanh": (lambda m, b: F.l1_loss(m(b[0]).tanh(), 3 * b[0][:, :3]), "out-of-range"),
+    "below relu": (lambda m, b: F.mse_loss(m(b[0]).relu()[:, 0], b[0][:, 0]), "out-of-range"),
+    "signs as bits": (
+        lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), b[0][:, :3].sign()),
+        "not-probabilities",
+    ),
+    "itself": (lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0]).T, torch.arange(B)), "finds-itself"),
     "samples": (lambda m, b: F.mse_loss(m(b[0]).softmax(0), F.one_hot(b[1], 3).float()), "over-samples"),
 }
 

@@ -73,3 +73,33 @@ def test_an_audit_lists_what_the_monitor_says_of_the_module_under_the_response()
     above = [finding for finding in report.findings if finding.severity > Severity.NOTE]
     assert [(each.rule, each.module) for each in above] == [("RESPONSE001", "selector")]
     assert "TERM001" in {each.rule for each in above[0].consequences}
+
+
+class Drawing(nn.Module):
+    """A latent of a normal distribution, or a policy; `how` it is drawn."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.how = nn.Linear(4, 6), nn.Linear(3, 4), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, scale = self.encoder(x).chunk(2, 1)
+        normal = torch.distributions.Independent(torch.distributions.Normal(mean, scale.exp()), 1)
+        if self.how == "score":
+            drawn = normal.sample()
+            return -(normal.log_prob(drawn) * -(drawn - x[:, :3]).square().sum(1)).mean()
+        if self.how == "log":
+            normal.sample().mean()
+        drawn = normal.sample() if self.how == "sample" else normal.rsample()
+        return (self.decoder(2 * drawn) - x).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("sample", {"encoder"}), ("rsample", set()), ("score", set()), ("log", set())]
+)
+def test_a_draw_without_gradient(how: str, expected: set[str]) -> None:
+    torch.manual_seed(0)
+    model = Drawing(how)
+    report = audit(model, lambda m, x: m(x), list(torch.randn(3, 8, 4)), None, steps=3)
+    found = {each.module for each in report.findings if each.code == "drawn-without-gradient"}
+    assert found == expected

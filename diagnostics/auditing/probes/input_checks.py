@@ -1,0 +1,146 @@
+"""What becomes of the inputs of a step: those that nothing reads, and batches that the step changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.causes import Cause
+from diagnostics.findings import Finding
+from diagnostics.recording.random_numbers import RandomState
+from diagnostics.recording.tensors import tensors_in
+from diagnostics.rules.rule import NOTE, WARNING, Family, Rule
+
+READ_TWICE = Cause(
+    "another-input-read-twice",
+    "argument {place} of the model is not read, and {readers} read argument {other} of the same shape",
+    remedy="Give each of the modules its own argument.",
+)
+UNREAD = Cause(
+    "input-unread", "argument {place} of the model, of shape {shape}, changes nothing in its output"
+)
+INPUT001 = Rule(
+    "INPUT001",
+    WARNING,
+    "An input of the model is not read",
+    "operations",
+    "Use it in forward(), or do not pass it.",
+    source="audit",
+    arguments="audit",
+    causes=(READ_TWICE, UNREAD),
+    what="In each repeated step no function receives one of the tensors that the model is given, and its output is the"
+    " same with the samples of that tensor exchanged. A note, unless two modules read another input of the same shape.",
+    why="The model does without data that it was meant to have.",
+    example="`torch.cat([self.left(left), self.right(left)], 1)` in `forward(left, right)`.",
+    false_alarms="Models with a common interface, some of which need fewer inputs: a note.",
+)
+CHANGED_AGAIN = Cause(
+    "batch-changed-again",
+    "the step changes the numbers of its batch in place, and received batches that it had changed before",
+    remedy="Work on a clone: x = x.clone() before x.add_(), x[mask] = ... or F.relu(x, inplace=True).",
+)
+CHANGED_ONCE = Cause(
+    "batch-changed", "the step changes the numbers of its batch in place; harmless if each batch is new"
+)
+INPUT002 = Rule(
+    "INPUT002",
+    WARNING,
+    "The step changes its data",
+    "operations",
+    "Work on a clone of the batch.",
+    source="audit",
+    arguments="audit",
+    causes=(CHANGED_AGAIN, CHANGED_ONCE),
+    what="After a step the numbers of its batch are others, and the same tensors came again in a later step of the"
+    " audit. A note where they did not.",
+    why="The data get worse from epoch to epoch: more is masked, noise adds up, a scale is applied again.",
+    example="`ids[mask] = MASK` in the tensors of a dataset that is held in memory.",
+    false_alarms="A static buffer that is filled before each step, as for CUDA graphs.",
+)
+FAMILY = Family(129, "Inputs of the step", (INPUT001, INPUT002))
+
+
+def check_inputs(model: nn.Module, steps: Sequence[ObservedStep]) -> list[Finding]:
+    """INPUT001 in repeated steps; the random numbers are restored, and the mode of the model is not."""
+    if not steps or steps[0].call is None:
+        return []
+    reads = [step.trace.reads for step in steps]
+    places = set.intersection(*(set(each.unread()) for each in reads))
+    found = []
+    for place in sorted(places):
+        if not all(_is_without_effect(model, step, place) for step in steps):
+            continue
+        cause = _read_twice(steps[0], place)
+        shape = tuple(reads[0].given[place].shape)
+        found.append(
+            INPUT001.found_once("", UNREAD.of(place=place + 1, shape=shape), NOTE)
+            if cause is None
+            else INPUT001.found_once("", cause)
+        )
+    return found
+
+
+def _read_twice(step: ObservedStep, unread: int) -> Cause | None:
+    """Whether several modules with weights read another input of the same kind."""
+    reads = step.trace.reads
+    missing = reads.given[unread]
+    for place, other in enumerate(reads.given):
+        alike = other.shape == missing.shape and other.dtype == missing.dtype
+        readers = reads.readers(place)
+        if place != unread and alike and len(readers) > 1 and not torch.equal(other, missing):
+            return READ_TWICE.of(place=unread + 1, other=place + 1, readers=" and ".join(readers))
+    return None
+
+
+def _is_without_effect(model: nn.Module, step: ObservedStep, place: int) -> bool:
+    """Whether the output stays the same with the samples of an input exchanged; False where that is no change."""
+    given = step.trace.reads.given
+    if step.call is None or place >= len(given) or not given[place].dim():
+        return False
+    tensor, random = given[place], RandomState()
+    was = tensor.detach().clone()
+    if torch.equal(was.roll(1, 0), was):
+        return False
+    with torch.no_grad():
+        model.eval()
+        before = _numbers(step.call)
+        try:  # the tensor is the user's
+            tensor.copy_(was.roll(1, 0))
+            random.restore()
+            after = _numbers(step.call)
+        except RuntimeError:
+            return False  # it is expanded, or read as an index
+        finally:
+            if not torch.equal(tensor, was):
+                tensor.copy_(was)
+    return len(before) == len(after) and all(map(torch.equal, before, after))
+
+
+def _numbers(call: Callable[[], object]) -> list[Tensor]:
+    return [each.detach().clone() for each in tensors_in(call())]
+
+
+class ChangedBatches:
+    """Whether the batches of an audit are changed by its steps, and come again."""
+
+    def __init__(self) -> None:
+        self._changed: dict[int, Tensor] = {}
+        self._again = False
+
+    def start(self, batch: object) -> None:
+        """A step begins."""
+        self._again |= any(id(each) in self._changed for each in tensors_in(batch))
+
+    def end(self, batch: object) -> None:
+        """A step changed its batch."""
+        self._changed.update((id(each), each) for each in tensors_in(batch))
+
+    def findings(self) -> list[Finding]:
+        """INPUT002, if a step changed its batch."""
+        if not self._changed:
+            return []
+        again = self._again
+        return [INPUT002.found_once("", CHANGED_AGAIN if again else CHANGED_ONCE, None if again else NOTE)]
