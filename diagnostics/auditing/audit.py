@@ -22,6 +22,7 @@ from diagnostics.auditing.default_checks import (
     add_responses,
     check_response,
     explain_broken,
+    fold_terms,
     respondents,
     run_checks,
 )
@@ -233,6 +234,7 @@ def audit(
             independence=all(probe.rule != LEAK001.id for probe in probes),
         )
         own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
+        own, probed = fold_terms(own, probed)
         if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):
             loss = _named_terms(step, terms)
             responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)

@@ -15,7 +15,13 @@ from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
 from diagnostics.auditing.probes.input_checks import check_inputs
-from diagnostics.auditing.probes.loss_checks import check_added, check_loss, check_recomputed, check_sign
+from diagnostics.auditing.probes.loss_checks import (
+    LOSS006,
+    check_added,
+    check_loss,
+    check_recomputed,
+    check_sign,
+)
 from diagnostics.auditing.probes.operation_checks import check_operations
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
@@ -194,6 +200,17 @@ def add_responses(found: Sequence[Finding], responses: Sequence[Finding]) -> lis
         if known is None or (response.code == RESULT_UNUSED.code and known == DETACHED.code):
             more.append(response)
     return more
+
+
+def fold_terms(found: Sequence[Finding], checked: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Both lists, with a term without graph under the module whose output was cut on its way to that term."""
+    terms = [each for each in checked if each.rule == LOSS006.id]
+    cut = next((each for each in found if each.rule == GRAD001.id and each.severity > Severity.NOTE), None)
+    if cut is None or not terms:
+        return list(found), list(checked)
+    held = replace(cut, consequences=(*cut.consequences, *terms))
+    left = [each for each in checked if each not in terms]
+    return [held if each is cut else each for each in found], left
 
 
 Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
