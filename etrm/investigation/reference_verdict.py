@@ -15,7 +15,7 @@ from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.judgement import Judgement
 from etrm.investigation.measurements.reference_check import (
-    FIRST_STEPS,
+    LAST_STEP,
     ReferenceFacts,
     check_course,
     check_start,
@@ -87,9 +87,7 @@ def course_job(investigation: Investigation) -> Job:
     subject = investigation.subject
     steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
-    config = with_settings(
-        with_seed(subject, seed), train={"steps": steps}, monitor=COMPARING | {"probe_every": steps}
-    )
+    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor=COMPARING)
     return Job(subject_arm(STUDY), seed, config)
 
 
@@ -153,7 +151,7 @@ def judge_reference(
         words += f" The comparison ended early: {absent}." if absent else ""
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
     shared: bool | None = None
-    if first.step is None or first.step <= FIRST_STEPS:
+    if first.step is None or first.step <= LAST_STEP:
         shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
     code, place = PLACES[shared]
     onset = f" Step {first.step - 1} does not." if first.step and first.step - 1 in steps else ""

@@ -97,6 +97,7 @@ class Snapshot:
         carries: the states of the rows, by bucket and name.
         rows: the indices of the rows' samples and the next index, by bucket.
         random_torch, random_halting: states of the generators.
+        training: whether the model is in training mode.
     """
 
     step: int
@@ -108,6 +109,7 @@ class Snapshot:
     rows: Mapping[int, tuple[Sequence[int], int]]
     random_torch: Tensor
     random_halting: Tensor
+    training: bool = True
 
 
 @dataclass

@@ -61,6 +61,7 @@ def take_snapshot(state: TrainState) -> Snapshot:
         rows={bucket: (tuple(slots.indices), slots.next_index) for bucket, slots in state.slots.items()},
         random_torch=torch.get_rng_state(),
         random_halting=state.halting.get_state(),
+        training=state.model.training,
     )
 
 

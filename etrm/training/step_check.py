@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Any
 from etrm.config import Config, TrainConfig, with_interventions, with_settings
 from etrm.errors import RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.kept_state import compare_states
 from etrm.reference.loader import ReferenceLoader
+from etrm.reference.recorded import RecordedStep, Snapshot
 from etrm.reference.step import compare_step
 from etrm.reference.stream_loader import open_reference
 from etrm.training.recorded_step import Stepping, record_step
@@ -106,6 +108,7 @@ class StepCheck:
     def __init__(self, config: Config) -> None:
         self.config = requested(config)
         self.compared: list[ComparedStep] = []
+        self._left: Snapshot | None = None  # the state after the last step, if that was compared
         self._every = config.monitor.reference_every if config.monitor.enabled else None
         self._planned = planned_steps(self.config) if self._every else frozenset()
 
@@ -119,7 +122,14 @@ class StepCheck:
         """Whether the next step is compared: a planned one, or the first of its bucket, of a run of one process."""
         if not self._every or state.world.size > 1:
             return False
-        return state.step + 1 in self._planned or state.slots[state.bucket].next_index == 0
+        due = state.step + 1 in self._planned or state.slots[state.bucket].next_index == 0
+        if not due:
+            self.forget()
+        return due
+
+    def forget(self) -> None:
+        """Do not compare the state before the next step with that after the last one: it may have been changed."""
+        self._left = None
 
     @contextmanager
     def step(self, trainer: Stepping) -> Iterator[None]:
@@ -135,19 +145,36 @@ class StepCheck:
             raise
         self._compare(recorded, *place)
 
-    def _compare(self, recorded: Any, step: int, bucket: int) -> None:
+    def _compare(self, recorded: RecordedStep, step: int, bucket: int) -> None:
+        left, self._left = self._left, recorded.after
         try:
             found = compare_step(recorded, self.config, self.rows)
+            if left is not None and left.step == recorded.before.step:
+                found = _in_order([*_compare_between(left, recorded), *found])
         except Exception as error:  # noqa: BLE001  (a comparison never ends a run)
             self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
             return
         self.compared.append(ComparedStep(step, bucket, tuple(found[:MOST_DEPARTURES]), len(found)))
 
 
+def _compare_between(left: Snapshot, recorded: RecordedStep) -> list[Departure]:
+    """What changed since the last step; it belongs to the step that finds it."""
+    noise = any(part.batch.demos.noise is not None for part in recorded.parts)
+    found = compare_states(left, recorded.before, "between two steps", noise=noise)
+    return [replace(one, step=recorded.before.step + 1, bucket=recorded.bucket) for one in found]
+
+
+def _in_order(found: list[Departure]) -> list[Departure]:
+    order = list(PipelineStage)
+    return sorted(found, key=lambda departure: order.index(departure.stage))
+
+
 def planned_steps(config: Config) -> frozenset[int]:
     """The 1-based steps to compare: the first ones of the run and of each phase, one of every n, and the last.
 
-    The one of every n is drawn from the seed, so that a fault of every second or tenth step does not escape.
+    The one of every n is drawn from the seed, so that a fault of every second or tenth step does not escape. A
+    checkpoint, an evaluation and a probe must not change the run, so the steps before and after the first of each are
+    compared too.
     """
     train = config.train
     draw = random.Random(train.seed)
@@ -155,8 +182,15 @@ def planned_steps(config: Config) -> frozenset[int]:
     starts = [0, *_phases(train), *accumulate(stage.steps for stage in config.data.curriculum)]
     found = {start + after for start in starts for after in range(1, FIRST_STEPS + 1)}
     found |= {first + draw.randint(1, every) for first in range(0, train.steps, every)}
+    found |= {first + after for first in _interruptions(config) for after in (0, 1)}
     return frozenset(step for step in found | {train.steps} if step <= train.steps)
 
 
 def _phases(train: TrainConfig) -> list[int]:
     return [train.warmup_steps, train.freeze_decoder_steps, train.freeze_encoder_steps]
+
+
+def _interruptions(config: Config) -> list[int]:
+    """The steps after which a run first does something else than train."""
+    every = (config.train.checkpoint_every, config.evaluate.every, config.monitor.probe_every)
+    return [step for step in every if step]

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load, with_settings
 from etrm.errors import RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.step_check import REFERENCE, ComparedStep, StepCheck, planned_steps, read_compared
+from etrm.training.train_state import TrainState
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -32,6 +34,44 @@ def test_first_steps_phases_and_one_of_every_n_are_planned() -> None:
     assert all(any(first < step <= first + 50 for step in found) for first in range(0, 200, 50))
     assert found == planned_steps(config)
     assert max(found) == 200
+
+
+def test_the_steps_around_the_first_checkpoint_evaluation_and_probe_are_planned() -> None:
+    config = config_of(
+        train={"steps": 100, "checkpoint_every": 30}, evaluate={"every": 40}, monitor={"probe_every": 20}
+    )
+    assert {20, 21, 30, 31, 40, 41} <= planned_steps(config)
+
+
+def test_weights_that_a_checkpoint_changes_are_an_update_between_two_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = TrainState.capture
+
+    def capture_and_average(state: TrainState) -> Checkpoint:
+        found = capture(state)
+        state.model.load_state_dict(found.ema)
+        return found
+
+    monkeypatch.setattr(TrainState, "capture", capture_and_average)
+    train(config_of(train={"steps": 9, "checkpoint_every": 7}), tmp_path / "run")
+    departing = [step for step in read_compared(tmp_path / "run") if step.departures]
+    assert [step.step for step in departing][:1] == [8]
+    assert {found.stage for found in departing[0].departures} == {PipelineStage.UPDATE}
+
+
+def test_a_change_that_is_announced_is_no_departure() -> None:
+    trainer, check = Trainer(config_of(monitor={"enabled": False})), StepCheck(config_of())
+    for announced in (True, False):
+        with check.step(trainer):
+            trainer.advance()
+        with torch.no_grad():
+            trainer.model.core.H_init.mul_(2)
+        if announced:
+            check.forget()
+    with check.step(trainer):
+        trainer.advance()
+    assert [bool(step.departures) for step in check.compared] == [False, False, True]
 
 
 def test_the_compared_steps_are_in_the_run_folder(tmp_path: Path) -> None:

@@ -6,20 +6,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
+from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
+from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
 from etrm.investigation.measurements.plain_values import plain_row
 from etrm.investigation.measurements.recorded_evaluation import (
     compare_loaded_weights,
     record_known_answers,
     record_own_answers,
 )
+from etrm.model.core import VOCABULARY
 from etrm.reference.answers import compare_answers
-from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.held_out_tasks import compare_choice
 from etrm.reference.leaked_tasks import compare_split
@@ -31,6 +35,10 @@ from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 FIRST_STEPS = 8  # enough for both of two buckets, and for a row that takes a new sample at max_steps 4
+LATER_STEPS = 4  # in situations of later training
+TURNS = 4  # evaluations in which a model may come to answer every token; two suffice mostly
+LAST_STEP = FIRST_STEPS + LATER_STEPS
+"""The last step that :func:`check_start` compares."""
 ANSWERS = 8  # rows whose answers are computed again, one at a time
 
 
@@ -81,6 +89,11 @@ class _Comparisons:
         self.found: list[Departure] = []
         self.errors: list[str] = []
 
+    @property
+    def error(self) -> str:
+        """The different errors."""
+        return "; ".join(dict.fromkeys(self.errors))
+
     def run(self, compare: Callable[[], Iterable[Departure]]) -> None:
         """Do one comparison."""
         try:
@@ -91,27 +104,64 @@ class _Comparisons:
 
 
 def check_start(config: Config) -> ReferenceFacts:
-    """Compare the first steps of a config, its tasks, two passes of its loader, and its evaluator."""
+    """Compare the first steps of a config, its tasks, two passes of its loader, its evaluator and its checkpoints.
+
+    If all are equal, steps and answers in situations of later training follow.
+    """
     check, comparisons = StepCheck(config), _Comparisons()
 
     def compare_run() -> Iterable[Departure]:
         trainer = Trainer(with_settings(config, monitor={"enabled": False}))
+        saved = CheckpointCheck(trainer.state, noise=trainer.model.draw_noise(1, 1) is not None)
         comparisons.run(lambda: _check_loading(trainer))
-        comparisons.run(lambda: _train(trainer, check))
+        for _ in range(2):
+            comparisons.run(lambda: _train(trainer, check, FIRST_STEPS // 2))
+            comparisons.run(saved.capture)
         comparisons.run(lambda: _check_tasks(trainer, check))
         comparisons.run(lambda: _check_loader(trainer, check))
-        return _check_evaluation(trainer)
+        comparisons.run(lambda: _check_evaluation(trainer))
+        if not comparisons.found and not any(step.departures for step in check.compared):
+            comparisons.run(lambda: _check_later(trainer, check, saved))
+        return ()
 
     comparisons.run(compare_run)
-    return ReferenceFacts(tuple(check.compared), tuple(comparisons.found), "; ".join(comparisons.errors))
+    return ReferenceFacts(tuple(check.compared), tuple(comparisons.found), comparisons.error)
 
 
-def _train(trainer: Trainer, check: StepCheck) -> tuple[()]:
-    """Compare the first steps; a step that ends in an error is compared as far as it came."""
-    for _ in range(min(FIRST_STEPS, trainer.config.train.steps)):
+def _train(trainer: Trainer, check: StepCheck, steps: int) -> tuple[()]:
+    """Compare the next steps of a run; a step that ends in an error is compared as far as it came."""
+    for _ in range(min(steps, trainer.config.train.steps - trainer.step)):
         with check.step(trainer):
             trainer.advance()
     return ()
+
+
+def _check_later(trainer: Trainer, check: StepCheck, saved: CheckpointCheck) -> Sequence[Departure]:
+    """A step after the evaluation, and a resumed run; then steps and answers that a new model does not reach."""
+    if trainer.step + LATER_STEPS > trainer.config.train.steps:
+        return []
+    with check.step(trainer):
+        states = next_states(trainer)
+    found = saved.restore()
+    check.forget()
+    unsettle(trainer, states)
+    _train(trainer, check, LATER_STEPS - 1)
+    return [*found, *_check_every_token(trainer)]
+
+
+def _check_every_token(trainer: Trainer) -> list[Departure]:
+    """The answers of a model that answers other tokens each time, until it answered all of them."""
+    found, counts = list[Departure](), [0] * VOCABULARY
+    for _ in range(TURNS):
+        answers = record_own_answers(trainer)
+        found += _compare_own_answers(trainer, answers)
+        given = answers.answers if isinstance(answers, RecordedEvaluation) else ()
+        for answer in given:
+            for token in () if answer.tokens is None else answer.tokens.tolist():
+                counts[token] += 1
+        if found or not exchange_readers(trainer, counts):
+            break
+    return found
 
 
 def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
@@ -127,7 +177,7 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
     comparisons = _Comparisons()
     if evaluated:
         comparisons.run(lambda: check_evaluated(path))
-    return ReferenceFacts(tuple(read_compared(path)), tuple(comparisons.found), "; ".join(comparisons.errors))
+    return ReferenceFacts(tuple(read_compared(path)), tuple(comparisons.found), comparisons.error)
 
 
 def check_evaluated(path: Path) -> tuple[Departure, ...]:
@@ -181,12 +231,20 @@ def _check_loader(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
 def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
     """Known answers and those of the model through the evaluator, and the weights that an evaluation loads."""
     found = [departure for known in record_known_answers(trainer) for departure in compare_evaluation(known)]
-    own = record_own_answers(trainer)
-    if isinstance(own, RecordedEvaluation):
-        found += compare_evaluation(own)
-        config = trainer.config
-        if covers_model(config):
-            early = config.evaluate.halting == "early"
-            found += compare_answers(trainer.model.state_dict(), config.model, own.answers[:ANSWERS], early)
+    found += _compare_own_answers(trainer, record_own_answers(trainer))
     found += compare_choice(load_held_out_tasks(trainer.config), trainer.config)
     return [*found, *compare_loaded_weights(trainer)]
+
+
+def _compare_own_answers(trainer: Trainer, own: RecordedEvaluation | NotCovered) -> list[Departure]:
+    """The evaluation of the model, and its answers to some rows, the first and the last of a batch among them."""
+    config = trainer.config
+    if not isinstance(own, RecordedEvaluation):
+        return []
+    found = compare_evaluation(own)
+    if covers_model(config):
+        early = config.evaluate.halting == "early"
+        chosen = np.linspace(0, len(own.answers) - 1, min(ANSWERS, len(own.answers))).astype(int)
+        some = [own.answers[place] for place in chosen]
+        found += compare_answers(trainer.model.state_dict(), config.model, some, early)
+    return found

@@ -9,7 +9,7 @@ import pytest
 from etrm.checkpoints import format as checkpoints
 from etrm.config import Config, load, with_settings
 from etrm.investigation.measurements.reference_check import (
-    FIRST_STEPS,
+    LAST_STEP,
     ReferenceFacts,
     check_course,
     check_evaluated,
@@ -30,7 +30,7 @@ def config_of(**changes: object) -> Config:
 def test_a_healthy_config_departs_nowhere() -> None:
     found = check_start(config_of())
     assert found.departures == []
-    assert found.compared == FIRST_STEPS
+    assert found.compared == LAST_STEP
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Situations of later training, which the first steps of a new model do not reach.
+
+A new model halts at no row by itself, so that all rows begin together, and it answers few of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from etrm.device import to_device
+from etrm.model.core import Core
+from etrm.training.trainer import Trainer
+
+SPREAD = 2.0
+"""Standard deviation of the halting logits over the rows. About half of them are positive."""
+
+
+@torch.no_grad()
+def unsettle(trainer: Trainer, states: Tensor) -> None:
+    """Give a model weights with which some rows halt and others continue, and many tokens are answers.
+
+    The readers of the state become random: a direction in which the states of the rows differ decides on halting. A
+    model with another decoder is left as it is.
+
+    Args:
+        trainer: the run.
+        states: (B, L, D) the states of the rows after a step, context tokens included.
+    """
+    core = trainer.model.core
+    if not isinstance(core, Core):
+        return
+    random = torch.Generator().manual_seed(trainer.config.train.seed)
+
+    def draw(like: Tensor) -> Tensor:
+        return to_device(torch.randn(like.shape, generator=random), like.device)
+
+    tokens = states[:, core.context_tokens :].flatten(0, 1)
+    core.lm_head.weight.copy_(_leave_out(draw(core.lm_head.weight), tokens.mean(0)))
+    firsts = states[:, 0]
+    direction = _leave_out(draw(core.q_head.weight[:1]), firsts.mean(0))[0]
+    logits = firsts @ direction
+    scale = SPREAD / logits.std() if len(logits) > 1 and float(logits.std()) > 0 else 1.0
+    core.q_head.weight[0] = direction * scale
+    core.q_head.bias[0] = -(logits * scale).quantile(0.5)  # between the two middle ones of an even number
+
+
+def _leave_out(rows: Tensor, common: Tensor) -> Tensor:
+    """Return (n, D) rows without their part along (D,) what all states share, which would decide for all alike."""
+    return rows - torch.outer(rows @ common, common) / (common @ common)
+
+
+def next_states(trainer: Trainer) -> Tensor:
+    """Take a step, and return the states (B, L, D) of its rows after it."""
+    bucket = trainer.state.bucket
+    trainer.advance()
+    return trainer.state.carries[bucket].z_H.float().clone()
+
+
+@torch.no_grad()
+def exchange_readers(trainer: Trainer, counts: Sequence[int]) -> bool:
+    """Let a model answer tokens that it never answered: they get the readers of those that it answers most.
+
+    Args:
+        trainer: the run.
+        counts: the number of answers that each token was so far.
+
+    Returns:
+        Whether there were such tokens, and a reader for them.
+    """
+    core = trainer.model.core
+    if not isinstance(core, Core):
+        return False
+    never = [token for token, count in enumerate(counts) if not count]
+    often = sorted((token for token, count in enumerate(counts) if count), key=lambda token: -counts[token])
+    rows = core.lm_head.weight.clone()
+    for one, other in zip(never, often, strict=False):
+        core.lm_head.weight[one], core.lm_head.weight[other] = rows[other], rows[one]
+    return bool(never and often)

@@ -1,0 +1,95 @@
+"""What a new model does not do: some of its rows halt while others continue, and it answers every token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from etrm.config import Config, load, with_settings
+from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
+from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
+from etrm.investigation.measurements.recorded_evaluation import record_own_answers
+from etrm.investigation.measurements.reference_check import TURNS, check_start
+from etrm.model.act import Carry
+from etrm.reference.departure import PipelineStage
+from etrm.reference.evaluation import RecordedEvaluation
+from etrm.training.recorded_step import record_step
+from etrm.training.trainer import Trainer
+
+
+def config_of(**train: object) -> Config:
+    small = with_settings(load("smoke"), monitor={"enabled": False}, train={"threads": 1, **train})
+    return with_settings(small, data={"max_tasks": 8, "max_side": 4})
+
+
+@pytest.fixture(params=range(3))
+def unsettled(request: pytest.FixtureRequest) -> Trainer:
+    trainer = Trainer(config_of(seed=request.param))
+    check = CheckpointCheck(trainer.state, noise=False)
+    trainer.advance()
+    check.capture()
+    states = next_states(trainer)
+    check.restore()
+    unsettle(trainer, states)
+    return trainer
+
+
+def test_half_of_the_rows_halt_in_the_same_step(unsettled: Trainer) -> None:
+    with record_step(unsettled) as step:
+        unsettled.advance()
+    flags = step.parts[0].carry_out["halted"]
+    assert len(flags) / 4 <= int(flags.sum()) <= len(flags) / 2  # exploration may hold some
+
+
+def test_every_token_is_an_answer_in_one_of_a_few_evaluations(unsettled: Trainer) -> None:
+    counts = np.zeros(12, dtype=int)
+    for _ in range(TURNS):
+        own = record_own_answers(unsettled)
+        assert isinstance(own, RecordedEvaluation)
+        tokens = [answer.tokens for answer in own.answers if answer.tokens is not None]
+        counts += np.bincount(np.concatenate(tokens), minlength=12)
+        if not exchange_readers(unsettled, counts.tolist()):
+            break
+    assert counts.all()
+
+
+def test_a_state_that_is_kept_where_a_row_begins_alone_is_the_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Carry.begin
+
+    def together(carry: Carry, length: int, first: torch.Tensor, second: torch.Tensor) -> Carry:
+        alone = not bool(carry.halted.all())
+        begun = begin(carry, length, first, second)
+        if not alone or carry.z_H.shape[1] < length:
+            return begun
+        return Carry(carry.z_H[:, :length], begun.z_L, begun.steps, begun.halted)
+
+    monkeypatch.setattr(Carry, "begin", together)
+    first = check_start(config_of()).first
+    assert first is not None
+    assert first.stage is PipelineStage.CARRY
+
+
+def test_rows_that_never_halt_early_are_the_halting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "etrm.model.recursive.halts", lambda steps, q_halt, config, minimum: steps >= config.max_steps
+    )
+    first = check_start(config_of()).first
+    assert first is not None
+    assert (first.stage, first.tensor) == (PipelineStage.HALTING, "halted")
+
+
+def test_a_token_that_is_never_answered_is_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from etrm.training.scoring import predictor
+
+    solve = predictor.solve_samples
+
+    def limited(*args: object, **options: object) -> object:
+        batch, output = solve(*args, **options)  # type: ignore[arg-type]
+        output.logits[..., -1] = -torch.inf
+        return batch, output
+
+    monkeypatch.setattr(predictor, "solve_samples", limited)
+    first = check_start(config_of()).first
+    assert first is not None
+    assert first.stage is PipelineStage.ANSWERS
