@@ -39,7 +39,7 @@ from diagnostics.rules.families.task_terms import TERM001
 from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
-from diagnostics.testing.output_assertions import assert_sample_independence
+from diagnostics.testing.output_assertions import assert_sample_independence, find_place_dependence
 from diagnostics.testing.trials import nudge, untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -246,6 +246,7 @@ def _check_independence(
         return []
     led = all(tensor.dim() and tensor.shape[0] == samples for tensor in given)
     paired = any(tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] for tensor in given)
+    paired = paired or any(tuple(each.shape) == (samples, samples) for each in model.buffers())
     if samples < 2 or not given or not led or paired:
         return []  # rows that are related by an index or a matrix, as the nodes of a graph, are meant to mix
     with untouched(model):
@@ -254,12 +255,13 @@ def _check_independence(
             if any(tensor.dim() == 1 for tensor in given):  # a number per sample, or a vector of that length
                 with torch.no_grad():
                     model(*_without_last(args), **_without_last(kwargs))
-            assert_sample_independence(
-                model,
-                [args, kwargs],
-                forward=lambda inputs: _without_pairs(model(*inputs[0], **inputs[1]), samples),
-                watch=list(watched),
-            )
+
+            def forward(inputs: Any) -> Any:
+                return _without_pairs(model(*inputs[0], **inputs[1]), samples)
+
+            assert_sample_independence(model, [args, kwargs], forward=forward, watch=list(watched))
+            moved = find_place_dependence(model, [args, kwargs], forward=forward, watch=list(watched))
+            return [] if moved is None else [replace(moved, severity=Severity.WARNING)]
         except CheckFailed as failed:
             return [replace(each, severity=Severity.WARNING) for each in failed.findings]
         except (ToolkitError, RuntimeError):

@@ -151,6 +151,35 @@ class SoftmaxCall:
     hard: float = 0.0
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention with a mask of keys.
+
+    Attributes:
+        operation: Where it was called.
+        reads_constant: Whether the keys that the mask keeps are the same in all samples, and those that it hides are
+            not.
+    """
+
+    operation: Operation
+    reads_constant: bool
+
+
+@dataclass(frozen=True)
+class NormalizeCall:
+    """One F.normalize of a computed value.
+
+    Attributes:
+        operation: Where it was called.
+        shape: Shape of its input.
+        dim: The dimension that it sums over, not negative.
+    """
+
+    operation: Operation
+    shape: tuple[int, ...]
+    dim: int
+
+
 _LOSSES: tuple[Callable[..., Tensor], ...] = (
     F.cross_entropy,
     F.nll_loss,
@@ -171,6 +200,8 @@ class OperationTrace(TorchFunctionMode):
         first: The first operation whose result is not finite although all its arguments are.
         losses: Calls of loss functions.
         softmaxes: Calls of softmax.
+        attentions: Calls of attentions with a mask of keys.
+        normalized: Calls of F.normalize.
         logarithms: Results of log_softmax and logsigmoid, with their graph, and where they were called.
         loss_broken: Whether a loss on which backward() was called was not finite.
         added: What was added to the losses.
@@ -182,6 +213,8 @@ class OperationTrace(TorchFunctionMode):
         self.first: Operation | None = None
         self.losses: list[LossCall] = []
         self.softmaxes: list[SoftmaxCall] = []
+        self.attentions: list[AttentionCall] = []
+        self.normalized: list[NormalizeCall] = []
         self.logarithms: list[tuple[Operation, Tensor]] = []
         self.loss_broken = False
         self.added = AddedTerms()
@@ -223,6 +256,15 @@ class OperationTrace(TorchFunctionMode):
                 target = args[1] if len(args) > 1 else kwargs.get("target")
                 if isinstance(args[0], Tensor) and isinstance(target, Tensor):
                     self.losses.append(self._loss(name, args[0], target, result))
+            if name in _ATTENTIONS:
+                keys, kept = _ATTENTIONS[name](args, kwargs)
+                if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
+                    self.attentions.append(AttentionCall(self._here(name), _reads_constant(keys, kept)))
+            if func is F.normalize and isinstance(args[0], Tensor) and args[0].grad_fn is not None:
+                dim = kwargs.get("dim", args[2] if len(args) > 2 else 1)
+                if isinstance(dim, int):
+                    shape = tuple(args[0].shape)
+                    self.normalized.append(NormalizeCall(self._here(name), shape, dim % len(shape)))
             if name in ("log_softmax", "logsigmoid") and isinstance(result, Tensor) and result.requires_grad:
                 self.logarithms.append((self._here(name), result))
             if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
@@ -325,6 +367,50 @@ def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
 
 def _leave(trace: OperationTrace) -> Callable[..., None]:
     return lambda module, args, output: trace.leave(output)
+
+
+Masked = tuple[Tensor | None, Tensor | None]
+"""Keys (B, T, ...) and a mask (B, T) that is True where a key is kept; None where there is none for keys alone."""
+
+
+def _keys_of_multi_head(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Masked:
+    mask = kwargs.get("key_padding_mask")
+    if len(args) < 2 or not isinstance(mask, Tensor) or args[1].dim() != 3:
+        return None, None
+    hidden = mask if mask.dtype == torch.bool else mask == -torch.inf
+    return args[1].transpose(0, 1), ~hidden
+
+
+def _keys_of_dot_product(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Masked:
+    mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+    if len(args) < 2 or not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        return None, None
+    if mask.dim() != 4 or mask.shape[1:3] != (1, 1) or args[1].dim() != 4:
+        return None, None
+    return args[1].transpose(1, 2), mask[:, 0, 0]
+
+
+_ATTENTIONS: Mapping[str, Callable[[tuple[Any, ...], Mapping[str, Any]], Masked]] = {
+    "multi_head_attention_forward": _keys_of_multi_head,
+    "scaled_dot_product_attention": _keys_of_dot_product,
+}
+_FEWEST = 2
+"""Samples that keep a key at one position, from which they can be compared."""
+
+
+def _reads_constant(keys: Tensor, kept: Tensor) -> bool:
+    """Whether at each position the kept keys are the same in all samples, and hidden ones are not."""
+    flat = keys.detach().flatten(2)
+
+    def spread(places: Tensor) -> Tensor:
+        """Largest difference of the chosen keys at each position with several of them."""
+        several = places.sum(0) >= _FEWEST
+        low = flat.masked_fill(~places[..., None], torch.inf).amin(0)
+        high = flat.masked_fill(~places[..., None], -torch.inf).amax(0)
+        return (high - low).amax(1)[several]
+
+    inside, outside = spread(kept), spread(~kept)
+    return bool(len(inside) and len(outside) and (inside == 0).all() and (outside > 0).any())
 
 
 def _name(func: Any) -> str:

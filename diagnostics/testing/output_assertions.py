@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
+from diagnostics.findings import Finding
 from diagnostics.measures.representations import cross_sample_share
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.report.tables import cell, text_table
@@ -30,6 +31,16 @@ _OUTPUT = "(output)"
 MIXES_SAMPLES = Cause(
     "mixes-samples", "{module} is the first watched module, in order of execution, that mixes samples"
 )
+PLACE_IN_BATCH = Cause(
+    "place-in-batch",
+    "{module} is the first watched module whose result for a sample is another one at another place of the batch",
+    remedy="Index tables by the token, not by the sample: table[:, : x.shape[1]] for batch-first inputs.",
+)
+OVER_SAMPLES = Cause(
+    "normalised-over-samples",
+    "the features are divided by their norm over dimension 0, which holds the samples: {operation}",
+    remedy="Normalise over the features: F.normalize(x, dim=-1).",
+)
 LEAK001 = Rule(
     "LEAK001",
     CRITICAL,
@@ -38,10 +49,11 @@ LEAK001 = Rule(
     "Look for batch statistics (BatchNorm in training mode), reductions and softmax over the batch"
     " dimension, and reshapes that mix it with another.",
     source="assertion",
-    causes=(MIXES_SAMPLES,),
+    causes=(MIXES_SAMPLES, PLACE_IN_BATCH, OVER_SAMPLES),
     arguments="assert_sample_independence",
     what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample changed the"
-    " output of the model, or of a watched module, for another one, by more than the tolerance.",
+    " output of the model, or of a watched module, for another one, by more than the tolerance. An audit also tests"
+    " whether a sample's output depends on its place in the batch.",
     why="Test scores then depend on the batch, and labels can leak.",
     example="BatchNorm in training mode; a softmax over the batch dimension.",
     false_alarms="Modules that mix by design: `ignore` them, or test in evaluation mode. The order of sums"
@@ -104,6 +116,49 @@ def assert_sample_independence(
         table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
         cause = MIXES_SAMPLES.of(module=leaking[0])
         raise CheckFailed([failure(LEAK001, _name(leaking[0]), message, size, tolerance, cause)], table)
+
+
+def find_place_dependence(
+    model: nn.Module, inputs: Any, *, forward: Forward, watch: Sequence[str], tolerance: float = 1e-4
+) -> Finding | None:
+    """LEAK001 if samples get other outputs when all of them move on by one place; the mode is that of the model.
+
+    None for a model that draws random numbers or keeps a state: two calls with the same inputs then differ.
+    """
+    batch = _batch_size(inputs)
+    judged = _judged(model, watch, ())
+    with untouched(model):
+        before = _outputs(model, judged, forward, inputs, batch)
+        again = _outputs(model, judged, forward, inputs, batch, seed=_SEED + 1)
+        moved = _outputs(model, judged, forward, _moved_on(inputs), batch)
+    if not all(_differs(before[name], again[name]) <= tolerance for name in before):
+        return None
+    sizes = {name: _differs(rows, moved[name].roll(-1, 0)) for name, rows in before.items()}
+    if sizes.get(_OUTPUT, 0.0) <= tolerance:
+        return None
+    first = next(name for name, size in sizes.items() if size > tolerance)
+    message = (
+        f"at another place of the batch samples have a result of {first} that differs by {sizes[first]:.3g}"
+    )
+    return failure(LEAK001, _name(first), message, sizes[first], tolerance, PLACE_IN_BATCH.of(module=first))
+
+
+def _moved_on(value: Any) -> Any:
+    """The same inputs, each sample in the place of the next one."""
+    if isinstance(value, Tensor):
+        return value.detach().roll(1, 0)
+    if isinstance(value, Mapping):
+        return {key: _moved_on(member) for key, member in value.items()}
+    return type(value)(map(_moved_on, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _differs(one: Tensor, other: Tensor) -> float:
+    """Largest difference, relative to the size of all."""
+    if one.shape != other.shape:
+        return float("inf")
+    size = float(one.square().mean().sqrt())
+    largest = float((one - other).abs().nan_to_num().amax())
+    return largest / size if size else largest
 
 
 def assert_output_diversity(
@@ -203,11 +258,16 @@ def _replaced(value: Any, changed: int, donor: int) -> Any:
 
 @torch.no_grad()
 def _outputs(
-    model: nn.Module, judged: Mapping[str, nn.Module], forward: Forward | None, inputs: Any, batch: int
+    model: nn.Module,
+    judged: Mapping[str, nn.Module],
+    forward: Forward | None,
+    inputs: Any,
+    batch: int,
+    seed: int = _SEED,
 ) -> dict[str, Tensor]:
     """(B, elements) of each module's first call and of the output, in order of execution; float64."""
     found: dict[str, Tensor] = {}
-    torch.manual_seed(_SEED)
+    torch.manual_seed(seed)
     with _hooked(judged, lambda name, output: found.setdefault(name, _rows(output, batch))):
         if forward is not None:
             output = forward(inputs)

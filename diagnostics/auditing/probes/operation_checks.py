@@ -16,6 +16,8 @@ from diagnostics.auditing.operation_trace import LossCall, OperationTrace, Softm
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
+from diagnostics.testing.output_assertions import LEAK001
+from diagnostics.testing.output_assertions import OVER_SAMPLES as NORMALISED
 
 TWICE = Cause(
     "applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}"
@@ -98,21 +100,27 @@ ONE_HOT = Cause(
     "one element has all the weight in nearly every row, so that hardly any gradient passes: {operation}",
     remedy="Scale the scores down: divide them by the root of the width, or by a temperature near 1.",
 )
+READS_PADDING = Cause(
+    "reads-padding-alone",
+    "the keys that its mask keeps are the same in all samples, those that it hides are not: {operation}",
+    remedy="Invert the mask: key_padding_mask is True where a key is hidden, a Boolean attn_mask of"
+    " scaled_dot_product_attention where it is kept.",
+)
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
-    "Softmax over the wrong dimension, or too hard",
+    "A softmax weighs the wrong elements, or too hard",
     "operations",
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT),
+    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING),
     what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
-    " gives one element all the weight.",
+    " gives one element all the weight; or the mask of an attention keeps only keys that are the same in all samples.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
     false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain.",
-    explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001", *LITTLE_USED}),
+    explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001", "COLLAPSE001", *LITTLE_USED}),
     rank=8,
 )
 FAMILY = Family(127, "Operations of the step", (LOSS003, SOFTMAX001))
@@ -151,7 +159,30 @@ def check_operations(
             _add_hard(found, softmax, owner)
         for cause in _judge_softmax(softmax, samples) if every else ():
             _add(found, SOFTMAX001, owner(softmax.operation.module), cause)
+    for attention in traces[0].attentions if traces else ():
+        place = attention.operation.place
+        alike = [[each for each in trace.attentions if each.operation.place == place] for trace in traces]
+        if all(any(each.reads_constant for each in calls) for calls in alike) and attention.reads_constant:
+            cause = READS_PADDING.of(operation=attention.operation)
+            _add(found, SOFTMAX001, owner(attention.operation.module), cause)
+    if traces and all(_judges_samples(trace, samples) for trace in traces):
+        for call in traces[0].normalized:
+            if call.dim == 0 and call.shape[0] == samples > 1 and len(call.shape) == 2 and call.shape[1] > 1:
+                cause = NORMALISED.of(operation=call.operation)
+                found[LEAK001.id, "", cause.code] = LEAK001.found_once("", cause, WARNING)
     return list(found.values())
+
+
+def _judges_samples(trace: OperationTrace, samples: int) -> bool:
+    """Whether a loss compares classes of each sample: what is normalised over samples is then not meant to be."""
+    return any(
+        call.operation.name in ("cross_entropy", "nll_loss")
+        and not call.target.is_floating_point()
+        and tuple(call.target.shape) == (samples,)
+        and call.values.dim() == 2
+        and call.values.shape[1] != samples
+        for call in trace.losses
+    )
 
 
 def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:

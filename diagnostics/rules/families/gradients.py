@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from diagnostics.causes import Cause
 from diagnostics.records import Absent, ParameterRecord, StepRecord
 from diagnostics.records.columns import largest_of
+from diagnostics.rules.families.ties import has_role
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped
 from diagnostics.rules.rule import (
@@ -124,7 +125,8 @@ def is_target(record: StepRecord, module: str) -> bool:
         return False
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
-    return bool(own) and outside and (module in record.copies or any(each.changed for each in own))
+    copy = module in record.copies and (state == "no_grad" or has_role(module))
+    return bool(own) and outside and (copy or any(each.changed for each in own))
 
 
 def find_zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:

@@ -49,6 +49,10 @@ SOUND: dict[str, Step] = {
     "similarities to itself without a diagonal": lambda m, b: F.cross_entropy(
         (m(b[0]) @ m(b[0]).T).masked_fill(torch.eye(B, dtype=torch.bool), -1e9), torch.arange(B).roll(1)
     ),
+    "normalised over features": lambda m, b: F.cross_entropy(F.normalize(m(b[0]), dim=1), b[1]),
+    "decorrelated features": lambda m, b: (
+        (F.normalize(m(b[0]), dim=0).T @ F.normalize(m(b[0]), dim=0) - torch.eye(3)).square().sum()
+    ),
     "scaled tanh": lambda m, b: F.mse_loss(8 * m(b[0]).tanh(), 3 * b[0][:, :3]),
     "an outlier beyond tanh": lambda m, b: F.mse_loss(m(b[0]).tanh(), (b[0][:, :3] / 2).clamp(-1, 1.2)),
     "smoothed bits": lambda m, b: F.binary_cross_entropy_with_logits(
@@ -87,6 +91,10 @@ WRONG: dict[str, tuple[Step, str]] = {
         lambda m, b: F.binary_cross_entropy_with_logits(m(b[0]), b[0][:, :3].sign()),
         "not-probabilities",
     ),
+    "normalised over samples": (
+        lambda m, b: F.cross_entropy(F.normalize(m(b[0]), dim=0), b[1]),
+        "normalised-over-samples",
+    ),
     "itself": (lambda m, b: F.cross_entropy(m(b[0]) @ m(b[0]).T, torch.arange(B)), "finds-itself"),
     "samples": (lambda m, b: F.mse_loss(m(b[0]).softmax(0), F.one_hot(b[1], 3).float()), "over-samples"),
 }
@@ -116,14 +124,62 @@ class Mixing(nn.Module):
         super().__init__()
         self.mixes = mixes
         self.layer = nn.Linear(6, 3)
+        self.register_buffer("edges", torch.eye(B if mixes == "graph" else 1).roll(1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.layer(x)
         if self.mixes == "pairs":
             return h @ h.T
+        if self.mixes == "place":
+            return h + torch.arange(len(h))[:, None]
+        if self.mixes == "noise":
+            return h + torch.randn_like(h)
+        if self.mixes == "graph":
+            return self.edges @ h
         return h - h.mean(0) if self.mixes == "mean" else h
 
 
-@pytest.mark.parametrize(("mixes", "found"), [("", set()), ("mean", {"mixes-samples"}), ("pairs", set())])
+@pytest.mark.parametrize(
+    ("mixes", "found"),
+    [
+        ("", set()),
+        ("mean", {"mixes-samples"}),
+        ("pairs", set()),
+        ("place", {"place-in-batch"}),
+        ("noise", set()),
+        ("graph", set()),
+    ],
+)
 def test_samples_that_mix_are_found_without_a_probe(mixes: str, found: set[str]) -> None:
     assert codes(lambda m, b: m(b[0]).square().mean(), Mixing(mixes)) == found
+
+
+class Attending(nn.Module):
+    """Attention of a learnt query to padded tokens, by two functions of torch that read a mask in opposite ways."""
+
+    def __init__(self, by: str, inverted: bool) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Embedding(9, 8), nn.MultiheadAttention(8, 1, batch_first=True)
+        self.query, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 3)
+        self.by, self.inverted = by, inverted
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, padding = self.embed(ids), (ids == 0) != self.inverted
+        query = self.query.expand(len(ids), 1, 8)
+        if self.by == "module":
+            return self.head(self.attention(query, x, x, key_padding_mask=padding)[0][:, 0])
+        mask = ~padding[:, None, None]
+        seen = F.scaled_dot_product_attention(query[:, None], x[:, None], x[:, None], attn_mask=mask)
+        return self.head(seen[:, 0, 0])
+
+
+@pytest.mark.parametrize("by", ["module", "function"])
+@pytest.mark.parametrize("inverted", [True, False])
+def test_an_attention_that_reads_the_padding(by: str, inverted: bool) -> None:
+    torch.manual_seed(0)
+    length = torch.arange(6) < torch.randint(2, 5, (4, B, 1))
+    batches = [(ids, ids[:, 0] % 3) for ids in torch.randint(1, 9, (4, B, 6)) * length]
+    model = Attending(by, inverted)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    report = audit(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, optimizer, steps=4)
+    assert any(each.code == "reads-padding-alone" for each in report.findings) == inverted
