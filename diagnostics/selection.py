@@ -146,6 +146,41 @@ def innermost(name: str, modules: Iterable[str]) -> str:
     return max((module for module in modules if name.startswith(f"{module}.")), key=len, default="")
 
 
+_FOLLOWERS = ("target", "ema", "teacher", "momentum", "average")
+"""Words in the name of a copy that follows the original."""
+_ROLES = (*_FOLLOWERS, "reference", "frozen", "old", "slow", "delayed")
+"""Words in the name of a copy that must not move with the original."""
+
+
+def has_role(name: str, words: Sequence[str] = _ROLES) -> bool:
+    """Whether a name says that its weights must lag behind others."""
+    parts = [part for each in name.lower().split(".") for part in each.split("_")]
+    return any(part in words for part in parts)
+
+
+def find_followers(model: nn.Module) -> dict[str, str]:
+    """Modules of a model whose name says that they follow another one, each with a sibling of the same shapes."""
+    found: dict[str, str] = {}
+    for path, holder in model.named_modules():
+        prefix = f"{path}." if path else ""
+        children = {f"{prefix}{name}": child for name, child in holder.named_children()}
+        for name in children:
+            own = name.rpartition(".")[2]
+            alike = [other for other in children if _are_alike(children[name], children[other])]
+            sources = [other for other in alike if not has_role(other.rpartition(".")[2])]
+            if has_role(own, _FOLLOWERS) and len(sources) == 1 and not has_role(path):
+                found[name] = sources[0]
+    return found
+
+
+def _are_alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules are different ones of the same class and shapes, with weights."""
+    if one is other or type(one) is not type(other) or any(map(is_lazy, one.parameters())):
+        return False
+    shapes = [{name: each.shape for name, each in module.named_parameters()} for module in (one, other)]
+    return bool(shapes[0]) and not any(map(is_lazy, other.parameters())) and shapes[0] == shapes[1]
+
+
 def find_copies(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Modules with weights, each with another one of the same class and shapes, as an average or a target has."""
     alike: dict[tuple[object, ...], list[str]] = {}

@@ -37,7 +37,7 @@ from diagnostics.recording.updates.parameters import ParameterWatch
 from diagnostics.recording.updates.watched_parameters import has_values, members, track
 from diagnostics.recording.weak_hooks import WeakHook, remove_hooks
 from diagnostics.records import LostTie
-from diagnostics.selection import covers, find_copies, innermost, moded, updates_statistics
+from diagnostics.selection import covers, find_copies, find_followers, innermost, moded, updates_statistics
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ class Recorder:
         self._modules = modules = setup.modules  # a reference to this recorder would keep it alive
         self._moded = {name: layers for name, module in modules.items() if (layers := moded(module))}
         self._equal_units = EqualUnits(model)
-        self._targets = TargetNetworks(model, setup.targets)
+        self._followers = {
+            name: source for name, source in find_followers(model).items() if name not in setup.targets
+        }
+        self._targets = TargetNetworks(model, setup.targets, self._followers)
         self._parameters, self._members = self._watch_parameters()
         self._unready = any(not has_values(parameter) for parameter in model.parameters())
         self._buffers = FrozenBuffers(
@@ -134,7 +137,8 @@ class Recorder:
         self._parameters.detach()
 
     def _watch_parameters(self) -> tuple[ParameterWatch, dict[str, list[str]]]:
-        tracked = track(self._model, self._modules, self._setup.expect_frozen, self._setup.targets)
+        following = [*self._setup.targets, *self._followers]
+        tracked = track(self._model, self._modules, self._setup.expect_frozen, following)
         return ParameterWatch(tracked, self._setup.optimizers), members(tracked, self._modules)
 
     def _look_again(self) -> None:

@@ -83,13 +83,15 @@ class OddStatistics:
 
 @dataclass(frozen=True, slots=True)
 class TargetRecord:
-    """A declared target network in one step.
+    """A target network in one step.
 
     Attributes:
         name: Name of the target, source that of the module that it follows.
         gap: Distance to the source at the end of the step, relative to the norm of the source.
         moved: Change of the target over the step, relative to the same norm.
         towards: Cosine between its change and the way from where it began to the source.
+        lag: Distance to the source, as it was before the step or is after it, relative to the change of the source.
+        declared: Whether the user declared it; otherwise its name says that it is one.
     """
 
     name: str
@@ -97,6 +99,8 @@ class TargetRecord:
     gap: float
     moved: float
     towards: Number
+    lag: Number
+    declared: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ class StepRecord:
 
     def is_declared_target(self, module: str) -> bool:
         """Whether a module is a declared target network, or inside one."""
-        return any(module == each.name or module.startswith(f"{each.name}.") for each in self.targets)
+        names = [each.name for each in self.targets if each.declared]
+        return any(module == name or module.startswith(f"{name}.") for name in names)
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

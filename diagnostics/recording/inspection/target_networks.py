@@ -1,4 +1,4 @@
-"""Measures declared target networks: how far they are from their sources, and whether a step moves them there."""
+"""Measures target networks: how far they are from their sources, and whether a step moves them there."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ _STILL = Absent("the target did not move, or is its source", "no-movement")
 
 
 class TargetNetworks:
-    """The declared targets of a model.
+    """The targets of a model.
 
     Args:
-        targets: Name of a target -> name of its source, both modules of the model.
+        targets: Name of a target -> name of its source, both modules of the model, as declared.
+        guessed: The same of modules whose names say that they are targets.
 
     Raises:
         InvalidValue: The model lacks one, or the two have other parameters.
     """
 
-    def __init__(self, model: nn.Module, targets: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: nn.Module, targets: Mapping[str, str], guessed: Mapping[str, str] | None = None
+    ) -> None:
+        self._declared = frozenset(targets)
         known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         self._pairs: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
-        for target, source in targets.items():
+        for target, source in {**(guessed or {}), **targets}.items():
             for name in (target, source):
                 if name not in known:
                     check_patterns("targets", [glob.escape(name)], known)
@@ -53,11 +57,12 @@ class TargetNetworks:
         if not self._pairs:
             return ()
         place = {id(tensor): index for index, tensor in enumerate(parameters.tensors)}
-        return tuple(
-            _measure(names, pairs, [parameters.fall[place[id(target)]] for target, _ in pairs], readout)
-            for names, pairs in self._pairs.items()
-            if all(id(target) in place for target, _ in pairs)
-        )
+        found = []
+        for names, pairs in self._pairs.items():
+            if all(id(each) in place for pair in pairs for each in pair):
+                falls = [tuple(parameters.fall[place[id(each)]] for each in pair) for pair in pairs]
+                found.append(_measure(names, pairs, falls, readout, names[0] in self._declared))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class TargetStep:
     falls: int
     sources: int
     products: int
+    earlier: int
+    changes: int
+    declared: bool
 
     def read(self, readout: Readouts) -> TargetRecord:
         """The record, once the readout was fetched."""
@@ -82,17 +90,29 @@ class TargetStep:
         if fall and before > 0:
             towards = (fall**2 - product) / (fall * before**0.5)
         unit = size or 1.0
-        return TargetRecord(self.target, self.source, gap / unit, fall / unit, towards)
+        earlier, change = (root_sum_squares(readout.numbers(key)) for key in (self.earlier, self.changes))
+        lag: Number = min(gap, earlier) / change if change else _STILL
+        return TargetRecord(self.target, self.source, gap / unit, fall / unit, towards, lag, self.declared)
 
 
 def _measure(
-    names: tuple[str, str], pairs: Sequence[tuple[Tensor, Tensor]], falls: Sequence[Tensor], readout: Readout
+    names: tuple[str, str],
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    both: Sequence[tuple[Tensor, ...]],
+    readout: Readout,
+    declared: bool,
 ) -> TargetStep:
+    """Add what is read of a target; `both` is what target and source lost in the step."""
     gaps = [source - target for target, source in pairs]
+    falls, changes = [own for own, _ in both], [source for _, source in both]
+    earlier = [gap + change for gap, change in zip(gaps, changes, strict=True)]
     return TargetStep(
         *names,
         gaps=readout.add_scalars(measure_norms(gaps)),
         falls=readout.add_scalars(measure_norms(falls)),
         sources=readout.add_scalars(measure_norms([source for _, source in pairs])),
         products=readout.add_scalars([(gap * fall).sum() for gap, fall in zip(gaps, falls, strict=True)]),
+        earlier=readout.add_scalars(measure_norms(earlier)),
+        changes=readout.add_scalars(measure_norms(changes)),
+        declared=declared,
     )

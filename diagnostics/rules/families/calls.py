@@ -57,7 +57,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         minor = (
             declared
             or (cause is CALLS_ZERO and zero < WASTED * total)
-            or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name))
+            or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name, cause))
         )
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
@@ -68,20 +68,26 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         )
 
 
-def _is_stop_gradient(record: StepRecord, name: str, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether one of two calls has no gradient, and neither can use what the other returned: their inputs are data.
+def _is_stop_gradient(
+    record: StepRecord, name: str, cause: Cause, seen: frozenset[str] = frozenset()
+) -> bool:
+    """Whether at most half of the calls have no gradient, and none can use what another one returned: they read data.
 
-    Or the outputs of modules of which the same is true, as of a projector behind an encoder.
+    Or the outputs of modules of which the same is true, as of a projector behind an encoder. In a recursion the second
+    call with gradient reads what the first one returned. Of more than two calls, those without gradient must have run
+    with gradients disabled, as for pseudo-labels.
     """
     module = record.modules[name]
-    if module.calls_total != 2 or module.calls_with_gradient != 1:
+    if 2 * module.calls_with_gradient < module.calls_total:
+        return False
+    if module.calls_total != 2 and cause is not CALLS_WITHOUT_GRAD:
         return False
     if all(call.raw for call in module.calls):
         return True
     sources, seen = record.into.get(name, frozenset()), seen | {name}
     if not sources or sources & seen:  # a recursion
         return False
-    return all(_is_stop_gradient(record, each, seen) for each in sources)
+    return all(_is_stop_gradient(record, each, cause, seen) for each in sources)
 
 
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -104,8 +110,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
     " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
-    " them received zeros alone, or one of two calls on data has none, as a stop-gradient on the target does. It does"
-    " not fire where checkpointing repeats calls.",
+    " them received zeros alone, or at most half of the calls on data have none, as those for targets or pseudo-labels."
+    " It does not fire where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",

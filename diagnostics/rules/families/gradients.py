@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from diagnostics.causes import Cause
 from diagnostics.records import Absent, ParameterRecord, StepRecord
 from diagnostics.records.columns import largest_of
-from diagnostics.rules.families.ties import has_role
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped
 from diagnostics.rules.rule import (
@@ -22,6 +21,7 @@ from diagnostics.rules.rule import (
     lasting,
     learners,
 )
+from diagnostics.selection import has_role
 
 NO_GRAD = Cause(
     "no-grad",

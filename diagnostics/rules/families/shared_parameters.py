@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from diagnostics.causes import Cause
 from diagnostics.records import StepRecord
-from diagnostics.rules.families.ties import has_role
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few
 from diagnostics.rules.rule import CRITICAL, NOTE, Family, Observation, Rule, lasting
+from diagnostics.selection import has_role
 
 SHARED_TENSOR = Cause("shared-tensor", "the same tensor is a parameter of {modules}")
 

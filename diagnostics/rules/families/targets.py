@@ -1,4 +1,4 @@
-"""Declared target networks: they must lag behind their source, by their own movement alone."""
+"""Target networks: they must lag behind their source, by their own movement alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Severity
-from diagnostics.records import Absent, StepRecord, TargetRecord
+from diagnostics.records import Absent, ParameterRecord, StepRecord, TargetRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Observation, Rule, lasting
 
@@ -19,7 +19,11 @@ MOVES_AWAY = Cause(
     "moves-away",
     "its update leads away from the source: the factors of the average are swapped, or it follows something else",
 )
-NO_LAG = Cause("no-lag", "it is equal to the source after every step: the whole network is copied each time")
+NO_LAG = Cause(
+    "no-lag",
+    "it is as good as equal to the source in every step: the whole network is copied each time, or the factors of the"
+    " average are swapped",
+)
 STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
 
 
@@ -36,16 +40,47 @@ def find_bad_targets(record: StepRecord, options: Values) -> Iterator[Observatio
 def _judge(record: StepRecord, target: TargetRecord) -> tuple[Cause, Severity] | None:
     if target.name in {name for names in record.aliases.values() for name in names} | record.aliases.keys():
         return None  # SHARE003
-    places = [each.place for each in record.held_by(target.name)]
-    if any(not isinstance(place, Absent) and place.gradient == "nonzero" for place in places):
+    own = record.held_by(target.name)
+    if target.declared and any(map(_is_trained, own)):
         return TRAINED_TARGET, CRITICAL
+    if not target.declared:
+        return _judge_undeclared(record, target)
     if target.moved == 0.0:
         return (STANDS_STILL, NOTE) if target.gap > 0.0 else None
-    if target.gap == 0.0:
+    if _has_no_lag(target):
         return NO_LAG, WARNING
     if not isinstance(target.towards, Absent) and target.towards <= 0.0:
         return MOVES_AWAY, CRITICAL
     return None
+
+
+_LAG = 0.05
+"""Distance to the source, relative to the change of the source in one step: averages keep at least half, and after
+the copy of a whole network nothing is left."""
+
+
+def _has_no_lag(target: TargetRecord) -> bool:
+    lag = 0.0 if isinstance(target.lag, Absent) else target.lag
+    return target.gap == 0.0 or (not isinstance(target.lag, Absent) and target.moved > 0.0 and lag < _LAG)
+
+
+def _judge_undeclared(record: StepRecord, target: TargetRecord) -> tuple[Cause, Severity] | None:
+    """A module that is called a target is one if it is written outside of the optimisers, and its source is not."""
+    own, source = record.held_by(target.name), record.held_by(target.source)
+    if not own or not any(map(_is_trained, source)):
+        return None
+    written = [each.kept for each in own if not isinstance(each.kept, Absent)]
+    apart = all(each.kept == 1.0 for each in source if _is_trained(each))
+    if all(map(_is_trained, own)) and len(written) == len(own) and 1.0 not in written and apart:
+        return TRAINED_TARGET, CRITICAL
+    loose = all(isinstance(each.place, Absent) for each in own)
+    return (NO_LAG, WARNING) if loose and target.moved > 0.0 and _has_no_lag(target) else None
+
+
+def _is_trained(parameter: ParameterRecord) -> bool:
+    """Whether an optimiser steps with a gradient of it."""
+    place = parameter.place
+    return not isinstance(place, Absent) and place.gradient == "nonzero"
 
 
 TARGET001 = Rule(
@@ -58,10 +93,12 @@ TARGET001 = Rule(
     lasting(5),
     causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, STANDS_STILL),
     what="A module that `targets` declares is trained by an optimiser, moves away from its source, or is equal to it"
-    " after each step (a warning). It is a note while it stands still.",
+    " in each step (a warning). It is a note while it stands still. Undeclared modules called target, teacher, ema and"
+    " the like are judged where they are written outside the optimisers, and stand next to one of the same shapes.",
     why="The targets of the loss move with the predictions, or mean nothing.",
     example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag; `2 * target - source` moves away.",
     false_alarms="A target that is copied every thousand steps stands still in between: it is a note.",
+    explains=frozenset({"MOVE002", "MOVE005"}),
     rank=16,
 )
 FAMILY = Family(93, "Frozen, shared and evaluation mode", (TARGET001,))

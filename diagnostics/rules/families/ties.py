@@ -9,6 +9,7 @@ from diagnostics.findings import Severity
 from diagnostics.records import StepRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Observation, Rule, lasting
+from diagnostics.selection import has_role
 
 ALIAS_OF_ROLE = Cause(
     "alias-of-role",
@@ -21,21 +22,13 @@ EQUAL_APART = Cause(
     "an embedding and an output layer begin with the same values in two tensors: a tie was lost, as by"
     " load_state_dict(assign=True), a deep copy, or a cast",
 )
-_ROLES = ("target", "ema", "teacher", "momentum", "average", "reference", "frozen", "old", "slow", "delayed")
-"""Words in the name of a copy that must not move with the original."""
-
-
-def has_role(name: str) -> bool:
-    """Whether a name says that its weights must lag behind others."""
-    parts = [part for each in name.lower().split(".") for part in each.split("_")]
-    return any(part in _ROLES for part in parts)
 
 
 def find_aliases(record: StepRecord, options: Values) -> Iterator[Observation]:
     """SHARE003; a note unless the names say that the two are different."""
     for first, others in record.aliases.items():
         names = (first, *others)
-        declared = {target.name for target in record.targets} & set(names)
+        declared = {target.name for target in record.targets if target.declared} & set(names)
         roles = [name for name in names if has_role(name) or name in declared]
         cause, severity = ALIAS, _severity(names)
         module = first

@@ -1,4 +1,4 @@
-"""Seven healthy programs that look unusual, as arguments of an audit: no tool may accuse them."""
+"""Eight healthy programs that look unusual, as arguments of an audit: no tool may accuse them."""
 
 from __future__ import annotations
 
@@ -179,6 +179,21 @@ def summed_then_divided() -> Made:
     return made(model, step, labelled(), optimizer)
 
 
+def pseudo_labels() -> Made:
+    """Labels of unlabelled samples come from a third call of the same network, without gradient."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"body": classifier()})
+
+    def step(model: Any, batch: Any) -> Tensor:
+        with torch.no_grad():
+            sure, label = model["body"](batch[0] + 0.05 * torch.randn_like(batch[0])).softmax(1).max(1)
+        strong = model["body"](batch[0] + 0.2 * torch.randn_like(batch[0]))
+        pseudo = (F.cross_entropy(strong, label, reduction="none") * (sure > 0.3)).mean()
+        return F.cross_entropy(model["body"](batch[0]), batch[1]) + pseudo
+
+    return made(model, step, labelled(), adam(model))
+
+
 PROGRAMS: dict[str, Callable[[], Made]] = {
     "gradient of the last step of a fixed point": one_step_gradient,
     "nodes of one graph, half of them labelled": nodes_of_a_graph,
@@ -187,4 +202,5 @@ PROGRAMS: dict[str, Callable[[], Made]] = {
     "contrast of images and texts": image_and_text,
     "diffusion with an average inside": diffusion,
     "micro-batches summed, then divided": summed_then_divided,
+    "labels from the network itself": pseudo_labels,
 }

@@ -106,6 +106,41 @@ def test_a_target_that_is_trained_is_an_error(model: Agent) -> None:
     assert ("TARGET001", "target", "target-trained") in found(monitor)
 
 
+@pytest.mark.parametrize(
+    ("weight", "code"), [(0.05, ""), (0.6, ""), (0.97, "no-lag"), (1.0, "no-lag"), (0.0, "")]
+)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_module_that_is_called_a_target_must_lag(
+    model: Agent, weight: float, code: str, early: bool
+) -> None:
+    """Whether it is written at the end of a step or at the beginning of it."""
+    if early:
+        model.register_forward_pre_hook(lambda *_: average(weight)(model.target, model.policy))
+    monitor = train(model, average(0.0 if early else weight), {})
+    assert found(monitor) == ([("TARGET001", "target", code)] if code else [])
+
+
+def test_a_module_that_is_called_a_target_must_not_be_averaged_and_trained(model: Agent) -> None:
+    model.forward = lambda x: (model.policy(x) - model.target(x) - x[:, :3]).square().mean()  # type: ignore[method-assign]
+    named = ("TARGET001", "target", "target-trained")
+    assert named in found(train(model, average(0.1), {}, held=model))
+    assert named not in found(train(model, average(0.0), {}, held=model))
+
+
+def test_a_copy_of_another_name_may_be_equal(model: Agent) -> None:
+    model.old, model.target = model.target, nn.Linear(4, 2)
+    model.forward = lambda x: (model.policy(x) - model.old(x).detach() - x[:, :3]).square().mean()  # type: ignore[method-assign]
+    optimizer = torch.optim.SGD(model.policy.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for _ in range(6):
+        with monitor.step(samples=8):
+            average(1.0)(model.old, model.policy)
+            model(torch.randn(8, 4)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(rule != "TARGET001" for rule, _, _ in found(monitor))
+
+
 def test_a_target_that_is_not_watched_is_measured(model: Agent) -> None:
     monitor = Monitor(model, watch=["policy"], targets={"target": "policy"})
     with monitor.step(samples=8):
