@@ -28,7 +28,8 @@ from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
 
 STUDY = "reference"
-COMPARING = {"enabled": True, "reference_every": MonitorConfig().reference_every}
+MOST_EVERY = MonitorConfig().reference_every
+COMPARED = 20  # steps of a whole run, and its first ones: all of a run as short as that
 MOST_LISTED = (
     10  # departures in a result: a wrong loss changes every gradient, and the first says what is wrong
 )
@@ -87,7 +88,7 @@ def course_job(investigation: Investigation) -> Job:
     subject = investigation.subject
     steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
-    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor=COMPARING)
+    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor=compare_often(steps))
     return Job(subject_arm(STUDY), seed, config)
 
 
@@ -109,11 +110,21 @@ def compare_recorded(folder: Path, subject: Config, most: int) -> ReferenceResul
     return judge_reference(add_steps_before_departure(facts, run, subject, most), subject)
 
 
-def compare_start(investigation: Investigation) -> ReferenceResult:
-    """Compare the first steps, the tasks, the loader and the evaluator of the run under test with the reference."""
+def compare_often(steps: int) -> dict[str, int | bool]:
+    """The settings with which a run of some steps compares enough of them to meet what happens at every tenth."""
+    return {"enabled": True, "reference_every": min(MOST_EVERY or steps, max(1, steps // COMPARED))}
+
+
+def compare_start(investigation: Investigation, given: Config) -> ReferenceResult:
+    """Compare the first steps, the tasks, the loader and the evaluator of the run under test with the reference.
+
+    Args:
+        investigation: the investigation.
+        given: the config under test with its own store and workers, which no other run of the investigation has.
+    """
     investigation.progress(STUDY, 0, 1)
     return judge_reference(
-        check_start(with_seed(investigation.subject, investigation.seeds[0])), investigation.subject
+        check_start(with_seed(investigation.subject, investigation.seeds[0]), given), investigation.subject
     )
 
 

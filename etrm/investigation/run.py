@@ -146,7 +146,7 @@ def investigate(
     claim_folder(out, subject, name, launcher)
     recorded, facts = _judge_recorded(recorded_in, subject, progress)
     # A store has one seed and every arm its own; neither a store nor workers change a sample.
-    subject = with_settings(subject, data={"store": None, "workers": 0})
+    given, subject = subject, with_settings(subject, data={"store": None, "workers": 0})
     investigation = Investigation(
         out,
         subject,
@@ -167,7 +167,7 @@ def investigate(
         return found
 
     reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
-    reference = reference or _compare(investigation, chosen, until_root_cause)
+    reference = reference or _compare(investigation, given, chosen, until_root_cause)
     decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
@@ -183,13 +183,15 @@ def investigate(
     return result
 
 
-def _compare(investigation: Investigation, chosen: Sequence[str], until_root_cause: bool) -> ReferenceResult:
+def _compare(
+    investigation: Investigation, given: Config, chosen: Sequence[str], until_root_cause: bool
+) -> ReferenceResult:
     """Compare the run under test with the reference: its first steps, and if those are equal the whole run.
 
     The whole run is trained together with the decoder and the short runs, or alone in a search for a root cause. The
     decision of some hypotheses, which is meant to be short, leaves it out.
     """
-    start = compare_start(investigation)
+    start = compare_start(investigation, given)
     if start.stage is not None or not (until_root_cause or is_whole(investigation, chosen)):
         return start
     if not until_root_cause and investigation.subject.model.recursive:

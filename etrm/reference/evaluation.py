@@ -1,8 +1,7 @@
 """The reference of evaluation: the queries, votes and scores of a recorded evaluation.
 
 Each stage is computed from the real results of the stage before it, so the first departure is the cause of the others:
-the queries from the tasks, the votes from the recorded answers, the scores from the reported votes. The intervals of
-the scores are not covered.
+the queries from the tasks, the votes from the recorded answers, the scores and their intervals from the reported votes.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from etrm.reference.loaded_rows import LoadedRow, find_differences
 from etrm.reference.loader import Drawing, ReferenceRow, list_asked, list_changes, make_row
 
 ROUNDING = 1e-9  # of a mean of float64 numbers, in any order
+TAIL = 0.025  # probability beyond each end of an interval
 Query = tuple[str, int]
 """A task id and the index of a test pair."""
 
@@ -83,8 +83,9 @@ class CountedScores:
     """What an evaluator reports, as plain values.
 
     Attributes:
-        values: the scores and counts by name: ``pass@k.score``, ``pass@k.solved`` and ``pass@k.asked`` for each k,
-            ``token_accuracy``, ``exact_accuracy``, ``samples``, ``missing``, ``empty`` and ``unanswered``.
+        values: the scores and counts by name: ``pass@k.score``, ``pass@k.solved``, ``pass@k.asked``, ``pass@k.low``
+            and ``pass@k.high`` for each k, ``token_accuracy``, ``exact_accuracy``, ``samples``, ``missing``, ``empty``
+            and ``unanswered``.
         ranks: the rank of the true output of each query, from 1; None if no candidate is right.
         candidates: the candidates of each query, the best first.
     """
@@ -304,6 +305,8 @@ def compute_scores(
         values[f"pass@{k}.score"] = sum(sum(tests) / len(tests) for tests in solved) / len(solved)
         values[f"pass@{k}.solved"] = sum(all(tests) for tests in solved)
         values[f"pass@{k}.asked"] = len(solved)
+        whole = sum(all(tests) for tests in solved)
+        values[f"pass@{k}.low"], values[f"pass@{k}.high"] = bound_share(whole, len(solved))
     shares = [_share_right(answer) for answer in answers]
     exact = [
         share == 1 and held.get((answer.task_id, answer.query), False)
@@ -322,6 +325,26 @@ def compute_scores(
         ),
     }
     return CountedScores(values, ranks, candidates)
+
+
+def bound_share(solved: int, asked: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a share (Clopper and Pearson, 1934).
+
+    At the lower end so many or more are solved with probability .025, at the upper end so many or fewer.
+    """
+
+    def find(least: int, rises_to: float) -> float:
+        """The share at which ``least`` or more are solved with a probability, which rises with the share."""
+        low, high = 0.0, 1.0
+        for _ in range(60):  # halves [0, 1] below the rounding of a float64 number
+            middle = (low + high) / 2
+            more = math.fsum(
+                math.comb(asked, n) * middle**n * (1 - middle) ** (asked - n) for n in range(least, asked + 1)
+            )
+            low, high = (middle, high) if more < rises_to else (low, middle)
+        return low
+
+    return (find(solved, TAIL) if solved else 0.0), (find(solved + 1, 1 - TAIL) if solved < asked else 1.0)
 
 
 def _query(row: ReferenceRow) -> Query:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from etrm.config import Config, is_rules
-from etrm.data.sources import TaskSet, load_tasks
+from etrm.data.sources import TaskSet
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.task_files import read_tasks
 
 
 def compare_choice(held_out: TaskSet, config: Config) -> list[Departure]:
@@ -18,7 +19,7 @@ def compare_choice(held_out: TaskSet, config: Config) -> list[Departure]:
         return []
     fitting = {
         task.id
-        for task in load_tasks(section.source, section.subset)
+        for task in read_tasks(section.source, section.subset)
         if all(
             max(*grid.shape) <= side
             for pair in task.pairs

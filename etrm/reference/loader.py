@@ -25,6 +25,7 @@ from etrm.config import SIDE, DataConfig, is_rules
 from etrm.data.sources import TaskSet, load_tasks
 from etrm.data.task import Pair, Task
 from etrm.reference.canvas import CELLS, PAD, UNCHANGED, UNSCORED, GridChange, Integers, find_area, lay_out
+from etrm.reference.task_files import read_tasks
 
 GOLDEN = (5**0.5 - 1) / 2
 """The step of the schedule: multiples of the golden ratio modulo 1 are spread most evenly."""
@@ -276,7 +277,7 @@ def choose_tasks_of(
     """
     if is_rules(source):  # an endless stream, of which the first tasks that fit are taken
         return load_tasks(source, subset, max_side, max_tasks, demos)
-    whole = load_tasks(source, subset)
+    whole = read_tasks(source, subset)
     fitting = [task for task in whole if max(max(grid.shape) for grid in task.grids) <= max_side]
     return TaskSet(
         tuple(sorted(fitting, key=lambda task: task.id)[:max_tasks]), source, subset, whole.version

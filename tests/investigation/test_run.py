@@ -235,11 +235,11 @@ def test_the_whole_run_is_compared_unless_some_hypotheses_are_decided(
 ) -> None:
     start = ReferenceResult(codes=("reference.equal",), sentence="start", steps=(1,))
     course = start.replace(sentence="course")
-    monkeypatch.setattr(run, "compare_start", lambda investigation: start)
+    monkeypatch.setattr(run, "compare_start", lambda investigation, given: start)
     monkeypatch.setattr(run, "compare_course", lambda investigation, start: course)
     smoke = load("smoke")
     investigation = cast(Investigation, SimpleNamespace(subject=smoke, decoder=None))
-    assert run._compare(investigation, choose(smoke, chosen), until) == (course if whole else start)
+    assert run._compare(investigation, smoke, choose(smoke, chosen), until) == (course if whole else start)
 
 
 def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> None:

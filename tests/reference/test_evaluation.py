@@ -87,6 +87,8 @@ def test_a_task_is_the_mean_of_its_queries_and_wrong_sizes_are_wrong() -> None:
         "pass@1.score": pytest.approx(1 / 3),
         "pass@1.solved": 1,
         "pass@1.asked": 3,
+        "pass@1.low": pytest.approx(1 - 0.975 ** (1 / 3)),  # none of three with probability .975
+        "pass@1.high": pytest.approx(0.9057007),  # binom.test(1, 3) of R
         "token_accuracy": pytest.approx((1 + cells / (cells + ends)) / 3),
         "exact_accuracy": pytest.approx(1 / 3),
         "samples": 3,

@@ -6,16 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from etrm.checkpoints.format import Checkpoint
 from etrm.device import to_host
+from etrm.model.variant import Variant
 from etrm.reference.departure import Departure
 from etrm.reference.evaluated_weights import compare_weights
 from etrm.reference.kept_state import compare_states
 from etrm.reference.recorded import Snapshot
 from etrm.training.recorded_step import take_snapshot
 from etrm.training.train_state import TrainState
+
+
+def draws_noise(model: Variant) -> bool:
+    """Whether training draws noise for the model from torch's global generator, whose state this does not change."""
+    with torch.random.fork_rng(devices=()):
+        return model.draw_noise(1, 1) is not None
 
 
 class CheckpointCheck:

@@ -19,7 +19,7 @@ def plain_report(report: EvaluationReport) -> CountedScores:
     passed = {
         f"pass@{k}.{name}": float(getattr(found, name))
         for k, found in report.pass_at.items()
-        for name in ("score", "solved", "asked")
+        for name in ("score", "solved", "asked", "low", "high")
     }
     names = ("token_accuracy", "exact_accuracy", "samples", "missing", "empty")
     values = passed | {name: float(getattr(report, name)) for name in names}

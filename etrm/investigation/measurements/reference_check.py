@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
-from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
+from etrm.investigation.measurements.checkpoint_check import CheckpointCheck, draws_noise
+from etrm.investigation.measurements.known_losses import compare_known_losses
 from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
 from etrm.investigation.measurements.plain_values import plain_row
 from etrm.investigation.measurements.recorded_evaluation import (
@@ -28,6 +30,7 @@ from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.held_out_tasks import compare_choice
 from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
+from etrm.reference.start_weights import compare_start_weights
 from etrm.reference.step import covers_model
 from etrm.training.scoring.predictor import load_model
 from etrm.training.step_check import ComparedStep, StepCheck, read_compared
@@ -103,22 +106,29 @@ class _Comparisons:
             self.errors += what.splitlines()[:1]
 
 
-def check_start(config: Config) -> ReferenceFacts:
+def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
     """Compare the first steps of a config, its tasks, two passes of its loader, its evaluator and its checkpoints.
 
     If all are equal, steps and answers in situations of later training follow.
+
+    Args:
+        config: the settings, faults included.
+        given: the same with their own store and workers, whose samples are compared too.
     """
     check, comparisons = StepCheck(config), _Comparisons()
 
     def compare_run() -> Iterable[Departure]:
         trainer = Trainer(with_settings(config, monitor={"enabled": False}))
-        saved = CheckpointCheck(trainer.state, noise=trainer.model.draw_noise(1, 1) is not None)
+        saved = CheckpointCheck(trainer.state, noise=draws_noise(trainer.model))
         comparisons.run(lambda: _check_loading(trainer))
         for _ in range(2):
             comparisons.run(lambda: _train(trainer, check, FIRST_STEPS // 2))
+            comparisons.run(lambda: compare_known_losses(trainer))
             comparisons.run(saved.capture)
         comparisons.run(lambda: _check_tasks(trainer, check))
         comparisons.run(lambda: _check_loader(trainer, check))
+        if given is not None and (given.data.workers or given.data.store):
+            comparisons.run(lambda: _check_own_loader(given))
         comparisons.run(lambda: _check_evaluation(trainer))
         if not comparisons.found and not any(step.departures for step in check.compared):
             comparisons.run(lambda: _check_later(trainer, check, saved))
@@ -194,8 +204,15 @@ def check_evaluated(path: Path) -> tuple[Departure, ...]:
 
 
 def _check_loading(trainer: Trainer) -> Sequence[Departure]:
-    """The core against the files of the checkpoint that it starts from, if that is a run folder of this package."""
-    source = trainer.config.train.decoder
+    """The first weights: those of the checkpoint that the core starts from, if it is a run folder; else random ones."""
+    source, model = trainer.config.train.decoder, trainer.config.model
+    if covers_model(trainer.config):
+        random = compare_start_weights(trainer.model.state_dict(), model, loaded=source is not None)
+        return [*random, *_check_decoder(trainer, source)]
+    return _check_decoder(trainer, source)
+
+
+def _check_decoder(trainer: Trainer, source: Path | None) -> Sequence[Departure]:
     saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"))
     if not saved:
         return []
@@ -219,13 +236,20 @@ def _check_tasks(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
 
 
 def _check_loader(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
-    episodes, draw = trainer.episodes, trainer.recipe.draw
+    episodes, draw = trainer.episodes, trainer.prefetch or trainer.recipe.draw
     drawn = trainer.config.train.steps * trainer.config.train.batch_size // max(1, episodes.buckets)
 
     def load(bucket: int, index: int) -> LoadedRow:
         return plain_row(draw(episodes, bucket, index))
 
     return compare_passes(check.rows, load, drawn)
+
+
+def _check_own_loader(given: Config) -> Sequence[Departure]:
+    """The samples that come from a store, or from processes that draw ahead."""
+    trainer = Trainer(with_settings(given, monitor={"enabled": False}))
+    with closing(trainer.prefetch) if trainer.prefetch else nullcontext():
+        return _check_loader(trainer, StepCheck(given))
 
 
 def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:

@@ -16,6 +16,7 @@ from etrm.investigation.measurements.reference_check import (
     check_start,
 )
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.execution.prefetch import Prefetch
 from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import train
 
@@ -119,3 +120,16 @@ def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.Mon
     assert found.error == "IndexError: planted"
     assert found.first is not None
     assert found.first.stage is PipelineStage.CONTEXT
+
+
+@pytest.mark.processes
+def test_samples_that_workers_draw_ahead_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = config_of(data={"workers": 1})
+    assert check_start(config_of(), given).departures == []
+    call = Prefetch.__call__
+    monkeypatch.setattr(
+        Prefetch, "__call__", lambda self, episodes, bucket, index: call(self, episodes, bucket, index ^ 1)
+    )
+    first = check_start(config_of(), given).first
+    assert first is not None
+    assert first.stage is PipelineStage.DATA

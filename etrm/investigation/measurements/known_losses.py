@@ -1,0 +1,62 @@
+"""The loss of outputs that a new model does not give: of rows that are solved, almost solved, or not scored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from etrm.device import to_device
+from etrm.investigation.measurements.checkpoint_check import draws_noise
+from etrm.model.core import VOCABULARY
+from etrm.model.variant import StepOutput
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.objective import NOT_SCORED, row_losses
+from etrm.training.loss import act_loss
+from etrm.training.trainer import Trainer
+
+ROWS, TOKENS = 6, 5
+LIMIT = 1e-5  # relative; both are computed in float32 or better
+MARGIN = 6.0  # added to the logit of the token that is answered
+
+
+def compare_known_losses(trainer: Trainer) -> list[Departure]:
+    """Compare the loss of outputs with known answers, and its gradient, with the reference."""
+    train, labels, output = trainer.config.train, *_make_output(trainer)
+    loss = act_loss(output, labels, train.loss)
+    real = trainer.recipe.weigh(loss.total(train), trainer.step)
+    wanted = row_losses(output.logits, output.q_halt, labels, output.kl, None, train).total.sum()
+    leaves = [value for value in (output.logits, output.q_halt, output.kl) if value is not None]
+    found = _compare(PipelineStage.LOSS, "loss of known answers", real, wanted)
+    names = ("logits", "halting logits", "kl")
+    gradients = (torch.autograd.grad(total, leaves, allow_unused=True) for total in (real, wanted))
+    for name, leaf, one, other in zip(names, leaves, *gradients, strict=False):
+        both = (torch.zeros_like(leaf) if value is None else value for value in (one, other))
+        found += _compare(PipelineStage.GRADIENT, f"gradient of the {name} of known answers", *both)
+    return found
+
+
+def _make_output(trainer: Trainer) -> tuple[Tensor, StepOutput]:
+    """Return the labels (B, S) and the output: two rows are solved, one but for a token, one has no scored token."""
+    random = torch.Generator().manual_seed(trainer.config.train.seed)
+    labels = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
+    logits = torch.randn(ROWS, TOKENS, VOCABULARY, generator=random)
+    answers = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
+    answers[:3] = labels[:3]
+    answers[2, 0] = labels[2, 0] % (VOCABULARY - 1) + 1  # the only wrong one
+    logits += MARGIN * torch.nn.functional.one_hot(answers, VOCABULARY)
+    labels[0, -1] = labels[3, :2] = NOT_SCORED
+    labels[4] = NOT_SCORED
+    q_halt = torch.linspace(-2, 3, ROWS)
+    kl = torch.rand(ROWS, generator=random) if draws_noise(trainer.model) else None
+    moved = [None if x is None else to_device(x, trainer.device) for x in (logits, q_halt, kl)]
+    leaves = [None if x is None else x.requires_grad_() for x in moved]
+    context = torch.zeros(ROWS, 1, 1, device=trainer.device)
+    assert leaves[0] is not None
+    assert leaves[1] is not None
+    return to_device(labels, trainer.device), StepOutput(leaves[0], leaves[1], context, kl=leaves[2])
+
+
+def _compare(stage: PipelineStage, name: str, real: Tensor, wanted: Tensor) -> list[Departure]:
+    one, other = real.detach().double(), wanted.detach().double()
+    size = float((one - other).norm() / other.norm().clamp(min=1e-12))
+    return [] if size <= LIMIT else [Departure(stage, name, size, LIMIT)]

@@ -1,0 +1,67 @@
+"""The loss of rows that are solved, which a new model does not show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.config import load, with_settings
+from etrm.investigation.measurements import known_losses
+from etrm.investigation.measurements.known_losses import compare_known_losses
+from etrm.reference.departure import PipelineStage
+from etrm.training import loss
+from etrm.training.trainer import Trainer
+
+
+def start(**changes: Any) -> Trainer:
+    small = {"data": {"max_tasks": 6, "max_side": 3}, "monitor": {"enabled": False}}
+    return Trainer(with_settings(with_settings(load("smoke"), **small), **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train": {"loss": "softmax", "q_halt_weight": 0.1}},
+        {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 0.01}},
+        {"model": {"encoder": {"kind": "hybrid_variational"}}},
+    ],
+)
+def test_the_loss_is_that_of_the_reference(changes: dict[str, Any]) -> None:
+    trainer = start(**changes)
+    random = torch.get_rng_state()
+    assert compare_known_losses(trainer) == []
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_two_rows_are_solved_and_one_but_for_a_token() -> None:
+    labels, output = known_losses._make_output(start())
+    wrong = ((output.logits.argmax(-1) != labels) & (labels != -100)).sum(1).tolist()
+    assert wrong[:3] == [0, 0, 1]
+    assert min(wrong[3], wrong[5]) > 1
+    assert bool((labels[4] == -100).all())
+    assert {bool(q > 0) for q in output.q_halt} == {True, False}
+
+
+def test_a_halting_target_of_another_row_departs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loss.F.binary_cross_entropy_with_logits
+
+    def rolled(logits: torch.Tensor, target: torch.Tensor, **options: Any) -> torch.Tensor:
+        return plain(logits, target.roll(1), **options)
+
+    monkeypatch.setattr(loss.F, "binary_cross_entropy_with_logits", rolled)
+    found = compare_known_losses(start())
+    assert [departure.stage for departure in found] == [PipelineStage.LOSS, PipelineStage.GRADIENT]
+
+
+def test_a_gradient_that_is_not_the_slope_departs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loss._TargetLogProbability.backward
+
+    def halved(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return 0.5 * plain(ctx, grad)[0], None, None
+
+    monkeypatch.setattr(loss._TargetLogProbability, "backward", staticmethod(halved))
+    [found] = compare_known_losses(start())
+    assert (found.stage, found.tensor) == (PipelineStage.GRADIENT, "gradient of the logits of known answers")
