@@ -196,8 +196,14 @@ _HEAD = """\
 Programs with a fault, each with its fix, and healthy loops that look unusual (`python -m tests.diagnostics.cases`). A
 fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
 or as a note, or another one is in its module; else `missed`. "Before" is the first try of each group, before any
-rule was changed for it. Later the answers of weights-zero, first-token-read, loss-rewrapped and clipped-to-nothing were
-widened by rules that name the fault in other words.
+rule was changed for it. Later the answers of weights-zero, first-token-read, loss-rewrapped, clipped-to-nothing and
+target-is-online were widened by rules that name the fault in other words.
+
+Not named are faults that only the intention tells from sound training: sums of micro-batches (accumulated-undivided),
+labels that no input explains (labels-random looks like a hard task), and a divergence that is raised (kl-sign looks
+like a bonus). deep-start-too-large has no rule yet, and residual-dropped has three findings, one of which is its cause.
+Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`, and nodes of
+a graph without a label are reported as samples that never train a module.
 
 - Before: {before}
 - Now: {now}
