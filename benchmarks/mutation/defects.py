@@ -224,8 +224,8 @@ DEFECTS = [
         ),
         (
             "the slope of the loss is measured over half the distance",
-            "(there - back) / (2 * stride * length)",
-            "(there - back) / (stride * length)",
+            "slope = change / (2 * stride * length)",
+            "slope = change / (stride * length)",
         ),
     ),
     Defect(
