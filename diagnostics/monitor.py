@@ -43,11 +43,11 @@ from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScala
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
-from diagnostics.rules.families.constant_loss import LOSS002, find_constant_losses, seen_again
-from diagnostics.rules.families.drifts import DRIFT001, find_drifts
+from diagnostics.rules.families.gradients.spikes import SPIKE001, find_spikes
 from diagnostics.rules.families.not_run import find_not_run
-from diagnostics.rules.families.posterior_collapse import COLLAPSE002, find_posterior_collapse
-from diagnostics.rules.families.spikes import SPIKE001, find_spikes
+from diagnostics.rules.families.outputs.constant_loss import LOSS002, find_constant_losses, seen_again
+from diagnostics.rules.families.outputs.drifts import DRIFT001, find_drifts
+from diagnostics.rules.families.outputs.posterior_collapse import COLLAPSE002, find_posterior_collapse
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of, with_own

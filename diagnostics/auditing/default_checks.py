@@ -33,9 +33,9 @@ from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.records import StepRecord
-from diagnostics.rules.families.gradients import DETACHED, GRAD001, GRAD002, is_target
-from diagnostics.rules.families.reach import OVERFLOW_IN_OPERATION
-from diagnostics.rules.families.task_terms import TERM001
+from diagnostics.rules.families.gradients.module_gradients import DETACHED, GRAD001, GRAD002, is_target
+from diagnostics.rules.families.gradients.reach import OVERFLOW_IN_OPERATION
+from diagnostics.rules.families.gradients.task_terms import TERM001
 from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed

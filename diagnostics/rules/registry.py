@@ -1,6 +1,6 @@
 """Every rule that comes with the toolkit, found in the files of the families; and the pages of rules.
 
-A family is a module with a `FAMILY` in one of `PACKAGES`. A new one is found because its file is there.
+A family is a module with a `FAMILY` in one of `PACKAGES` or below it. A new one is found because its file is there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 from diagnostics.errors import InvalidType, InvalidValue, UnknownName
 from diagnostics.rules.options import Option
@@ -28,7 +28,7 @@ def families() -> tuple[Family, ...]:
 
 def _find_families() -> Iterator[Family]:
     for package in PACKAGES:
-        for found in iter_modules(import_module(package).__path__, f"{package}."):
+        for found in walk_packages(import_module(package).__path__, f"{package}."):
             family = getattr(import_module(found.name), "FAMILY", None)
             if isinstance(family, Family):
                 yield family

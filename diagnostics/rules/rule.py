@@ -1,6 +1,6 @@
 """What a rule is: a check of the record of one step, the finding it makes, and its documentation.
 
-A family of rules is one file in `diagnostics.rules.families`: causes, checks, rules with their texts, and a
+A family of rules is one file below `diagnostics.rules.families`: causes, checks, rules with their texts, and a
 `FAMILY` that lists them. A rule of your own is the same `Rule`, given to `Monitor(rules=[...])`.
 """
 

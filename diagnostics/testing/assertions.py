@@ -30,7 +30,9 @@ from diagnostics.monitor import Monitor
 from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
 from diagnostics.report.tables import module_table
-from diagnostics.rules.families import calls, coverage, frozen_parameters, gradients, movement, reach
+from diagnostics.rules.families.forward import calls
+from diagnostics.rules.families.gradients import coverage, module_gradients, reach
+from diagnostics.rules.families.weights import frozen_parameters, movement
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of
 from diagnostics.rules.rule import Observation, Rule
@@ -135,7 +137,13 @@ def _coverage_failure(
     return CheckFailed(causes_first, module_table(record))
 
 
-_COVERAGE_CAUSES = (coverage.COV001, coverage.COV002, calls.CALL002, gradients.GRAD002, gradients.GRAD001)
+_COVERAGE_CAUSES = (
+    coverage.COV001,
+    coverage.COV002,
+    calls.CALL002,
+    module_gradients.GRAD002,
+    module_gradients.GRAD001,
+)
 """Rules that tell why coverage is low; a later one, about a coverage of 0, is the more precise one."""
 
 

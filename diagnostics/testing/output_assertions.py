@@ -20,7 +20,7 @@ from diagnostics.findings import Finding
 from diagnostics.measures.representations import cross_sample_share
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.report.tables import cell, text_table
-from diagnostics.rules.families.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
+from diagnostics.rules.families.outputs.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
 from diagnostics.rules.rule import CRITICAL, Family, Rule
 from diagnostics.selection import check_patterns, named_by, select_modules
 from diagnostics.testing.failure import CheckFailed, failure

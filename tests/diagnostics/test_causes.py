@@ -18,7 +18,7 @@ from diagnostics.findings import METRICS, Severity
 from diagnostics.recording.calls.unknown_rows import RECOMPUTED_ROWS
 from diagnostics.reference.error_catalog import toolkit_sites
 from diagnostics.reference.explanations import explain_code, toolkit_groups
-from diagnostics.rules.families.movement import MOVE001, WEIGHT_DECAY
+from diagnostics.rules.families.weights.movement import MOVE001, WEIGHT_DECAY
 from tests.diagnostics.refusals import refused
 
 CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

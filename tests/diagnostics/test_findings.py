@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics import RULES, Evidence, Finding, Monitor, Severity, explain, to_json, to_markdown
 from diagnostics.records import StepScalars
-from diagnostics.rules.families.spikes import SPIKE001, find_spikes
+from diagnostics.rules.families.gradients.spikes import SPIKE001, find_spikes
 from diagnostics.rules.options import settle
 from tests.diagnostics.refusals import refused
 

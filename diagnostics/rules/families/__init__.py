@@ -1,1 +1,1 @@
-"""One file per family of rules: causes, checks, rules with their texts, and the `FAMILY` that lists them."""
+"""Families of rules, one per file, grouped by what they watch: causes, checks, texts, and a `FAMILY`."""

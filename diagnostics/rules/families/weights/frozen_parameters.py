@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from diagnostics.causes import UNKNOWN, Cause
 from diagnostics.records import ParameterRecord, StepRecord
-from diagnostics.rules.families.movement import MOVERS, TRAINED, TRAINED_ELSEWHERE, movement_cause
+from diagnostics.rules.families.weights.movement import MOVERS, TRAINED, TRAINED_ELSEWHERE, movement_cause
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few, grouped
 from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting

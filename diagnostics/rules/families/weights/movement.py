@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from diagnostics.causes import Cause
 from diagnostics.records import Absent, ParameterRecord, StepRecord
-from diagnostics.rules.families.reach import judge_rounding
+from diagnostics.rules.families.gradients.reach import judge_rounding
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped, receives
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Observation, Rule, lasting

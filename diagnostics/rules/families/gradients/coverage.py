@@ -8,8 +8,14 @@ from dataclasses import replace
 from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.recording.calls import unknown_rows
 from diagnostics.records import Absent, ModuleRecord, StepRecord
-from diagnostics.rules.families.calls import NOT_USED
-from diagnostics.rules.families.gradients import CUT_INSIDE, DETACHED, NO_GRAD, ZERO_FACTOR, is_target
+from diagnostics.rules.families.forward.calls import NOT_USED
+from diagnostics.rules.families.gradients.module_gradients import (
+    CUT_INSIDE,
+    DETACHED,
+    NO_GRAD,
+    ZERO_FACTOR,
+    is_target,
+)
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import (
     CRITICAL,

@@ -1,0 +1,1 @@
+"""Rules of the forward pass: which calls happen, in which mode, and what they compute for nothing."""

@@ -1,0 +1,1 @@
+"""Rules of what modules and losses return: the same for all samples, unchanged, or drifting."""

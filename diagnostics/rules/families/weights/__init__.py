@@ -1,0 +1,1 @@
+"""Rules of parameters and buffers: whether they move, are shared, tied, frozen, equal or registered."""
