@@ -55,7 +55,7 @@ CHANGES: list[tuple[Callable[[Snapshot], Snapshot], PipelineStage, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "stage", "tensor"), CHANGES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("change", "stage", "tensor"), CHANGES)
 def test_a_change_is_named_at_its_stage(
     change: Callable[[Snapshot], Snapshot], stage: PipelineStage, tensor: str
 ) -> None:
