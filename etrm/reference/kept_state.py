@@ -74,4 +74,5 @@ def _tensors(
         elif not torch.equal(old, new):
             gap = torch.linalg.vector_norm(new.double() - old.double())
             norm = float(torch.linalg.vector_norm(old.double()))
-            yield Departure(stage, name, float(gap) / norm if norm else math.inf, 0.0, when)
+            size = float(gap) / norm if norm else math.inf
+            yield Departure(stage, name, math.inf if math.isnan(size) else size, 0.0, when)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,4 +61,4 @@ def _make_output(trainer: Trainer) -> tuple[Tensor, StepOutput]:
 def _compare(stage: PipelineStage, name: str, real: Tensor, wanted: Tensor) -> list[Departure]:
     one, other = real.detach().double(), wanted.detach().double()
     size = float((one - other).norm() / other.norm().clamp(min=1e-12))
-    return [] if size <= LIMIT else [Departure(stage, name, size, LIMIT)]
+    return [] if size <= LIMIT else [Departure(stage, name, math.inf if math.isnan(size) else size, LIMIT)]

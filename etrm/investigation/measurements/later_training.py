@@ -6,6 +6,7 @@ A new model halts at no row by itself, so that all rows begin together, and it a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def unsettle(trainer: Trainer, states: Tensor) -> None:
     logits = firsts @ direction
     scale = SPREAD / logits.std() if len(logits) > 1 and float(logits.std()) > 0 else 1.0
     core.q_head.weight[0] = direction * scale
-    core.q_head.bias[0] = -(logits * scale).quantile(0.5)  # between the two middle ones of an even number
+    core.q_head.bias[0] = -median((logits * scale).tolist())  # between the two middle ones of an even number
 
 
 def _leave_out(rows: Tensor, common: Tensor) -> Tensor:

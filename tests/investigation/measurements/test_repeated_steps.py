@@ -72,7 +72,7 @@ def test_the_first_departing_step_is_found_from_the_nearest_checkpoint(
     found = repeat(run)
     assert found.first is not None
     assert (found.first.step, found.first.stage) == (BEGINS, PipelineStage.GRADIENT)
-    assert {4, BEGINS - 1} <= {step.step for step in found.steps if not step.departures}
+    assert BEGINS - 1 in {step.step for step in found.steps if not step.departures}
     assert [step.step for step in found.steps] == sorted({step.step for step in found.steps})
 
 
