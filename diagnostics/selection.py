@@ -162,14 +162,15 @@ def find_followers(model: nn.Module) -> dict[str, str]:
     """Modules of a model whose name says that they follow another one, each with a sibling of the same shapes."""
     found: dict[str, str] = {}
     for path, holder in model.named_modules():
-        prefix = f"{path}." if path else ""
-        children = {f"{prefix}{name}": child for name, child in holder.named_children()}
-        for name in children:
-            own = name.rpartition(".")[2]
-            alike = [other for other in children if _are_alike(children[name], children[other])]
-            sources = [other for other in alike if not has_role(other.rpartition(".")[2])]
-            if has_role(own, _FOLLOWERS) and len(sources) == 1 and not has_role(path):
-                found[name] = sources[0]
+        children = dict(holder.named_children())
+        for own in children if not has_role(path) else ():
+            if not has_role(own, _FOLLOWERS):
+                continue
+            alike = [name for name, child in children.items() if _are_alike(children[own], child)]
+            sources = [name for name in alike if not has_role(name)]
+            if len(sources) == 1:
+                prefix = f"{path}." if path else ""
+                found[f"{prefix}{own}"] = f"{prefix}{sources[0]}"
     return found
 
 

@@ -31,7 +31,7 @@ from diagnostics.auditing.responses import Loss
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
-from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.tensors import map_tensors, tensors_in
 from diagnostics.records import StepRecord
 from diagnostics.rules.families.gradients.module_gradients import DETACHED, GRAD001, GRAD002, is_target
 from diagnostics.rules.families.gradients.reach import OVERFLOW_IN_OPERATION
@@ -270,12 +270,8 @@ def _check_independence(
 
 
 def _without_last(given: Any) -> Any:
-    """The same arguments without the last sample, as far as tuples, lists and dictionaries reach."""
-    if isinstance(given, Tensor):
-        return given[:-1]
-    if isinstance(given, dict):
-        return {name: _without_last(value) for name, value in given.items()}
-    return type(given)(map(_without_last, given)) if type(given) in (tuple, list) else given
+    """The same arguments without the last sample."""
+    return map_tensors(given, lambda each: each[:-1])
 
 
 def _without_pairs(output: Any, samples: int) -> Any:

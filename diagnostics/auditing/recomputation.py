@@ -16,7 +16,7 @@ from diagnostics.testing.trials import arrivals, untouched
 
 _CLOSE = 1e-3
 """Difference of sums relative to the size of the values: other kernels for the same values differ less."""
-Print = tuple[tuple[float, float, int], ...]
+Sums = tuple[tuple[float, float, int], ...]
 """Sum, sum of squares and number of elements of each tensor."""
 
 
@@ -38,11 +38,11 @@ def find_recomputed(
 @contextmanager
 def _comparing(model: nn.Module) -> Iterator[list[str]]:
     differing: list[str] = []
-    known: dict[str, list[tuple[Print, Print]]] = {}
+    known: dict[str, list[tuple[Sums, Sums]]] = {}
 
     def compare(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            given, result = _print(args), _print(output)
+            given, result = _sum_up(args), _sum_up(output)
             if torch._C._current_graph_task_id() == -1:
                 known.setdefault(name, []).append((given, result))
                 return
@@ -65,14 +65,14 @@ def _comparing(model: nn.Module) -> Iterator[list[str]]:
 
 
 @torch.no_grad()
-def _print(value: Any) -> Print:
+def _sum_up(value: Any) -> Sums:
     tensors = [each.detach() for each in tensors_in(value) if each.is_floating_point() and not each.is_nested]
     return tuple(
         (float(each.double().sum()), float(each.double().square().sum()), each.numel()) for each in tensors
     )
 
 
-def _agree(one: Print, other: Print) -> bool:
+def _agree(one: Sums, other: Sums) -> bool:
     if [each[2] for each in one] != [each[2] for each in other]:
         return False
     return all(

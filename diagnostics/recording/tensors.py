@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,29 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for item in dataclasses.fields(value):
             yield from tensors_in(getattr(value, item.name, None))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with every tensor changed, as far as `tensors_in` reaches; mappings become dictionaries.
+
+    Args:
+        value: What a module is given, which stays as it is.
+        change: Function from a tensor to what replaces it.
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(member, change) for key, member in value.items()}
+    if isinstance(value, (tuple, list)):
+        members = [map_tensors(member, change) for member in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = copy.copy(value)
+        for item in dataclasses.fields(value):
+            member = map_tensors(getattr(value, item.name, None), change)
+            object.__setattr__(changed, item.name, member)  # it may be frozen
+        return changed
+    return value
 
 
 def list_tensors(value: Any) -> list[Tensor]:

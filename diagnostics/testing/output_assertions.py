@@ -1,7 +1,7 @@
 """Assertions about outputs: samples do not influence each other, and differ from each other.
 
-`inputs` is a tensor, or nested tuples, lists and mappings of them, each with the samples as first dimension; `forward`
-takes it, by default as `model(*inputs)` for a tuple and `model(inputs)` otherwise. Nothing of the model is
+`inputs` is a tensor, or nested tuples, lists, mappings and dataclasses of them, with the samples as first dimension.
+`forward` takes it, by default as `model(*inputs)` for a tuple and `model(inputs)` otherwise. Nothing of the model is
 changed. `ignore` takes names and patterns as `pooler.*`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
 from diagnostics.measures.representations import cross_sample_share
-from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.tensors import map_tensors, tensors_in
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.families.outputs.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
 from diagnostics.rules.rule import CRITICAL, Family, Rule
@@ -33,7 +34,7 @@ MIXES_SAMPLES = Cause(
 )
 PLACE_IN_BATCH = Cause(
     "place-in-batch",
-    "{module} is the first watched module whose result for a sample is another one at another place of the batch",
+    "{module} is the first watched module whose result for a sample depends on its place in the batch",
     remedy="Index tables by the token, not by the sample: table[:, : x.shape[1]] for batch-first inputs.",
 )
 OVER_SAMPLES = Cause(
@@ -123,14 +124,19 @@ def find_place_dependence(
 ) -> Finding | None:
     """LEAK001 if samples get other outputs when all of them move on by one place; the mode is that of the model.
 
-    None for a model that draws random numbers or keeps a state: two calls with the same inputs then differ.
+    None for a model that draws random numbers or keeps a state, because two calls with the same inputs then differ, and
+    for inputs with values of samples that are no tensors, which do not move.
     """
     batch = _batch_size(inputs)
+    if _hides_samples(inputs, batch):
+        return None
     judged = _judged(model, watch, ())
     with untouched(model):
         before = _outputs(model, judged, forward, inputs, batch)
         again = _outputs(model, judged, forward, inputs, batch, seed=_SEED + 1)
-        moved = _outputs(model, judged, forward, _moved_on(inputs), batch)
+        moved = _outputs(
+            model, judged, forward, map_tensors(inputs, lambda each: each.detach().roll(1, 0)), batch
+        )
     if not all(_differs(before[name], again[name]) <= tolerance for name in before):
         return None
     sizes = {name: _differs(rows, moved[name].roll(-1, 0)) for name, rows in before.items()}
@@ -138,18 +144,23 @@ def find_place_dependence(
         return None
     first = next(name for name, size in sizes.items() if size > tolerance)
     message = (
-        f"at another place of the batch samples have a result of {first} that differs by {sizes[first]:.3g}"
+        f"moving samples to another place in the batch changes their result of {first} by {sizes[first]:.3g}"
     )
     return failure(LEAK001, _name(first), message, sizes[first], tolerance, PLACE_IN_BATCH.of(module=first))
 
 
-def _moved_on(value: Any) -> Any:
-    """The same inputs, each sample in the place of the next one."""
-    if isinstance(value, Tensor):
-        return value.detach().roll(1, 0)
+def _hides_samples(value: Any, batch: int) -> bool:
+    """Whether something may hold values of single samples that are no tensors: a list of lengths, an unknown object."""
+    if value is None or isinstance(value, (Tensor, bool, int, float, str, torch.dtype, torch.device)):
+        return False
     if isinstance(value, Mapping):
-        return {key: _moved_on(member) for key, member in value.items()}
-    return type(value)(map(_moved_on, value)) if isinstance(value, (tuple, list)) else value
+        return any(_hides_samples(member, batch) for member in value.values())
+    if isinstance(value, (tuple, list)):
+        counted = len(value) == batch and not all(isinstance(member, Tensor) for member in value)
+        return counted or any(_hides_samples(member, batch) for member in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return any(_hides_samples(getattr(value, item.name, None), batch) for item in fields(value))
+    return True
 
 
 def _differs(one: Tensor, other: Tensor) -> float:
@@ -245,15 +256,12 @@ def _swaps(inputs: Any, batch: int, tries: int) -> Iterator[tuple[int, int]]:
 
 
 def _replaced(value: Any, changed: int, donor: int) -> Any:
-    if isinstance(value, Tensor):
-        copy = value.detach().clone()
-        copy[changed] = value[donor]
+    def replaced(tensor: Tensor) -> Tensor:
+        copy = tensor.detach().clone()
+        copy[changed] = tensor[donor]
         return copy
-    if isinstance(value, Mapping):
-        return {key: _replaced(member, changed, donor) for key, member in value.items()}
-    if isinstance(value, (tuple, list)):
-        return type(value)([_replaced(member, changed, donor) for member in value])
-    return value
+
+    return map_tensors(value, replaced)
 
 
 @torch.no_grad()

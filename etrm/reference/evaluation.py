@@ -338,13 +338,17 @@ def bound_share(solved: int, asked: int) -> tuple[float, float]:
         low, high = 0.0, 1.0
         for _ in range(60):  # halves [0, 1] below the rounding of a float64 number
             middle = (low + high) / 2
-            more = math.fsum(
-                math.comb(asked, n) * middle**n * (1 - middle) ** (asked - n) for n in range(least, asked + 1)
-            )
+            more = math.fsum(_probability(n, asked, middle) for n in range(least, asked + 1))
             low, high = (middle, high) if more < rises_to else (low, middle)
         return low
 
     return (find(solved, TAIL) if solved else 0.0), (find(solved + 1, 1 - TAIL) if solved < asked else 1.0)
+
+
+def _probability(solved: int, asked: int, share: float) -> float:
+    """The binomial probability; by logarithms, because the coefficient of a thousand tasks exceeds any float."""
+    choices = math.lgamma(asked + 1) - math.lgamma(solved + 1) - math.lgamma(asked - solved + 1)
+    return math.exp(choices + solved * math.log(share) + (asked - solved) * math.log1p(-share))
 
 
 def _query(row: ReferenceRow) -> Query:

@@ -13,10 +13,10 @@ from torch import Tensor
 from etrm.config import ModelConfig
 from etrm.reference.departure import Departure, PipelineStage
 
-SIGMAS = (
-    6.0  # of a sample's mean and standard deviation: one of a thousand models would have 1e-5 false reports
-)
-LARGEST = 2.3  # standard deviations; a normal cut at two of its own has none above 2.28 of what is left
+SIGMAS = 6.0
+"""Largest departure of a tensor's mean and standard deviation, in standard errors: by chance once in 1e8 at most."""
+LARGEST = 2.3
+"""Largest weight, in standard deviations: a normal distribution that is cut at two of its own reaches 2.28."""
 
 
 def compare_start_weights(

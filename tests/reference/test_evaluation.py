@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from etrm.config import DataConfig
 from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import Answer, evaluate
+from etrm.evaluation.statistics import binomial_interval
 from etrm.investigation.measurements.plain_values import plain_report, plain_row
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import (
     EvaluationRequest,
     RecordedAnswer,
+    bound_share,
     compare_queries,
     compare_scores,
     compare_votes,
@@ -120,3 +122,10 @@ def test_any_answers_are_counted_as_the_evaluator_counts_them(
     assert compare_queries(REQUEST, given_answers) == []
     assert compare_votes(REQUEST, given_answers, report) == []
     assert compare_scores(REQUEST, given_answers, report) == []
+
+
+@pytest.mark.parametrize("asked", [1, 3, 400, 2000])  # binomial coefficients of 2,000 exceed any float
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_two_computations_of_an_interval_agree(asked: int, share: float) -> None:
+    solved = round(share * asked)
+    assert bound_share(solved, asked) == pytest.approx(binomial_interval(solved, asked), abs=1e-9)

@@ -31,9 +31,9 @@ INPUT001 = Rule(
     source="audit",
     arguments="audit",
     causes=(READ_TWICE, UNREAD),
-    what="In each repeated step no function receives one of the tensors that the model is given, and its output is the"
-    " same with the samples of that tensor exchanged. A note, unless two modules read another input of the same shape.",
-    why="The model does without data that it was meant to have.",
+    what="In each repeated step no function receives one of the tensors that the model is given, and exchanging its"
+    " samples leaves the output as it is. A note, unless two modules read another input of the same shape.",
+    why="The model does not see data that it was meant to have.",
     example="`torch.cat([self.left(left), self.right(left)], 1)` in `forward(left, right)`.",
     false_alarms="Models with a common interface, some of which need fewer inputs: a note.",
 )
@@ -54,8 +54,8 @@ INPUT002 = Rule(
     source="audit",
     arguments="audit",
     causes=(CHANGED_AGAIN, CHANGED_ONCE),
-    what="After a step the numbers of its batch are others, and the same tensors came again in a later step of the"
-    " audit. A note where they did not.",
+    what="A step changes values of its batch in place, and the same tensors came again in a later step of the audit. A"
+    " note where they did not.",
     why="The data get worse from epoch to epoch: more is masked, noise adds up, a scale is applied again.",
     example="`ids[mask] = MASK` in the tensors of a dataset that is held in memory.",
     false_alarms="A static buffer that is filled before each step, as for CUDA graphs.",

@@ -111,7 +111,7 @@ LOSS006 = Rule(
     arguments="audit",
     causes=(NO_GRAPH, DETACHED_TERM),
     what="An audit records the sums of repeated steps that lead to the loss. A number without a graph is added, and it"
-    " is another one with other weights. A note where detach() made it.",
+    " changes when the weights do. A note where detach() made it.",
     why="The reported loss contains the term, and training does nothing for it.",
     example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
     false_alarms="A number that is added for the log alone.",

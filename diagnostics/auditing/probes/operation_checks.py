@@ -109,7 +109,7 @@ READS_PADDING = Cause(
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
-    "A softmax weighs the wrong elements, or too hard",
+    "A softmax over the wrong elements, or too hard",
     "operations",
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",

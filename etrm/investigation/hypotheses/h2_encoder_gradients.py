@@ -263,20 +263,28 @@ IN_NO_OPTIMIZER = Metric(
 )
 
 
+def _find_ratio(steepest: SlopeCheck | None, seeds: int) -> Value:
+    """The gradient over the slope, or why it is not measured."""
+    if steepest is None:
+        return NotMeasured(
+            absent="the first step has no finite loss"
+            if seeds
+            else "not needed, because the steps decide already"
+        )
+    if steepest.ratio is None:
+        return NotMeasured(absent="a step along the gradient changes the loss by no more than rounding")
+    if not isfinite(steepest.ratio):
+        return NotMeasured(absent="the loss does not change along the gradient")
+    return steepest.ratio
+
+
 def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceRow, ...]:
-    reason = "the first step has no finite loss" if seeds else "not needed, because the steps decide already"
-    ratio: Value = NotMeasured(absent=reason)
-    found = None if steepest is None else steepest.ratio
-    if found is not None and isfinite(found):
-        ratio = found
-    elif steepest is not None and found is None:
-        ratio = NotMeasured(absent="a change along the gradient changes the loss by no more than rounding")
     n = f"first step of {format_seeds(seeds)}, worst"
     row = GRADIENT_OVER_SLOPE.row(
-        ratio,
+        _find_ratio(steepest, seeds),
         control=1.0,
         threshold=f"within {LIKE[0]:g} and {LIKE[1]:g}",
-        passed=None if isinstance(ratio, NotMeasured) else LIKE[0] <= ratio <= LIKE[1],
+        passed=None if steepest is None or steepest.ratio is None else steepest.agrees,
         n=n,
         note="slope of the loss along the gradient, of one cycle only: the other cycles have no gradient by design",
     )

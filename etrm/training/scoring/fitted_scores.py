@@ -133,7 +133,7 @@ class _FitAnswers:
 
     Attributes:
         asked: the tasks to evaluate.
-        open: the number of samples of each task that are not answered yet, by task id.
+        unanswered: the number of samples of each task that are left, by task id.
         seconds: wall-clock seconds so far.
         searched: the answers of searches.
         plain: the answers without a search.
@@ -141,7 +141,7 @@ class _FitAnswers:
     """
 
     asked: TaskSet
-    open: Counter[str]
+    unanswered: Counter[str]
     seconds: float = 0.0
     searched: list[SearchedAnswer] = field(default_factory=list)
     plain: list[Prediction] = field(default_factory=list)
@@ -149,7 +149,7 @@ class _FitAnswers:
 
     def choose_finished(self) -> list[Task]:
         """The tasks all of whose samples are answered."""
-        return [task for task in self.asked if not self.open[task.id]]
+        return [task for task in self.asked if not self.unanswered[task.id]]
 
     def score(self) -> FittedScores:
         """The scores of the finished tasks."""
@@ -214,7 +214,7 @@ def _search(
     began = time.perf_counter()
     for batch in contexts.answer_in_turn(samples, shown):
         answers.searched += [answer for own in batch.values() for answer in own]
-        answers.open.subtract(samples[place].task_id for place in batch)
+        answers.unanswered.subtract(samples[place].task_id for place in batch)
         now = time.perf_counter()
         answers.seconds += now - began
         began = now
@@ -226,7 +226,7 @@ def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: 
     began = time.perf_counter()
     found = predict(samples, make_predictor(model, config.evaluate.halting), config.evaluate.batch_size)
     answers.plain += [prediction for prediction in found if prediction is not None]
-    answers.open.subtract(sample.task_id for sample in samples)
+    answers.unanswered.subtract(sample.task_id for sample in samples)
     answers.seconds += time.perf_counter() - began
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.config import with_settings
+from etrm.investigation.comparison.gradient_check import SlopeCheck
 from etrm.investigation.controls import control_arm
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
 from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
@@ -185,3 +186,21 @@ def test_bad_steps_are_counted_in_rows_that_fail() -> None:
         code: count == 0 for code, count in counted.items()
     }
     assert (rows["h2.coverage-lowest"].treatment, rows["h2.coverage-lowest"].passed) == (0.5, False)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "measured", "value", "passed"),
+    [(2.0, 1.0, 2.0, True), (2.0, -1.0, -2.0, False), (2.0, 0.0, None, False), (2.0, None, None, None)],
+)
+def test_a_slope_is_a_number_or_says_why_not(
+    claimed: float, measured: float | None, value: float | None, passed: bool | None
+) -> None:
+    row = h2._make_slope_rows(SlopeCheck(claimed, measured, frozen=0, tensors=3), seeds=1)[0]
+    assert isinstance(row.treatment, NotMeasured) if value is None else row.treatment == value
+    assert row.passed is passed
+
+
+def test_without_a_check_there_is_no_slope() -> None:
+    [row] = h2._make_slope_rows(None, seeds=1)
+    assert isinstance(row.treatment, NotMeasured)
+    assert row.passed is None

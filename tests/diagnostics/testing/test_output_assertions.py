@@ -1,0 +1,97 @@
+"""Whether samples get other outputs at other places of a batch, for batches of every form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import audit
+from diagnostics.testing.output_assertions import LEAK001, PLACE_IN_BATCH, find_place_dependence
+
+B = 8
+
+
+class Named(NamedTuple):
+    x: Tensor
+    lengths: Any
+
+
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    lengths: Any
+
+
+class Loose:
+    """A batch of a class that nobody knows."""
+
+    def __init__(self, x: Tensor, lengths: Any) -> None:
+        self.x, self.lengths = x, lengths
+
+
+class Model(nn.Module):
+    def __init__(self, placed: bool) -> None:
+        super().__init__()
+        self.layer, self.placed = nn.Linear(4, 3), placed
+
+    def forward(self, batch: Any) -> Tensor:
+        h: Tensor = self.layer(batch.x)
+        h = h / torch.as_tensor(batch.lengths).view(-1, 1)
+        return h + torch.arange(len(h))[:, None] if self.placed else h
+
+
+LENGTHS = torch.arange(1.0, B + 1)
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "named": lambda x: Named(x, LENGTHS),
+    "dataclass": lambda x: Frozen(x, LENGTHS),
+}
+UNSEEN: dict[str, Callable[[Tensor], Any]] = {
+    "numbers": lambda x: Named(x, LENGTHS.tolist()),
+    "object": lambda x: Loose(x, LENGTHS),
+}
+
+
+def place_dependence(placed: bool, form: Callable[[Tensor], Any]) -> Any:
+    torch.manual_seed(0)
+    batch = form(torch.randn(B, 4))
+    inputs = [batch, torch.zeros(B)]  # the second says how many samples there are
+    return find_place_dependence(
+        Model(placed), inputs, forward=lambda given: Model.forward(MODELS[placed], given[0]), watch=()
+    )
+
+
+MODELS = {placed: Model(placed) for placed in (False, True)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_samples_are_moved_in_every_form(form: str) -> None:
+    found = place_dependence(True, FORMS[form])
+    assert (found.rule, found.code) == (LEAK001.id, PLACE_IN_BATCH.code)
+    assert place_dependence(False, FORMS[form]) is None
+
+
+@pytest.mark.parametrize("form", UNSEEN)
+@pytest.mark.parametrize("placed", [False, True])
+def test_values_of_samples_that_do_not_move_decide_nothing(form: str, placed: bool) -> None:
+    assert place_dependence(placed, UNSEEN[form]) is None
+
+
+@pytest.mark.parametrize("form", [*FORMS, *UNSEEN])
+def test_an_audit_accuses_no_form_of_a_batch(form: str) -> None:
+    torch.manual_seed(0)
+    model = Model(placed=False)
+    batches = [(FORMS | UNSEEN)[form](torch.randn(B, 4)) for _ in range(3)]
+    report = audit(
+        model,
+        lambda model, batch: (model(batch) - batch.x[:, :3]).square().mean(),
+        batches,
+        optimizer=torch.optim.SGD(model.parameters(), 1e-2),
+        samples=lambda batch: len(batch.x),
+        steps=4,
+    )
+    assert "LEAK001" not in {finding.rule for finding in report.findings}
