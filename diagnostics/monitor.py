@@ -53,7 +53,15 @@ from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of, with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
-from diagnostics.selection import check_patterns, covers, innermost, named_by, select_modules, watched_one
+from diagnostics.selection import (
+    check_patterns,
+    covers,
+    innermost,
+    named_by,
+    select_modules,
+    watched_one,
+    with_submodules,
+)
 
 _MOST_WAITING = 256
 """Steps whose records are made together, in one transfer from a GPU."""
@@ -125,7 +133,7 @@ class Monitor:
                 every=every,
                 history=history,
             )
-        model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+        model = with_submodules(getattr(model, "_orig_mod", model))  # what torch.compile(model) wraps
         self._modules = select_modules(model, watch)
         check_patterns("expect_partial", expect_partial, self._modules)
         self._probes = {

@@ -18,6 +18,13 @@ _T = TypeVar("_T")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
+def with_submodules(model: nn.Module) -> nn.Module:
+    """The model; one that holds parameters alone as the only child of a container, named after its class."""
+    if any(True for _ in model.children()):
+        return model
+    return nn.ModuleDict({type(model).__name__: model})
+
+
 def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, nn.Module]:
     """The submodules named by `watch`, in the model's order.
 

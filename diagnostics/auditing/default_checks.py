@@ -27,7 +27,7 @@ from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
 from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
-from diagnostics.auditing.responses import Loss
+from diagnostics.auditing.responses import Loss, evaluate_again, is_same
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
@@ -178,7 +178,11 @@ def check_response(
     if not watched:
         return []
     try:
-        return Response(loss, watched, regularisers).run(model, batch)
+        before = evaluate_again(model, loss, batch)
+        found = Response(loss, watched, regularisers).run(model, batch) if before is not None else []
+        after = evaluate_again(model, loss, batch, times=1) if found else None
+        same = before is not None and after is not None and is_same([*before, *after])
+        return found if same else []  # the loop keeps a state of its own, which changes the loss too
     except (ToolkitError, RuntimeError):
         return []  # the loss is not finite, or the step has effects beyond the model
 

@@ -124,6 +124,31 @@ def probe_response(
     return found
 
 
+_AGAIN = 3
+"""Evaluations that must agree: a loop that counts its steps changes its loss in the next one or the one after."""
+_SAME = 1e-3
+"""Relative difference of two evaluations from which something besides weights and batch is at work, not rounding."""
+
+
+def evaluate_again(model: nn.Module, loss: Loss, batch: Any, times: int = _AGAIN) -> list[float] | None:
+    """The sum of the terms, several times with the same weights and random numbers; None where it is not the same.
+
+    It is not where the loop keeps a state of its own: the number of the step, a task in turn, a memory.
+    """
+    values = []
+    for _ in range(times):
+        with untouched(model):
+            found = loss(model, batch)
+            terms = found.values() if isinstance(found, Mapping) else [found]
+            values.append(sum(_number(value) for value in terms))
+    return values if is_same(values) else None
+
+
+def is_same(values: Sequence[float]) -> bool:
+    """Whether evaluations differ by rounding alone."""
+    return max(values) - min(values) <= _SAME * max(abs(value) for value in values)
+
+
 def trace_flow(model: nn.Module, loss: Loss, batch: Any, watch: Sequence[str] | None = None) -> Flow:
     """Which watched modules feed which, in one forward pass; everything is restored."""
     flow = Flow()

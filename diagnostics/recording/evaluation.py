@@ -64,6 +64,7 @@ class FinishedStep:
     lost_ties: tuple[LostTie, ...]
     evaluating: Mapping[str, tuple[str, ...]]
     adapting: Mapping[str, tuple[str, ...]]
+    related: bool
     alone: bool
 
     @cached_property
@@ -73,7 +74,7 @@ class FinishedStep:
         if not self.alone or self.targets or None in parts:
             return None
         state = (self.equal_units, self.odd_statistics, self.strangers, self.hidden, self.lost_ties)
-        modes = (self.evaluating, self.adapting, self.buffers)
+        modes = (self.evaluating, self.adapting, self.buffers, self.related)
         return (*parts, *state, *modes, self.readout.layout)
 
     def like(self, before: FinishedStep | None) -> FinishedStep:
@@ -238,6 +239,7 @@ class Evaluation:
             targets=tuple(target.read(readout) for target in step.targets),
             kinds=constant.kinds,
             left_out=self._left_out,
+            related=step.related,
         )
         return record, losses
 

@@ -27,6 +27,7 @@ from diagnostics.recording.inspection.aliases import Ties, find_aliases, find_lo
 from diagnostics.recording.inspection.buffers import FrozenBuffers
 from diagnostics.recording.inspection.hidden_modules import HiddenModules
 from diagnostics.recording.inspection.layers import EqualUnits, find_odd_statistics
+from diagnostics.recording.inspection.related_rows import has_features, has_matrix_of_rows, relates_rows
 from diagnostics.recording.inspection.target_networks import TargetNetworks
 from diagnostics.recording.inspection.unregistered_tensors import Strangers
 from diagnostics.recording.readout import Readout
@@ -88,6 +89,7 @@ class Recorder:
             lambda name: innermost(name, modules),
         )
         self._strangers = Strangers()
+        self._related = False
         self._hidden = HiddenModules(model, lambda path: innermost(path, modules))
         self._terms = terms
         self.flow = Flow()
@@ -164,6 +166,12 @@ class Recorder:
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
         if self._is_listening():
             self._strangers.note(name, tensors_in(given), tensors_in(output))
+            self._related = self._related or self._relates_rows(list(tensors_in(given)))
+
+    def _relates_rows(self, given: Sequence[torch.Tensor]) -> bool:
+        samples = 0 if self.capture is None else self.capture.samples
+        matrix = has_features(given, samples) and has_matrix_of_rows(self._model, samples)
+        return matrix or relates_rows(given, samples)
 
     def _is_listening(self) -> bool:
         """Whether a step is recorded, and not repeated for the gradient of a term."""
@@ -253,6 +261,7 @@ class Recorder:
             lost_ties=self._lost_ties(),
             evaluating={name: found for name in self._moded if (found := self._evaluating(name))},
             adapting=self._adapting(),
+            related=self._related,
             alone=alone,
         )
         self._before = step.like(self._before)

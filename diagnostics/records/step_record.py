@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
-from diagnostics.records.absent import Number
+from diagnostics.records.absent import Absent, Number
 from diagnostics.records.model_state import (
     HiddenModule,
     LostTie,
@@ -49,6 +49,7 @@ class StepRecord:
         left_out: Watched modules that the step does not call, and that may be called again: at random, as in stochastic
             depth, or it is too early to tell.
         adapting: Watched module without trainable parameters -> its layers that update running statistics.
+        related: Whether the rows of the batch are related, as the nodes of a graph, so that they are no samples apart.
     """
 
     step: int
@@ -75,11 +76,22 @@ class StepRecord:
     equal_units: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
+    related: bool = False
 
     def is_declared_target(self, module: str) -> bool:
         """Whether a module is a declared target network, or inside one."""
         names = [each.name for each in self.targets if each.declared]
         return any(module == name or module.startswith(f"{name}.") for name in names)
+
+    def is_head_of_some(self, module: str) -> bool:
+        """Whether no module reads it, and every sample trains all modules that feed it: a head for some samples."""
+        feeders = self.into.get(module, frozenset()) - {module}
+        read = any(module in sources for other, sources in self.into.items() if other != module)
+        return bool(feeders) and not read and all(self._is_covered(each) for each in feeders)
+
+    def _is_covered(self, module: str) -> bool:
+        coverage = self.modules[module].coverage if module in self.modules else 0.0
+        return not isinstance(coverage, Absent) and coverage >= 1.0
 
     def held_by(self, module: str) -> list[ParameterRecord]:
         """The parameters in a module."""

@@ -172,8 +172,15 @@ def test_unknown_names_are_errors_that_name_the_nearest() -> None:
         Monitor(Net(), rows={"cor": lambda args, kwargs, output: output})
     with refused(ValueError, "selection.no-match", argument="expect_frozen", got="heads"):
         Monitor(Net(), expect_frozen=["heads"])
-    with refused(ValueError, "selection.no-submodule", model="Linear"):
-        Monitor(nn.Linear(1, 1))
+
+
+def test_a_model_without_submodules_is_watched_as_a_whole() -> None:
+    model = nn.Linear(3, 2)
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1))
+    with monitor.step(samples=5):
+        model(torch.randn(5, 3))[:2].square().mean().backward()
+    assert monitor.coverage("Linear") == pytest.approx(0.4)
+    assert set(monitor.last.parameters) == {"Linear.weight", "Linear.bias"}
 
 
 def test_wrong_use_is_an_error() -> None:

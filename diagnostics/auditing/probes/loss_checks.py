@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep, slope
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace
+from diagnostics.auditing.responses import is_same
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
@@ -247,10 +248,13 @@ def check_sign(
         parameter.grad = None
     first = loss()
     first.backward()
-    ratios = [_ratio(part, float(first.detach()), loss, restore) for part in _parts(watched)]
-    if ratios and all(ratio is not None and ratio < _NEGATED for ratio in ratios):
-        return [LOSS004.found_once("", GRADIENT_NEGATED)]
-    return []
+    value = float(first.detach())
+    ratios = [_ratio(part, value, loss, restore) for part in _parts(watched)]
+    if not ratios or not all(ratio is not None and ratio < _NEGATED for ratio in ratios):
+        return []
+    restore()
+    same = is_same([value, float(loss().detach())])  # or a state of the loop changes the loss too
+    return [LOSS004.found_once("", GRADIENT_NEGATED)] if same else []
 
 
 def _parts(watched: Mapping[str, nn.Module]) -> Iterator[list[nn.Parameter]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Absent, probe_response
-from diagnostics.auditing.responses import trace_flow
+from diagnostics.auditing.responses import evaluate_again, trace_flow
 from tests.diagnostics.refusals import refused
 
 Path = Callable[[Tensor], Tensor]
@@ -166,6 +166,19 @@ def test_a_loss_that_cannot_be_repeated_is_no_response() -> None:
 
     found = probe_response(Chooser(torch.ones_like), noisy, X, fresh=0, sizes=(1e-9,))
     assert found["selector"]["loss"].change > 0
+
+
+@pytest.mark.parametrize(("tasks", "same"), [(1, True), (2, False), (3, False)])
+def test_a_loss_of_a_task_in_turn_is_not_the_same_again(tasks: int, same: bool) -> None:
+    count = [0]
+
+    def in_turn(model: nn.Module, x: Tensor) -> Tensor:
+        count[0] += 1
+        return (count[0] % tasks + 1) * model(x)[0].square().mean()
+
+    values = evaluate_again(Chooser(torch.ones_like), in_turn, X)
+    assert (values is not None) is same
+    assert values is None or len(set(values)) == 1
 
 
 def test_code_that_refuses_perturbed_weights_depends_on_them() -> None:

@@ -79,15 +79,21 @@ def run_audit(made: dict[str, Any]) -> Sequence[Finding]:
     return audit(**made).findings
 
 
+def _count(batch: Any) -> int:
+    first = batch if torch.is_tensor(batch) else batch[0]
+    return int(first.shape[0])
+
+
 def run_monitor(made: dict[str, Any], **given: Any) -> Sequence[Finding]:
     """The findings of a monitor in the loop of the documents, with further arguments of the monitor."""
     model, optimizer, step = made["model"], made["optimizer"], made["step"]
     optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    declared = {name: made[name] for name in ("expect_frozen", "expect_tied") if name in made}
+    declared = {
+        name: made[name] for name in ("expect_frozen", "expect_partial", "expect_tied") if name in made
+    }
     monitor = Monitor(model, optimizer, **declared, **given)
     for batch in islice(cycle(made["batches"]), STEPS):
-        first = batch if torch.is_tensor(batch) else batch[0]
-        with monitor.step(samples=first.shape[0]):
+        with monitor.step(samples=made.get("samples", _count)(batch)):
             loss = step(model, batch)
             if torch.is_tensor(loss) and loss.requires_grad:
                 loss.backward()

@@ -21,12 +21,15 @@ from tests.diagnostics.cases import (
     healthy,
     healthy_audited,
     healthy_latest,
+    healthy_objectives,
+    healthy_structures,
     reported,
     unlisted_further,
     unlisted_latest,
     unlisted_losses,
     unlisted_models,
     unlisted_questions,
+    unlisted_scripts,
     unlisted_training,
 )
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
@@ -40,8 +43,9 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "further": unlisted_further.CASES,
     "latest": unlisted_latest.CASES,
     "questions": unlisted_questions.CASES,
+    "scripts": unlisted_scripts.CASES,
 }
-PROGRAMS = healthy_audited.PROGRAMS
+PROGRAMS = {**healthy_audited.PROGRAMS, **healthy_structures.PROGRAMS, **healthy_objectives.PROGRAMS}
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.USES, **healthy_latest.USES}
 Row = dict[str, str]
@@ -188,6 +192,7 @@ _TITLES = {
     "further": "Further kinds, after the rules of the others",
     "latest": "Ten more kinds",
     "questions": "Fourteen kinds that users ask about",
+    "scripts": "Sixteen kinds in training scripts",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -202,8 +207,7 @@ target-is-online were widened by rules that name the fault in other words.
 Not named are faults that only the intention tells from sound training: sums of micro-batches (accumulated-undivided),
 labels that no input explains (labels-random looks like a hard task), and a divergence that is raised (kl-sign looks
 like a bonus). deep-start-too-large has no rule yet, and residual-dropped has three findings, one of which is its cause.
-Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`, and nodes of
-a graph without a label are reported as samples that never train a module.
+Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`.
 
 - Before: {before}
 - Now: {now}

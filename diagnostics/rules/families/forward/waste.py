@@ -22,6 +22,8 @@ def find_wasted_rows(record: StepRecord, options: Values) -> Iterator[Observatio
         alike = all(other.coverage == module.coverage for other in record.modules.values())
         if alike and len(record.modules) > 1 and record.never < module.waste:
             continue  # the loss leaves out other samples in each step: COV001
+        if record.related or record.is_head_of_some(name):
+            continue  # COV001 has a note
         if module.waste >= options["above"]:
             message = f"{name}: {{value}} of the samples that it computed got no gradient back"
             yield Observation(name, module.waste, message, ROWS_DROPPED)

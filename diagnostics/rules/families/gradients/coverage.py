@@ -50,6 +50,14 @@ SKIPPED = Cause(
     "it is called at irregular intervals: stochastic depth, a branch, or a cache of an earlier step",
     remedy="Nothing, if steps leave it out on purpose. If they use its results of an earlier step, call it in each.",
 )
+RELATED = Cause(
+    "related-rows",
+    "the rows are related, as the nodes of a graph: those that have no label train through their neighbours",
+)
+OTHER_TERM = Cause(
+    "other-term",
+    "its result goes to the loss alone, for some samples; all of them train what feeds it, through other terms",
+)
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,
     PART_OF_BATCH,
@@ -61,6 +69,8 @@ _CAUSES = (
     CUT_INSIDE,
     ZERO_AT_START,
     SKIPPED,
+    RELATED,
+    OTHER_TERM,
     UNKNOWN,
 )
 """Includes those that an assertion can name, which judges a single step."""
@@ -72,10 +82,10 @@ def find_low_coverage(record: StepRecord, options: Values) -> Iterator[Observati
         if not isinstance(module.coverage, Absent):
             seen = _observe(record, name, module, module.coverage)
             low = module.coverage < options["below"] and not _is_set_aside(record, name)
-            met, skipped = _is_met(record, seen), name in record.left_out
-            yield replace(seen, holds=low and not met and not skipped)
-            if low and met and not skipped:
-                yield replace(seen, key="met", severity=NOTE)
+            meant, skipped = _meant(record, seen), name in record.left_out
+            yield replace(seen, holds=low and meant is None and not skipped)
+            if low and meant is not None and not skipped:
+                yield meant
             yield replace(seen, holds=low and skipped, key="skipped", severity=NOTE, cause=SKIPPED)
 
 
@@ -85,7 +95,7 @@ def find_partial_coverage(record: StepRecord, options: Values) -> Iterator[Obser
         if not isinstance(module.coverage, Absent) and module.coverage < options["below"]:
             seen = _observe(record, name, module, module.coverage)
             if not _is_set_aside(record, name) and name not in record.left_out:
-                yield replace(seen, key="met", severity=NOTE) if _is_met(record, seen) else seen
+                yield _meant(record, seen) or seen
 
 
 _SAME_POSITIONS = 0.9
@@ -97,6 +107,17 @@ which in the five steps that it takes to be reported is more than this for c bel
 def _is_met(record: StepRecord, seen: Observation) -> bool:
     """Whether the loss has no gradient for some samples now, and has it for their positions in other steps."""
     return seen.cause is LOSS_WITHOUT_GRADIENT and record.never < _SAME_POSITIONS * (1.0 - seen.value)
+
+
+def _meant(record: StepRecord, seen: Observation) -> Observation | None:
+    """The observation as a note, where the loss leaves samples out on purpose; None where nothing says so."""
+    if record.related and seen.cause in (LOSS_WITHOUT_GRADIENT, SAMPLES_CUT):
+        return replace(seen, key="related", severity=NOTE, cause=RELATED)
+    if _is_met(record, seen):
+        return replace(seen, key="met", severity=NOTE)
+    if seen.cause is SAMPLES_CUT and record.is_head_of_some(seen.module):
+        return replace(seen, key="other-term", severity=NOTE, cause=OTHER_TERM)
+    return None
 
 
 def _is_set_aside(record: StepRecord, name: str) -> bool:
@@ -162,7 +183,8 @@ COV001 = Rule(
     "below",
     causes=_CAUSES,
     what="Less than half of the samples in the loss have a non-zero gradient through the module, on 60 % of the"
-    " recorded steps since it began.",
+    " recorded steps since it began. A note for nodes of a graph, for a head whose other samples train what feeds it,"
+    " and where other samples are left out in each step.",
     why="The decoder lowers the loss without the module, so the loss curve looks healthy.",
     example="`context = torch.where(reset, encoder(x), cache)`: one row of 50 resets and trains the encoder,"
     " coverage 0.02.",
@@ -186,8 +208,8 @@ COV002 = Rule(
         ),
     },
     "below",
-    causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, ZERO_AT_START, UNKNOWN),
-    what="Coverage stays between one half and one.",
+    causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, RELATED, OTHER_TERM, ZERO_AT_START, UNKNOWN),
+    what="Coverage stays between one half and one. A note in the same cases as COV001.",
     why="The samples that are left out may always be the same ones.",
     example="A mask that drops one sample in four before the loss reads the module's output.",
     false_alarms="Samples whose gradient is exactly zero: saturated units, satisfied hinge losses, rows that are all"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import Monitor, Severity
 from tests.diagnostics.rules.trainings import HEALTHY, Cases, cut_rows, declared_rows, twice_as_many_rows
 
 CASES: Cases = {
@@ -9,3 +14,35 @@ CASES: Cases = {
     "COV002": (cut_rows(6), HEALTHY),
     "COV003": (twice_as_many_rows, declared_rows),
 }
+
+
+class Heads(nn.Module):
+    """A body and two heads, the second of which the loss reads for the first sample alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.one, self.other = nn.Linear(4, 8), nn.Linear(8, 1), nn.Linear(8, 1)
+
+    def loss(self, x: Tensor, first: int) -> Tensor:
+        """Of the first so many samples through the first head, and of one through the other."""
+        h = self.body(x)
+        return self.one(h)[:first].square().mean() + self.other(h)[:1].square().mean()
+
+
+@pytest.mark.parametrize(
+    ("first", "modules"), [(8, {"other": Severity.NOTE}), (2, {"": Severity.CRITICAL})], ids=["all", "two"]
+)
+def test_a_head_for_some_samples_is_a_note_where_all_train_what_feeds_it(
+    first: int, modules: dict[str, Severity]
+) -> None:
+    model = Heads()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for _ in range(12):
+        with monitor.step(samples=8):
+            model.loss(torch.randn(8, 4), first).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = {each.module: each.severity for each in monitor.findings(select=["COV001"])}
+    assert found == modules
