@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from etrm.config import SIDE, EncoderConfig, ModelConfig
+from etrm.device import to_host
+from etrm.reference.canvas import Integers
 from etrm.reference.network import (
     BlockForm,
     Weights,
@@ -68,6 +70,16 @@ class DemoPairs:
             len(rows),
             None if self.noise is None else self.noise[rows],
         )
+
+    def shown_to(self, row: int) -> list[tuple[Integers, Integers]]:
+        """The tokens (L,) and positions (L,) of each pair of a row, on the host and without padding."""
+        found = []
+        for pair in (self.owner == row).nonzero().flatten().tolist():
+            exist = slice(None) if self.valid is None else self.valid[pair]
+            found.append(
+                (to_host(self.tokens[pair][exist]).numpy(), to_host(self.positions[pair][exist]).numpy())
+            )
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@ from torch import Tensor
 from etrm.config import KINDS, Config, VariantName
 from etrm.device import to_device, to_host
 from etrm.reference.context import ContextResult, encode, look_up, start_state
+from etrm.reference.context_steps import move_contexts
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.loaded_rows import compare_batch
 from etrm.reference.loader import ReferenceLoader
 from etrm.reference.network import core_step, part
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import averaged, clipped, frozen_part, rate_factor, rate_of, update
+from etrm.reference.posed_queries import pose
 from etrm.reference.recorded import RecordedBatch, RecordedPart, RecordedStep, Snapshot
 
 ROWS_AT_A_TIME = 32  # rows of one forward and backward pass, which bounds the memory
@@ -116,6 +118,7 @@ class _Comparison:
         yield from self._weights_in_use()
         if covers_model(self.config):
             yield from self._given_carry()
+            yield from self._precision()
             yield from self._model()
         yield from self._halting()
         yield from self._labels()
@@ -246,6 +249,14 @@ class _Comparison:
 
     # -- context, core and gradient ---------------------------------------------------------------
 
+    def _precision(self) -> Iterator[Departure]:
+        """States and halting logits are in float32, whatever the precision of products is."""
+        for recorded in self.step.parts:
+            values = {name: recorded.carry_out[name] for name in ("z_H", "z_L")} | {"q": recorded.q_halt}
+            for name, value in values.items():
+                if value.dtype is not torch.float32:
+                    yield Departure(PipelineStage.CORE, f"precision of {name}", 1.0, 0.0, str(value.dtype))
+
     def _forward_and_backward(self) -> Iterator[Departure]:
         for name in self.trained:
             self.weights[name].requires_grad_()
@@ -286,10 +297,9 @@ class _Comparison:
         numbers = list(range(len(batch.inputs)))[chosen]
         first = recorded.rows.start or 0
         found = self._context(recorded, numbers)
-        if not self.train.inner_steps:  # which move it: then only what follows from the moved one is compared
-            yield from self._forward(
-                PipelineStage.CONTEXT, "context", core.context[chosen], found.context, None, first
-            )
+        given = self._moved(recorded, numbers, found.context) if self.train.inner_steps else found.context
+        yield from self._forward(PipelineStage.CONTEXT, "context", core.context[chosen], given, None, first)
+        yield from self._handed_on(recorded, chosen, found)
         if found.kl is not None and recorded.kl is not None:
             yield from self._forward(PipelineStage.CONTEXT, "kl", recorded.kl[chosen], found.kl, None, first)
         # The value of the real step with the derivative of the reference.
@@ -349,6 +359,25 @@ class _Comparison:
             else encoded.kl.new_zeros(len(numbers)).index_put((places,), encoded.kl)
         )
         return ContextResult(context.index_put((places,), encoded.context), kl)
+
+    def _moved(self, recorded: RecordedPart, numbers: list[int], contexts: Tensor) -> Tensor:
+        """The contexts of some rows after the inner steps."""
+        demos = recorded.batch.demos
+        posed = pose([demos.shown_to(row) for row in numbers], self.config.data, contexts.device)
+        return move_contexts(part(self.weights, "core"), self.model, self.train, contexts, posed)
+
+    def _handed_on(self, recorded: RecordedPart, chosen: slice, found: ContextResult) -> Iterator[Departure]:
+        """What the encoder leaves for the next step: the state of a stateful one, or the context that is stored."""
+        left = {f"encoder_state.{name}": value for name, value in (found.state or {}).items()}
+        if self.model.variant == "etrm_cached":
+            left["context"] = found.context
+        for name, value in left.items():
+            real, first = recorded.carry_out.get(name), recorded.rows.start or 0
+            if real is None:
+                yield Departure(PipelineStage.CONTEXT, f"{name} for the next step", 1.0, 0.0)
+            else:
+                tensor = f"{name} for the next step"
+                yield from self._forward(PipelineStage.CONTEXT, tensor, real[chosen], value, None, first)
 
     def _encoder_state(
         self, recorded: RecordedPart, numbers: list[int], halted: Tensor

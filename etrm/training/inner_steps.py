@@ -68,9 +68,9 @@ class InnerSteps:
         start = context.detach()
         current, adam = start, ContextAdam(start)
         for _ in range(self.train.inner_steps):
-            current.requires_grad_()
+            leaf = current.detach().requires_grad_()  # not the start itself, which would get a gradient later
             with replaying(None):  # a second call before the first one's backward pass
-                losses, _ = measure_demos(self.shared, current, demos, self.train.loss, 1)
-            (gradient,) = torch.autograd.grad(losses.sum(), [current])
-            current = adam.step(current.detach(), gradient, self.train.inner_rate)
+                losses, _ = measure_demos(self.shared, leaf, demos, self.train.loss, 1)
+            (gradient,) = torch.autograd.grad(losses.sum(), [leaf])
+            current = adam.step(current, gradient, self.train.inner_rate)
         return current - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,13 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "cells": {"model": {"encoder": {"layout": "cells", "pooling": "none", "set_layers": 2}}},
     "lpn cells": {"model": {"encoder": {"kind": "lpn_standard", "layout": "cells"}}},
+    "inner steps": {"train": {"inner_steps": 2, "accumulate": 2}, "data": {"translate": 1}},
+    "inner steps, trm": {
+        "model": {"variant": "trm"},
+        "data": {"augmentations": 2},
+        "train": {"inner_steps": 1},
+    },
+    "inner steps, cached": {"model": {"variant": "etrm_cached"}, "train": {"inner_steps": 1}},
     "buckets": {
         "data": {"buckets": 2},
         "train": {"clip_norm": None, "warmup_steps": 4, "lr_min_ratio": 0.1},
@@ -111,6 +119,60 @@ def test_a_context_of_another_row_is_the_context() -> None:
         trainer.model.context_policy = rolled
 
     assert first_stage(config_of(), change) is PipelineStage.CONTEXT
+
+
+def test_a_context_moved_by_old_weights_is_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(trainer: Trainer) -> None:
+        assert trainer.inner is not None
+        trainer.inner.shared = deepcopy(trainer.inner.shared)
+
+    assert first_stage(config_of(train={"inner_steps": 1}), change) is PipelineStage.CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [
+        ({"encoder": {"kind": "recurrent"}}, "state"),
+        ({"encoder": {"kind": "trm_style"}}, "state"),
+        ({"variant": "etrm_cached"}, "stored"),
+    ],
+)
+def test_what_an_encoder_leaves_for_the_next_step_is_the_context(model: dict[str, Any], kept: str) -> None:
+    """At the step that leaves it; the next one starts from it, and would be equal."""
+
+    def change(trainer: Trainer) -> None:
+        policy = trainer.model.context_policy
+
+        def scaled(*args: Any) -> Any:
+            given = policy(*args)
+            left = {"state": given.state, "stored": given.stored}[kept]
+            left = {name: 2 * value for name, value in left.items()} if kept == "state" else 2 * left
+            return replace(given, **{kept: left})
+
+        trainer.model.context_policy = scaled
+
+    found = departures(config_of(model=model), 1, change)
+    assert {departure.stage for departure in found} == {PipelineStage.CONTEXT}
+
+
+@pytest.mark.filterwarnings("ignore:train.precision")
+@pytest.mark.parametrize("value", ["z_L", "q_halt"])
+def test_states_and_halting_logits_of_lower_precision_are_the_core(value: str) -> None:
+    def change(trainer: Trainer) -> None:
+        step = trainer.model.step
+
+        def lowered(*args: Any) -> Any:
+            carry, output = step(*args)
+            if value == "z_L":
+                return replace(carry, z_L=carry.z_L.bfloat16()), output
+            return carry, replace(output, q_halt=output.q_halt.bfloat16())
+
+        trainer.model.step = lowered  # type: ignore[method-assign]
+
+    config = config_of(train={"precision": "bfloat16"})
+    assert departures(config, 1) == []
+    found = [one for one in departures(config, 1, change) if one.tensor.startswith("precision")]
+    assert [one.stage for one in found] == [PipelineStage.CORE]
 
 
 def test_rows_that_begin_with_old_states_are_the_carry(monkeypatch: pytest.MonkeyPatch) -> None:

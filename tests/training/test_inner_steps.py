@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from etrm.config import Config, load, with_settings
 from etrm.data import pose_demonstrations
 from etrm.errors import ConfigError
+from etrm.investigation.comparison.gradient_check import check_slope
 from etrm.model.construct import build_variant
 from etrm.training.context_fit import PosedDemos
 from etrm.training.inner_steps import InnerSteps
@@ -84,6 +85,13 @@ def test_a_run_with_inner_steps_departs_from_no_reference_and_resumes(
     assert not train(config, tmp_path / "parts", on_step=stop)
     assert train(config, tmp_path / "parts", resume=True)
     assert run_bytes(tmp_path / "parts") == run_bytes(tmp_path / "whole")
+
+
+def test_no_weight_is_left_without_an_optimiser(smoke: Smoke) -> None:
+    """The start of the steps is a constant too: a second leaf of the loss would get a gradient in vain."""
+    found = check_slope(smoke(*INNER))
+    assert found is not None
+    assert found.outside == 0
 
 
 def test_without_inner_steps_nothing_changes_and_with_them_everything_after(smoke: Smoke) -> None:

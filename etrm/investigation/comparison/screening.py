@@ -238,6 +238,7 @@ def with_steps(config: Config, steps: int) -> Config:
             "checkpoint_every": steps,
         },
         monitor={"probe_every": max(1, steps // 8)},
+        evaluate={"every": None},  # a puzzle table has no rows for held-out tasks
     )
 
 

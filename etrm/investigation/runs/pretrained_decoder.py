@@ -60,6 +60,7 @@ def trm_config(subject: Config, steps: int) -> Config:
             "threads": 1,  # two threads on busy cores wait for each other
         },
         monitor={"enabled": False},
+        evaluate={"every": None},  # a puzzle table has no rows for held-out tasks
         faults=(),
     )
 

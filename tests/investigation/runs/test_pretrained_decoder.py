@@ -61,7 +61,12 @@ def test_the_losses_of_the_subject_do_not_reach_the_decoder() -> None:
 
 
 def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
-    subject = with_settings(load("smoke"), faults=("cached-context",), train={"freeze_decoder_steps": 5})
+    subject = with_settings(
+        load("smoke"),
+        faults=("cached-context",),
+        train={"freeze_decoder_steps": 5},
+        evaluate={"every": 5},  # for which a table has no rows
+    )
     config = pretrain.trm_config(subject, 9)
     kept = subject.model.model_dump(exclude={"variant", "halt"})
     assert config.model.model_dump(exclude={"variant", "halt"}) == kept
@@ -69,6 +74,7 @@ def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
     assert config.data.augmentations == pretrain.AUGMENTATIONS  # a table cannot hold fresh ones
     assert (config.faults, config.train.freeze_decoder_steps, config.train.steps) == ((), 0, 9)
     assert config.data.queries == "all"
+    assert config.evaluate.every is None
 
 
 def test_a_decoder_that_another_process_trains_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
