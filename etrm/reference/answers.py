@@ -22,7 +22,9 @@ LOGIT_LIMIT = 1e-3  # relative difference of halting logits that float32 explain
 
 
 @torch.no_grad()
-def answer(weights: Weights, model: ModelConfig, row: LoadedRow, early: bool) -> tuple[Tensor, float]:
+def answer(
+    weights: Weights, model: ModelConfig, row: LoadedRow, early: bool, context: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Answer one row from a fresh state.
 
     Args:
@@ -30,6 +32,7 @@ def answer(weights: Weights, model: ModelConfig, row: LoadedRow, early: bool) ->
         model: the settings of the model, which the reference covers.
         row: the row.
         early: whether it stops at the first positive halting logit, or always takes all steps.
+        context: (P, D), the context to read in all steps; that of the row's demonstrations by default.
 
     Returns:
         logits (S, V) and the halting logit of its last step.
@@ -42,14 +45,15 @@ def answer(weights: Weights, model: ModelConfig, row: LoadedRow, early: bool) ->
     core = part(weights, "core")
     length = model.context_tokens + inputs.shape[1]
     z_H, z_L = (weights[f"core.{name}_init"].expand(1, length, -1) for name in "HL")
-    state = start_state(part(weights, "encoder"), model, 1) if model.has_encoder else None
-    found = None
+    encodes = model.has_encoder and context is None
+    state = start_state(part(weights, "encoder"), model, 1) if encodes else None
+    found = None if context is None else ContextResult(context[None])
     for _ in range(model.halt.max_steps):
         if found is None or state is not None:
-            found = _context(weights, model, row, state)
+            found = encode_row(weights, model, row, state)
             state = found.state
         result = core_step(
-            core, model, z_H, z_L, found.context, inputs, positions, _mask(row.tokens, CELLS, device)
+            core, model, z_H, z_L, found.context, inputs, positions, mask_row(row.tokens, CELLS, device)
         )
         z_H, z_L, halting = result.z_H, result.z_L, float(result.q[0, 0])
         if early and halting > 0:
@@ -57,9 +61,10 @@ def answer(weights: Weights, model: ModelConfig, row: LoadedRow, early: bool) ->
     return result.logits[0], halting
 
 
-def _context(
+def encode_row(
     weights: Weights, model: ModelConfig, row: LoadedRow, state: Mapping[str, Tensor] | None
 ) -> ContextResult:
+    """Encode the demonstrations of one row, from the state (1, P, D) of a stateful encoder."""
     device = weights["core.H_init"].device
     if not model.has_encoder:
         return ContextResult(
@@ -78,13 +83,17 @@ def _context(
     return encode(part(weights, "encoder"), model, demos, state)
 
 
-def _mask(tokens: Sequence[int] | np.ndarray, whole: int, device: torch.device) -> Tensor | None:
+def mask_row(tokens: Sequence[int] | np.ndarray, whole: int, device: torch.device) -> Tensor | None:
     """Every token of a single row exists, and the published canvas has no mask."""
     return None if len(tokens) == whole else torch.ones(1, len(tokens), dtype=torch.bool, device=device)
 
 
 def compare_answers(
-    weights: Weights, model: ModelConfig, answers: Sequence[RecordedAnswer], early: bool
+    weights: Weights,
+    model: ModelConfig,
+    answers: Sequence[RecordedAnswer],
+    early: bool,
+    contexts: Sequence[Tensor] | None = None,
 ) -> list[Departure]:
     """Compare recorded answers of a model with those that its weights give to the same rows.
 
@@ -93,22 +102,24 @@ def compare_answers(
         model: the settings of the model.
         answers: rows with the answers that the evaluator got.
         early: whether a row stops at the first positive halting logit.
+        contexts: (P, D), the context of each answer, where it is not that of the row's demonstrations.
     """
     single = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
     wrong, cells, first, logits = 0, 0, "", 0.0
-    for found in answers:
+    given: Sequence[Tensor | None] = contexts or [None] * len(answers)
+    for found, context in zip(answers, given, strict=True):
         if found.tokens is None:
             continue
-        wanted, halting = answer(single, model, found.row, early)
+        wanted, halting = answer(single, model, found.row, early, context)
         best = wanted.topk(2, dim=-1)
         clear = (best.values[:, 0] - best.values[:, 1]) > TIE
         sure = to_host(clear).numpy()
-        given = np.asarray(found.tokens)
-        if given.shape != sure.shape:
+        tokens = np.asarray(found.tokens)
+        if tokens.shape != sure.shape:
             return [
                 Departure(PipelineStage.ANSWERS, "tokens", 1.0, 0.0, f"task {found.task_id}: another length")
             ]
-        differs = (given != to_host(best.indices[:, 0]).numpy()) & sure
+        differs = (tokens != to_host(best.indices[:, 0]).numpy()) & sure
         wrong, cells = wrong + int(differs.sum()), cells + len(differs)
         logits = max(logits, abs(found.q_halt - halting) / max(1.0, abs(halting)))
         if not first and (differs.any() or logits > LOGIT_LIMIT):

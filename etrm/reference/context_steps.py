@@ -76,3 +76,61 @@ def move_contexts(
         (gradient,) = torch.autograd.grad(total, [leaf])
         found = updates.move(found, gradient, train.inner_rate)
     return found
+
+
+@dataclass(frozen=True)
+class SearchedContexts:
+    """The best contexts of a search.
+
+    Attributes:
+        losses: (R,) the lowest loss of the watched demonstrations.
+        contexts: (R, P, D) the contexts with that loss.
+    """
+
+    losses: Tensor
+    contexts: Tensor
+
+
+def search_contexts(
+    core: Weights,
+    model: ModelConfig,
+    train: TrainConfig,
+    start: Tensor,
+    posed: PosedQueries,
+    held_out: Tensor,
+    *,
+    steps: int,
+    rate: float,
+) -> SearchedContexts:
+    """Search contexts from a start (R, P, D), one gradient step after the other.
+
+    Args:
+        core, model, train: the weights of the core, and the settings.
+        start: the first contexts.
+        posed: the demonstrations.
+        held_out: (N,) bool, those that are only watched; a context that has none watches the fitted ones.
+        steps: the number of updates.
+        rate: the learning rate.
+    """
+    found, updates = start.detach(), ContextUpdates()
+    best, lowest = found, torch.full((len(start),), torch.inf, dtype=torch.float64, device=start.device)
+    for step in range(steps + 1):
+        leaf = found.clone().requires_grad_()
+        answered = answer_demos(core, model, train, leaf, posed, model.halt.max_steps)
+        losses = average_watched(answered.losses.detach(), posed.owner, held_out, len(start))
+        better = losses < lowest
+        lowest = torch.where(better, losses, lowest)
+        best = torch.where(better[:, None, None], found, best)
+        if step < steps:
+            (gradient,) = torch.autograd.grad(answered.losses[~held_out].sum(), [leaf])
+            found = updates.move(found, gradient, rate)
+    return SearchedContexts(lowest, best)
+
+
+def average_watched(values: Tensor, owner: Tensor, held_out: Tensor, contexts: int) -> Tensor:
+    """The mean (R,) in float64 of values (N,) over the held-out demonstrations of each context, or over all fitted."""
+    means = []
+    for context in range(contexts):
+        own, watched = owner == context, (owner == context) & held_out
+        means.append(values[watched if bool(watched.any()) else own].double().mean())
+    return torch.stack(means)

@@ -160,7 +160,7 @@ class _Comparison:
             low.kept = self.forward.keys()
             if sample or dtype is torch.float32:
                 low.weights = {
-                    name: _dithered(value, dtype, generator) if value.is_floating_point() else value
+                    name: dither(value, dtype, generator) if value.is_floating_point() else value
                     for name, value in low.weights.items()
                 }
             with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
@@ -581,8 +581,8 @@ def _row_sizes(real: Tensor, wanted: Tensor) -> Tensor:
     return sizes.nan_to_num(math.inf)
 
 
-def _dithered(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Move every element by at most half the spacing of a precision at its size."""
+def dither(value: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Return floating-point values, every element moved by at most half the spacing of a precision at its size."""
     noise = to_device(torch.rand(value.shape, generator=generator), value.device) - 0.5
     return value * (1 + torch.finfo(dtype).eps * noise)
 

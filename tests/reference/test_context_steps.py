@@ -8,7 +8,13 @@ import torch
 
 from etrm.config import DataConfig
 from etrm.model.construct import build_variant
-from etrm.reference.context_steps import ContextUpdates, answer_demos, move_contexts
+from etrm.reference.context_steps import (
+    ContextUpdates,
+    answer_demos,
+    average_watched,
+    move_contexts,
+    search_contexts,
+)
 from etrm.reference.network import part
 from etrm.reference.posed_queries import pose
 from tests.reference.test_step import config_of
@@ -58,3 +64,19 @@ def test_the_loss_is_a_mean_over_the_steps() -> None:
     second = 2 * two - one
     assert (second > 0).all()
     assert not torch.allclose(one, second)
+
+
+def test_a_search_keeps_the_lowest_loss_of_what_it_watches() -> None:
+    """The held-out demonstration of a context decides, and never moves it."""
+    core, start = weights_of_core(), torch.randn(2, 4, 32)
+    held_out = torch.tensor([False, False, True])
+    found = search_contexts(core, CONFIG.model, CONFIG.train, start, POSED, held_out, steps=3, rate=1.0)
+    steps = CONFIG.model.halt.max_steps
+    losses = answer_demos(core, CONFIG.model, CONFIG.train, found.contexts, POSED, steps).losses
+    assert average_watched(losses, POSED.owner, held_out, 2).tolist() == pytest.approx(
+        [float(losses[0]), float(losses[2])]
+    )
+    assert found.losses.tolist() == pytest.approx([float(losses[0]), float(losses[2])])
+    first = answer_demos(core, CONFIG.model, CONFIG.train, start, POSED, steps).losses
+    assert float(found.losses[0]) <= float(first[0])
+    assert float(found.losses[1]) <= float(first[2])

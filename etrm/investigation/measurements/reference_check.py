@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.investigation.measurements.checkpoint_check import CheckpointCheck, draws_noise
+from etrm.investigation.measurements.fitted_to_tasks import compare_fits
 from etrm.investigation.measurements.known_losses import compare_known_losses
 from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
 from etrm.investigation.measurements.plain_values import plain_row
@@ -32,7 +36,9 @@ from etrm.reference.leaked_tasks import compare_split
 from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.start_weights import compare_start_weights
 from etrm.reference.step import covers_model
-from etrm.training.scoring.predictor import load_model
+from etrm.training.faults import build_recipe
+from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
+from etrm.training.scoring.predictor import BEST, evaluate_tasks, load_model, make_predictor
 from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -42,6 +48,7 @@ LATER_STEPS = 4  # in situations of later training
 TURNS = 4  # evaluations in which a model may come to answer every token; two suffice mostly
 LAST_STEP = FIRST_STEPS + LATER_STEPS
 """The last step that :func:`check_start` compares."""
+SCORE_LIMIT = 1e-6  # of a score that is computed twice from the same weights
 ANSWERS = 8  # rows whose answers are computed again, one at a time
 
 
@@ -132,6 +139,8 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         comparisons.run(lambda: _check_evaluation(trainer))
         if not comparisons.found and not any(step.departures for step in check.compared):
             comparisons.run(lambda: _check_later(trainer, check, saved))
+            if covers_model(config):
+                comparisons.run(lambda: compare_fits(trainer))
         return ()
 
     comparisons.run(compare_run)
@@ -191,16 +200,49 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
 
 
 def check_evaluated(path: Path) -> tuple[Departure, ...]:
-    """Compare the weights that an evaluation of a run folder uses with the averaged ones of its newest checkpoint."""
+    """Compare the weights that an evaluation of a run folder uses with those that the folder holds.
+
+    They are the averaged ones of the newest checkpoint, and of the best one by the logged scores if the run was
+    evaluated on the way: the first of the highest score, which another evaluation of it gives again.
+    """
     newest = max((path / "checkpoints").glob("step_*"))
-    model, _, _, step = load_model(path, "ema")
-    held = load_file(newest / "ema.safetensors")
+    logged = {line["step"]: line for line in read_metrics(path) if SOLVED in line}
+    if not logged:
+        return _check_loaded(path, "newest", newest)
+    best = max(logged, key=lambda step: (logged[step][SOLVED], logged[step][TOKENS], -step))
+    held = path / BEST / checkpoints.name_of(best)
+    return (
+        *_check_loaded(path, "newest", newest),
+        *_check_loaded(path, "best", held),
+        *_check_logged(path, logged[best]),
+    )
+
+
+def _check_loaded(path: Path, which: Literal["newest", "best"], held: Path) -> tuple[Departure, ...]:
+    model, _, _, step = load_model(path, "ema", which=which)
+    if not held.exists() or step != int(held.name.removeprefix("step_")):
+        where = f"step {step} instead of checkpoint {held.name}"
+        return (Departure(PipelineStage.WEIGHTS, f"{which} checkpoint", 1.0, 0.0, where),)
+    wanted = load_file(held / "ema.safetensors")
     real = {name: to_host(value) for name, value in model.state_dict().items()}
-    wrong = [name for name, value in held.items() if name not in real or not torch.equal(real[name], value)]
-    if not wrong and newest.name.endswith(f"{step:08}"):
-        return ()
-    where = f"step {step} instead of checkpoint {newest.name}"
-    return (Departure(PipelineStage.WEIGHTS, next(iter(wrong), "step"), 1.0, 0.0, where),)
+    wrong = [name for name, value in wanted.items() if name not in real or not torch.equal(real[name], value)]
+    where = f"checkpoint {held.name}"
+    return tuple(Departure(PipelineStage.WEIGHTS, name, 1.0, 0.0, where) for name in wrong[:1])
+
+
+def _check_logged(path: Path, logged: dict[str, Any]) -> tuple[Departure, ...]:
+    """Compare the logged score of the best checkpoint with the one that it has."""
+    model, config, tasks, _ = load_model(path, read_config(path).evaluate.weights, which="best")
+    predictor = make_predictor(model, config.evaluate.halting)
+    found = evaluate_tasks(build_recipe(config), predictor, load_held_out_tasks(config), config, tasks)
+    first = found.pass_at[1]
+    real = {SOLVED: first.solved / first.asked, TOKENS: found.token_accuracy}
+    where = f"logged at step {logged['step']}"
+    return tuple(
+        Departure(PipelineStage.SCORE, name, abs(value - logged[name]), SCORE_LIMIT, where)
+        for name, value in real.items()
+        if not abs(value - logged[name]) <= SCORE_LIMIT
+    )
 
 
 def _check_loading(trainer: Trainer) -> Sequence[Departure]:

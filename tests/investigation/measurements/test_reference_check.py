@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_settings
 from etrm.investigation.measurements.reference_check import (
     LAST_STEP,
@@ -17,6 +19,7 @@ from etrm.investigation.measurements.reference_check import (
 )
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
 from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import train
 
@@ -86,6 +89,33 @@ def test_an_evaluation_of_an_older_checkpoint_is_the_weights(
     monkeypatch.setattr(checkpoints, "list_saved", lambda folder: listed(folder)[:-1])
     [found] = check_evaluated(tmp_path / "run")
     assert found.stage is PipelineStage.WEIGHTS
+
+
+EVALUATED = config_of(
+    train={"steps": 4, "warmup_steps": 1, "checkpoint_every": 2}, evaluate={"every": 1, "max_tasks": 2}
+)
+
+
+def test_a_worse_checkpoint_than_the_best_is_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(EVALUATED, tmp_path / "healthy")
+    assert check_evaluated(tmp_path / "healthy") == ()
+    scores = [line[TOKENS] for line in read_metrics(tmp_path / "healthy")]
+    assert scores[0] != max(scores)  # else the first one is the best in any order
+    monkeypatch.setattr(HeldOutScore, "order", property(lambda self: (self.solved, -self.token_accuracy)))
+    train(EVALUATED, tmp_path / "wrong")
+    assert check_evaluated(tmp_path / "wrong")[0].stage is PipelineStage.WEIGHTS
+
+
+def test_a_logged_score_that_the_checkpoint_does_not_have_is_the_score(tmp_path: Path) -> None:
+    train(EVALUATED, tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    file.write_text(
+        "".join(json.dumps(line | {TOKENS: line[TOKENS] + 0.1}) + "\n" for line in lines), "utf-8"
+    )
+    assert {found.stage for found in check_evaluated(tmp_path / "run")} == {PipelineStage.SCORE}
 
 
 def test_a_config_that_cannot_be_built_says_why() -> None:

@@ -1,0 +1,272 @@
+"""What is fitted to tasks at test time, adapted weights and searched contexts, against the reference.
+
+A fit is training too: its steps, what it reports and the answers from it must be those of its formulas, and it must
+leave the model as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etrm.batch import IGNORE
+from etrm.config import AdaptedPart, Config, with_settings
+from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstrations
+from etrm.device import to_device
+from etrm.investigation.measurements.plain_values import plain_row
+from etrm.model.variant import Variant
+from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
+from etrm.reference.answers import compare_answers
+from etrm.reference.context_steps import answer_demos, average_watched, search_contexts
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation import RecordedAnswer
+from etrm.reference.network import part
+from etrm.reference.posed_queries import pose
+from etrm.reference.step import ROUNDINGS, SAMPLES, dither
+from etrm.training.context_fit import PosedDemos, fit_contexts
+from etrm.training.scoring.adaptation import adapt
+from etrm.training.scoring.context_search import ContextSearch
+from etrm.training.task_sets import load_held_out_tasks
+from etrm.training.trainer import Trainer
+
+TASKS, STEPS, ROWS, RESTARTS = 2, 2, 2, 2
+"""Tasks, steps, rows of a step and searches of a task: each can be wrong from the second on."""
+FASTER = 10.0
+"""Times the rate of a search, at which the loss also rises, so that the last context is not always the best."""
+EXACT = 1e-4
+"""Largest relative difference of the loss of given contexts; those of healthy models differ by 2e-5 at most."""
+FITTED = 1e-3
+"""The same of what follows from steps of Adam, apart from rounding: a step is as long for a gradient that is only
+rounding, of either sign."""
+
+
+def compare_fits(trainer: Trainer) -> list[Departure]:
+    """Fit a model to a few held-out tasks as ``etrm evaluate --adapt`` and ``--search`` do, and compare.
+
+    Args:
+        trainer: the run, whose model the reference covers.
+
+    Raises:
+        DataError: the held-out tasks cannot be read.
+    """
+    config = with_settings(
+        trainer.config,
+        evaluate={
+            "adapt": {"steps": STEPS, "batch_size": ROWS},
+            "search": {"restarts": RESTARTS, "steps": 1, "stop_loss": 0.0},
+        },
+    )
+    fitting = [task for task in load_held_out_tasks(config) if len(set(task.demos)) > 1]
+    tasks = sorted(fitting, key=lambda task: sum(grid.size for grid in task.grids))[:TASKS]
+    if not tasks or not config.model.has_encoder:
+        return []
+    found = _compare_adaptation(trainer.model, tasks, config, "weights")
+    found += _compare_adaptation(trainer.model, tasks[:1], config, "context")
+    return [*found, *_compare_search(trainer, tasks, config)]
+
+
+@contextmanager
+def _left_alone(model: Variant, what: str, found: list[Departure]) -> Iterator[None]:
+    """A context after which a model must be what it was: weights, gradients, modes and what is trained."""
+
+    def describe() -> tuple[object, ...]:
+        gradients = [
+            (name, None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()
+        ]
+        trained = [(name, p.requires_grad) for name, p in model.named_parameters()]
+        return gradients, trained, [module.training for module in model.modules()]
+
+    weights, rest = _copy_weights(model), describe()
+    yield
+    wrong = [name for name, value in model.state_dict().items() if not torch.equal(value, weights[name])]
+    if wrong or not _equal(rest, describe()):
+        found.append(
+            Departure(
+                PipelineStage.WEIGHTS,
+                wrong[0] if wrong else "state of the model",
+                max(1, len(wrong)) / len(weights),
+                0.0,
+                f"after {what}",
+            )
+        )
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other
+
+
+def _copy_weights(model: Variant) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _depart(name: str, size: float, limit: float, where: str = "") -> list[Departure]:
+    size = math.inf if math.isnan(size) else size
+    return [] if size <= limit else [Departure(PipelineStage.ANSWERS, name, size, limit, where)]
+
+
+# -- adapted weights ------------------------------------------------------------------------------
+
+
+def _compare_adaptation(
+    model: Variant, tasks: Sequence[Task], config: Config, adapted: AdaptedPart
+) -> list[Departure]:
+    found = list[Departure]()
+    weights = {name: value.float() for name, value in _copy_weights(model).items()}
+    names = list_trained([name for name, _ in model.named_parameters()], adapted)
+    start = {name: weights[name] for name in names}
+    if adapted == "context":
+        start = {OFFSET: torch.zeros(model.context_shape, device=model.device)}
+    for task in tasks:
+        with _left_alone(model, "adapting", found), adapt(model, task, config, adapted) as fitted:
+            moved = _copy_weights(fitted.model)
+        moved = {name: value for name, value in moved.items() if name in start}
+        wanted = adapt_weights(weights, start, task, config)
+
+        def differ(real: AdaptedWeights, wanted: AdaptedWeights = wanted) -> dict[str, float]:
+            return _measure_adaptation(real, wanted, start)
+
+        def sample(seed: int, task: Task = task) -> AdaptedWeights:
+            return adapt_weights(_dither(weights, seed), _dither(start, seed), task, config)
+
+        found += _depart_beyond_rounding(
+            differ(AdaptedWeights(fitted.losses, moved)), lambda seed: differ(sample(seed)), f"task {task.id}"
+        )
+    return found
+
+
+def _measure_adaptation(
+    real: AdaptedWeights, wanted: AdaptedWeights, start: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The differences of losses, and those of weights as a share of the way to go, by name."""
+    if len(real.losses) != len(wanted.losses):
+        return {"steps of adapting": math.inf}
+    pairs = zip(real.losses, wanted.losses, strict=True)
+    sizes = {"losses of adapting": max(abs(one - other) / abs(other) for one, other in pairs)}
+    if real.weights:
+        apart, way = (
+            math.sqrt(sum(float((end[name] - wanted.weights[name]).double().square().sum()) for name in end))
+            for end in (real.weights, start)
+        )
+        sizes["weights while adapted"] = apart / way if way else apart
+    return sizes
+
+
+def _dither(values: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: dither(value, torch.float32, generator) if value.is_floating_point() else value
+        for name, value in values.items()
+    }
+
+
+def _depart_beyond_rounding(
+    sizes: Mapping[str, float],
+    sample: Callable[[int], Mapping[str, float]],
+    where: str = "",
+    limit: float = FITTED,
+) -> list[Departure]:
+    """Departures that are larger than the limit, and than several sampled roundings explain."""
+    beyond = {name: size for name, size in sizes.items() if not size <= limit}
+    for seed in range(SAMPLES):
+        if not beyond:
+            return []
+        low = sample(seed)
+        beyond = {name: size for name, size in beyond.items() if not size <= ROUNDINGS * low.get(name, 0.0)}
+    return [one for name, size in beyond.items() for one in _depart(name, size, limit, where)]
+
+
+# -- searched contexts ----------------------------------------------------------------------------
+
+
+def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> list[Departure]:
+    """Compare a search with that of the reference from the same start, and the answers from what a search returns."""
+    found, model = list[Departure](), trainer.model
+    whole = replace(load_held_out_tasks(config), tasks=tuple(tasks))
+    asked = build_evaluation_samples(whole, config.data, 1, config.train.seed, variant=config.model.variant)
+    samples = list({sample.task_id: sample for sample in asked}.values())
+    with _left_alone(model, "searching", found):
+        found += _compare_fit(model, samples, config)
+        search = ContextSearch(model, config, trainer.tasks)
+        contexts = search.search(samples).context
+        answers = search.answer([_hide_answer(sample) for sample in samples])
+    repeated = [sample for sample in samples for _ in range(RESTARTS)]
+    given = [
+        RecordedAnswer(
+            sample.task_id,
+            sample.query,
+            sample.name,
+            plain_row(sample),
+            np.array(answer.prediction.tokens),
+            answer.prediction.q_halt,
+        )
+        for sample, answer in zip(repeated, answers, strict=True)
+    ]
+    early = config.evaluate.halting == "early"
+    return [*found, *compare_answers(_copy_weights(model), config.model, given, early, list(contexts))]
+
+
+def _hide_answer(sample: Sample) -> Sample:
+    """The same sample without its labels, which a search must not read."""
+    return replace(sample, labels=np.full_like(sample.labels, IGNORE), target=None)
+
+
+def _compare_fit(model: Variant, samples: Sequence[Sample], config: Config) -> list[Departure]:
+    """Search from a random start, where the second context of each task leaves a demonstration out."""
+    settings, train = config.model, config.train
+    rate, steps = FASTER * config.evaluate.search.rate, settings.halt.max_steps
+    sets = [pose_demonstrations(sample) for sample in samples for _ in range(RESTARTS)]
+    left_out = [0 if place % RESTARTS and len(own) > 1 else None for place, own in enumerate(sets)]
+    random = torch.Generator().manual_seed(train.seed)
+    start = to_device(torch.randn(len(sets), *model.context_shape, generator=random), model.device)
+    demos = PosedDemos.collated(sets, left_out, model.device)
+    fitted = fit_contexts(model, start, demos, steps=STEPS, rate=rate, kind=train.loss)
+
+    shown = [[(demo.tokens, demo.positions) for demo in sample.demos] for sample in samples]
+    posed = pose([own for own in shown for _ in range(RESTARTS)], config.data, model.device)
+    held = [index == left for own, left in zip(sets, left_out, strict=True) for index in range(len(own))]
+    held_out = torch.tensor(held, device=model.device)
+    core = {name: value.float() for name, value in part(_copy_weights(model), "core").items()}
+
+    def search(weights: Mapping[str, Tensor]) -> Tensor:
+        return search_contexts(
+            weights, settings, train, start, posed, held_out, steps=STEPS, rate=rate
+        ).losses
+
+    @torch.no_grad()
+    def measure(weights: Mapping[str, Tensor]) -> Tensor:
+        answered = answer_demos(weights, settings, train, fitted.context, posed, steps)
+        return average_watched(answered.losses, posed.owner, held_out, len(start))
+
+    found = _compare_losses("loss of a searched context", fitted.loss, measure, core, EXACT)
+    return found or _compare_losses("lowest loss of a search", fitted.loss, search, core, FITTED)
+
+
+def _compare_losses(
+    name: str,
+    real: Tensor,
+    compute: Callable[[Mapping[str, Tensor]], Tensor],
+    core: Mapping[str, Tensor],
+    limit: float,
+) -> list[Departure]:
+    """Compare losses (R,) with what a function of the weights of the core gives."""
+    wanted = compute(core)
+    return _depart_beyond_rounding(
+        {name: _find_largest(real, wanted)},
+        lambda seed: {name: _find_largest(compute(_dither(core, seed)), wanted)},
+        limit=limit,
+    )
+
+
+def _find_largest(real: Tensor, wanted: Tensor) -> float:
+    """The largest relative difference."""
+    return float(((real - wanted).abs() / wanted.abs()).max())

@@ -1,0 +1,113 @@
+"""Fits at test time against the reference: healthy ones depart nowhere, planted faults of each part do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.config import with_settings
+from etrm.investigation.measurements import fitted_to_tasks
+from etrm.investigation.measurements.fitted_to_tasks import compare_fits
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.context_fit import _Search
+from etrm.training.scoring import adaptation
+from etrm.training.scoring.context_search import ContextSearch
+from etrm.training.trainer import Trainer
+from tests.reference.test_step import config_of
+
+
+def fit(**changes: Any) -> list[Departure]:
+    trainer = Trainer(with_settings(config_of(data={"max_side": 5}), **changes))
+    for _ in range(4):
+        trainer.advance()
+    return compare_fits(trainer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": {"encoder": {"kind": "recurrent"}}},
+        {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 0.01, "loss": "softmax"}},
+        {"model": {"variant": "etrm_cached"}, "evaluate": {"halting": "early", "search": {"hold_out": True}}},
+        {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted, or searched yet
+    ],
+)
+def test_healthy_fits_depart_nowhere(changes: dict[str, Any]) -> None:
+    assert fit(**changes) == []
+
+
+def test_weights_that_stay_adapted_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = adaptation.adapt
+
+    @contextmanager
+    def kept(model: Any, *args: Any) -> Iterator[Any]:
+        with whole(model, *args) as adapted:
+            moved = {name: value.clone() for name, value in model.state_dict().items()}
+            yield adapted
+        model.load_state_dict(moved)
+
+    monkeypatch.setattr(fitted_to_tasks, "adapt", kept)
+    assert fit()[0].stage is PipelineStage.WEIGHTS
+
+
+def test_a_model_that_stays_frozen_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def frozen(model: torch.nn.Module) -> Iterator[None]:
+        model.eval().requires_grad_(False)
+        yield
+
+    monkeypatch.setattr(adaptation, "frozen_for_answers", frozen)
+    assert [(found.stage, found.tensor) for found in fit()][:1] == [
+        (PipelineStage.WEIGHTS, "state of the model")
+    ]
+
+
+def test_another_optimiser_and_other_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "BETAS", (0.5, 0.95))
+    assert {found.tensor for found in fit()} == {"weights while adapted"}
+    monkeypatch.undo()
+    monkeypatch.setattr(adaptation, "hide_answers", lambda task: task)
+    monkeypatch.setattr(adaptation, "with_settings", _ask_for_all)
+    assert "losses of adapting" in {found.tensor for found in fit()}
+
+
+def _ask_for_all(config: Any, **changes: Any) -> Any:
+    changes["data"]["queries"] = "all"
+    return with_settings(config, **changes)
+
+
+def test_a_search_that_returns_the_next_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = _Search._keep
+
+    def late(self: _Search, losses: torch.Tensor) -> torch.Tensor:
+        self.current = (self.current + 0.1).detach()
+        return keep(self, losses)
+
+    monkeypatch.setattr(_Search, "_keep", late)
+    [found] = fit()
+    assert (found.stage, found.tensor) == (PipelineStage.ANSWERS, "loss of a searched context")
+
+
+def test_a_search_that_keeps_its_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = _Search._keep
+
+    def once(self: _Search, losses: torch.Tensor) -> torch.Tensor:
+        return losses if bool(self.best_loss.isfinite().all()) else keep(self, losses)
+
+    monkeypatch.setattr(_Search, "_keep", once)
+    assert [found.tensor for found in fit()] == ["lowest loss of a search"]
+
+
+def test_answers_in_another_order_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = ContextSearch.answer
+
+    def reversed_(self: ContextSearch, samples: Sequence[Any], shown: Any = None) -> list[Any]:
+        return answer(self, list(reversed(samples)), shown)
+
+    monkeypatch.setattr(ContextSearch, "answer", reversed_)
+    assert {found.stage for found in fit()} == {PipelineStage.ANSWERS}
