@@ -148,8 +148,13 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
 
 
 def _train(trainer: Trainer, check: StepCheck, steps: int) -> tuple[()]:
-    """Compare the next steps of a run; a step that ends in an error is compared as far as it came."""
+    """Compare the next steps of a run up to one that departs, which says what is wrong.
+
+    A step that ends in an error is compared as far as it came.
+    """
     for _ in range(min(steps, trainer.config.train.steps - trainer.step)):
+        if any(step.departures for step in check.compared):
+            break
         with check.step(trainer):
             trainer.advance()
     return ()

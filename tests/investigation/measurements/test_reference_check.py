@@ -57,6 +57,12 @@ def test_a_fault_is_named_at_its_stage(fault: str, stage: PipelineStage) -> None
     assert first.stage is stage
 
 
+def test_no_step_after_one_that_departs_is_compared() -> None:
+    found = check_start(config_of(faults=("context-ignored",)))
+    assert found.compared == 1
+    assert {departure.step for departure in found.departures} <= {1, None}
+
+
 def test_a_decoder_that_is_not_loaded_is_the_loading(tmp_path: Path) -> None:
     source = config_of(
         model={"variant": "trm"}, data={"augmentations": 1}, train={"steps": 2, "warmup_steps": 1}
