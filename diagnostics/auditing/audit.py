@@ -27,6 +27,7 @@ from diagnostics.auditing.default_checks import (
     run_checks,
 )
 from diagnostics.auditing.probes.input_checks import ChangedBatches
+from diagnostics.auditing.probes.late_changes import LateChanges
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
@@ -186,7 +187,7 @@ def audit(
     optimizers = list_optimizers(optimizer)
     losses: list[float] = []
     seen: dict[Hashable, Any] = {}
-    changed = ChangedBatches()
+    changed, late = ChangedBatches(), LateChanges(optimizers)
     broken: StepStart | None = None
     gives_loss = False  # whether the step ends at the loss, or is a whole one
     with (
@@ -209,7 +210,8 @@ def audit(
         for number, batch in enumerate(islice(_endless(batches), steps)):
             name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
             changed.start(batch)
-            with monitor.step(samples=(count := (samples or count_samples)(batch)), batch=name):
+            count = (samples or count_samples)(batch)
+            with late.watch(), monitor.step(samples=count, batch=name):
                 returned, gives_loss = _train(model, step, batch, optimizers, monitor, terms)
             if returned is not None:
                 losses.append(returned)
@@ -222,7 +224,7 @@ def audit(
             raise InvalidValue("auditing.no-batch", "there is no batch in batches")
         monitor.detach()  # probes are not training steps
         probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
-        probed += changed.findings()
+        probed += [*changed.findings(), *late.findings()]
         whole = _summed(step, terms)
         probed += run_checks(
             model,

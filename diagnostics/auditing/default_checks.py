@@ -22,9 +22,12 @@ from diagnostics.auditing.probes.loss_checks import (
     check_recomputed,
     check_sign,
 )
+from diagnostics.auditing.probes.model_checks import STATE001, check_model
 from diagnostics.auditing.probes.operation_checks import check_operations
+from diagnostics.auditing.probes.pairing import check_pairing
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
+from diagnostics.auditing.probes.unit_checks import check_units
 from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same
@@ -75,10 +78,12 @@ def run_checks(
     if known and len(known) == len(traces):
         found += check_operations(known, samples, owner)
         found += check_draws(known, owner)
+        found += check_units(known, owner)
+        found += check_pairing(model, step, batches[-1], optimizers, samples)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
-    if independence and calls:
+    if independence and calls and all(each.rule != STATE001.id for each in found):
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)
         found = explain_by_probes(mixing, found)
     return found
@@ -121,6 +126,8 @@ def _check_again(
         if len(known) == len(steps):
             with untouched(model, optimizers):
                 found += check_inputs(model, known)
+            with untouched(model, optimizers):
+                found += check_model(model, known, owner)
         if known and len(known) == len(steps):
             with untouched(model, optimizers):
                 start = StepStart(model, batches[-1], 0)

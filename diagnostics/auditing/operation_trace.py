@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from diagnostics.auditing.activation_slopes import ActivationCall, slope_of
 from diagnostics.auditing.input_reads import Reads
 from diagnostics.auditing.loss_terms_added import AddedTerms
 from diagnostics.auditing.random_draws import Draw, RandomDraws
@@ -81,6 +82,19 @@ _FILLS = {
 """Functions that write an infinity on purpose, as attention masks do."""
 
 
+_MASKED = "masked"
+"""Kind of scores that were multiplied with a mask, which leaves the masked ones at 0 instead of minus infinity."""
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether it holds zeros and ones, both of them, and is not computed from weights."""
+    if tensor.requires_grad or tensor.is_sparse or tensor.is_nested or tensor.is_meta or tensor.numel() < 2:
+        return False
+    if tensor.dtype == torch.bool:
+        return bool(tensor.any()) and not bool(tensor.all())
+    return bool(((tensor == 0) | (tensor == 1)).all()) and bool((tensor != tensor.flatten()[0]).any())
+
+
 _ROUNDED = 1e-6
 """Distance from 1 of a weight next to which the others have hardly any gradient."""
 
@@ -119,6 +133,8 @@ class LossCall:
         learns_target: Whether gradient flows into its target and not into its input.
         copied: Whether the target holds the values of an integer input of the model in the same order.
         source, result: Its input and its result, with their graph.
+        ignored: The target that it leaves out, None where it has no such argument.
+        sources: Modules whose outputs its input was computed from, with no other module between.
     """
 
     operation: Operation
@@ -130,6 +146,8 @@ class LossCall:
     learns_target: bool = False
     source: Tensor | None = None
     result: Tensor | None = None
+    ignored: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +160,7 @@ class SoftmaxCall:
         dim: The dimension that it sums over, not negative.
         sources: Modules whose outputs its input was computed from, with no other module between.
         hard: Share of its distributions over several finite scores in which one has all the weight; 0 of log_softmax.
+        masked: Whether its input is a product or a sum with a mask of zeros and ones.
     """
 
     operation: Operation
@@ -149,6 +168,7 @@ class SoftmaxCall:
     dim: int
     sources: tuple[str, ...] = ()
     hard: float = 0.0
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +223,7 @@ class OperationTrace(TorchFunctionMode):
         attentions: Calls of attentions with a mask of keys.
         normalized: Calls of F.normalize.
         logarithms: Results of log_softmax and logsigmoid, with their graph, and where they were called.
+        activations: Calls of activation functions on computed values.
         loss_broken: Whether a loss on which backward() was called was not finite.
         added: What was added to the losses.
         reads: The tensors that the model was given, and who was given them.
@@ -216,6 +237,7 @@ class OperationTrace(TorchFunctionMode):
         self.attentions: list[AttentionCall] = []
         self.normalized: list[NormalizeCall] = []
         self.logarithms: list[tuple[Operation, Tensor]] = []
+        self.activations: list[ActivationCall] = []
         self.loss_broken = False
         self.added = AddedTerms()
         self.reads = Reads()
@@ -234,7 +256,7 @@ class OperationTrace(TorchFunctionMode):
             self.loss_broken |= _count_bad(args[0]) > 0
             self.added.end(args[0])
         result = func(*args, **given)
-        name = _name(func)
+        name = name_of(func)
         plain = not name.startswith("__get") or name == "__getitem__"
         if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
             self._note(func, name, args, given, result)
@@ -250,12 +272,13 @@ class OperationTrace(TorchFunctionMode):
             self._draws.note((args, kwargs), result, lambda: str(self._here("sample")))
             if isinstance(result, Tensor):
                 self._note_kind(name, args, result)
+                self._note_activation(name, args, result)
                 if self.first is None and name not in _FILLS:
                     self._look(name, args, kwargs, result)
             if func in _LOSSES and len(args) >= 1:
                 target = args[1] if len(args) > 1 else kwargs.get("target")
                 if isinstance(args[0], Tensor) and isinstance(target, Tensor):
-                    self.losses.append(self._loss(name, args[0], target, result))
+                    self.losses.append(self._loss(name, args[0], target, result, kwargs.get("ignore_index")))
             if name in _ATTENTIONS:
                 keys, kept = _ATTENTIONS[name](args, kwargs)
                 if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
@@ -272,12 +295,22 @@ class OperationTrace(TorchFunctionMode):
                 if isinstance(dim, int) and result.dim():
                     hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
                     sources = tuple(sorted(self._flow.nearest([args[0]]))) if hard else ()
+                    masked = self._kind(args[0]) == _MASKED
                     call = SoftmaxCall(
-                        self._here(name), tuple(result.shape), dim % result.dim(), sources, hard
+                        self._here(name), tuple(result.shape), dim % result.dim(), sources, hard, masked
                     )
                     self.softmaxes.append(call)
 
-    def _loss(self, name: str, values: Tensor, target: Tensor, result: Any) -> LossCall:
+    def _note_activation(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        given = args[0] if args else None
+        slope = slope_of(name, given, result) if isinstance(given, Tensor) else None
+        if slope is not None and isinstance(given, Tensor):
+            here = self._here(name)
+            sources = tuple(sorted(self._flow.nearest([given])))
+            size = float(given.detach().float().square().mean().sqrt())
+            self.activations.append(ActivationCall(here.name, here.place, here.module, sources, slope, size))
+
+    def _loss(self, name: str, values: Tensor, target: Tensor, result: Any, ignored: Any) -> LossCall:
         flat = target.detach().flatten()
         copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
         made = self._kind(target) == "constant"
@@ -291,12 +324,25 @@ class OperationTrace(TorchFunctionMode):
             target.requires_grad and not values.requires_grad,
             values,
             result if isinstance(result, Tensor) else None,
+            ignored if isinstance(ignored, int) else None,
+            tuple(sorted(self._flow.nearest([values]))),
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         kind = _KINDS.get(name, self._kind(args[0]) if name in _RESHAPES and args else "")
+        kind = kind or self._masked(name, args, result)
         if kind:
             self._kinds[id(result)] = (result, kind)
+
+    def _masked(self, name: str, args: tuple[Any, ...], result: Tensor) -> str:
+        """Whether scores are multiplied with zeros and ones, or those are added to them; a scale changes nothing."""
+        name = name.strip("_").removeprefix("i").removeprefix("r")
+        if name in ("div", "truediv", "true_divide") and self._kind(args[0]) == _MASKED:
+            return _MASKED
+        pair = [each for each in args[:2] if isinstance(each, Tensor)]
+        if name not in ("mul", "multiply", "add") or len(pair) < 2 or not result.requires_grad:
+            return ""
+        return _MASKED if any(_is_mask(each) for each in pair) else ""
 
     def _kind(self, value: Any) -> str:
         found = self._kinds.get(id(value))
@@ -308,7 +354,9 @@ class OperationTrace(TorchFunctionMode):
             self.first = self._here(name, bad)
 
     def _here(self, name: str, count: int = 0) -> Operation:
-        return Operation(name.removesuffix("_"), self._running[-1] if self._running else "", _place(), count)
+        return Operation(
+            name.removesuffix("_"), self._running[-1] if self._running else "", place_of(), count
+        )
 
     def draws(self) -> list[tuple[Draw, list[str]]]:
         """The draws without gradient that the loss uses, and the modules that their parameters come from."""
@@ -413,7 +461,8 @@ def _reads_constant(keys: Tensor, kept: Tensor) -> bool:
     return bool(len(inside) and len(outside) and (inside == 0).all() and (outside > 0).any())
 
 
-def _name(func: Any) -> str:
+def name_of(func: Any) -> str:
+    """The plain name of a torch function."""
     full = getattr(func, "__name__", "") or (resolve_name(func) or "")
     return str(full).rpartition(".")[2]
 
@@ -440,7 +489,7 @@ def is_users(file: str) -> bool:
     return not file.startswith((*_SKIPPED, "<")) and "contextlib" not in file
 
 
-def _place() -> str:
+def place_of() -> str:
     """File and line of the innermost frame that is neither torch's nor the toolkit's."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -235,7 +235,7 @@ class Recorder:
             self._parameters.keep_for_next()
         if self._strangers.looking:
             known = {id(parameter) for parameter in self._model.parameters()}
-            self._strangers.close(known | self._parameters.in_optimizers())
+            self._strangers.close(self._model, known | self._parameters.in_optimizers())
             if not self._strangers.looking and self._model_handle is not None:
                 self._model_handle.remove()
         readout.pack()

@@ -16,11 +16,15 @@ class Stranger:
         module: The innermost watched module that uses it; "" for the model itself.
         shape: Its shape.
         layer: Whether it is the parameter of some layer.
+        remade: Whether each step has another one in its place.
+        derived: Names of attributes of the model that hold what was computed from it.
     """
 
     module: str
     shape: tuple[int, ...]
     layer: bool
+    remade: bool = False
+    derived: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

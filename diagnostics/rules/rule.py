@@ -75,6 +75,7 @@ class Rule:
             faulty one, "forward" to those it feeds, "together" in all at the same step.
         upstream: For a check of an audit: ids of rules whose findings follow from this one's in modules that feed
             its own.
+        downstream: The same in modules that its own feed.
         irreversible: Whether a single step does damage that lasts, so that the earliest finding explains later ones.
         everywhere: Whether its finding about the whole model explains those of every module.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and
@@ -101,6 +102,7 @@ class Rule:
     explains: frozenset[str] = frozenset()
     spreads: Literal["", "backward", "forward", "together"] = ""
     upstream: frozenset[str] = frozenset()
+    downstream: frozenset[str] = frozenset()
     irreversible: bool = False
     everywhere: bool = False
     rank: int | None = None

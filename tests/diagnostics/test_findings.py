@@ -87,6 +87,11 @@ IDS = {
     "ROWS002",
     "DROP001",
     "COST001",
+    "UNITS002",
+    "STATE001",
+    "MODE004",
+    "LINEAR001",
+    "MOVE007",
 }
 
 

@@ -57,6 +57,22 @@ FINDS_ITSELF = Cause(
     "the scores are similarities of each row with all rows, and the right answer of each is itself: {operation}",
     remedy="Mask the diagonal, and let each row find its other view.",
 )
+CUT_OFF = Cause(
+    "activation-on-logits",
+    "its input is the result of relu(), so that no logit is below 0: {operation}",
+    remedy="Let the model end with a linear layer.",
+)
+ONE_CLASS = Cause(
+    "one-class-per-batch",
+    "all targets of a batch are of one class, in each batch of another: {operation}",
+    remedy="Shuffle: DataLoader(..., shuffle=True).",
+)
+CLASS_IGNORED = Cause(
+    "class-ignored",
+    "ignore_index is {ignored}, the number of a class that {operation} has a score for, and a share of {share:.2g} of"
+    " the targets are left out",
+    remedy="Give padding a label of its own, such as -100.",
+)
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
@@ -76,14 +92,18 @@ LOSS003 = Rule(
         OUT_OF_RANGE,
         NOT_PROBABILITIES,
         FINDS_ITSELF,
+        CUT_OFF,
+        ONE_CLASS,
+        CLASS_IGNORED,
     ),
     what="An audit records the functions of repeated steps. A loss of torch receives probabilities or logarithms where"
     " it applies softmax or sigmoid itself, shapes that broadcast to all pairs, equal targets, targets out of range, or"
     " exchanged arguments; or each token is its own target: a note if the model reads later ones. A warning: each row"
-    " of a contrastive loss is its own target.",
+    " of a contrastive loss is its own target, logits pass a relu, each batch has one class, or a class is ignored.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
+    upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002"}),
 )
 ONE_ELEMENT = Cause(
     "one-element",
@@ -106,6 +126,12 @@ READS_PADDING = Cause(
     remedy="Invert the mask: key_padding_mask is True where a key is hidden, a Boolean attn_mask of"
     " scaled_dot_product_attention where it is kept.",
 )
+MASK_MULTIPLIED = Cause(
+    "mask-multiplied",
+    "a mask of zeros and ones is multiplied with the scores or added to them: masked elements keep a weight of exp(0),"
+    " {operation}",
+    remedy="scores.masked_fill(mask == 0, -torch.inf) before the softmax.",
+)
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
@@ -114,9 +140,10 @@ SOFTMAX001 = Rule(
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING),
+    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED),
     what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
-    " gives one element all the weight; or the mask of an attention keeps only keys that are the same in all samples.",
+    " gives one element all the weight; a mask is multiplied with its scores; or the mask of an attention keeps only"
+    " keys that are the same in all samples.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
     false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain.",
@@ -130,6 +157,8 @@ _SQUASHED = {
     "binary_cross_entropy_with_logits": ("sigmoid", "softmax"),
 }
 """Loss -> what its input must not have passed through: it applies softmax or sigmoid itself."""
+_CUT_OFF = dict.fromkeys(_SQUASHED, ("relu",))
+"""Loss -> what would leave it only logits from 0 on."""
 _LOGARITHMIC = ("nll_loss", "kl_div")
 _AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
@@ -150,9 +179,15 @@ def check_operations(
             _add(found, LOSS003, owner(first.operation.module), cause)
         for cause in _judge_targets(first, traces):
             _add(found, LOSS003, owner(first.operation.module), cause)
-    equal = _equal_targets(traces)
-    if equal is not None:
-        _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
+        ignored = _ignored_class(first, traces, samples)
+        if ignored is not None:
+            _add(found, LOSS003, owner(first.operation.module), ignored)
+        if first.kind in _CUT_OFF.get(first.operation.name, ()):
+            (module, *_) = [owner(each) for each in first.sources] or [""]
+            _add(found, LOSS003, module, CUT_OFF.of(operation=first.operation))
+    for equal in (_equal_targets(traces), _one_class(traces)):
+        if equal is not None:
+            _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
     for softmax in traces[0].softmaxes if traces else ():
         every = all(any(_alike(softmax, other) for other in trace.softmaxes) for trace in traces)
         if every and _is_hard(softmax, traces):
@@ -165,7 +200,7 @@ def check_operations(
         if all(any(each.reads_constant for each in calls) for calls in alike) and attention.reads_constant:
             cause = READS_PADDING.of(operation=attention.operation)
             _add(found, SOFTMAX001, owner(attention.operation.module), cause)
-    if traces and all(_judges_samples(trace, samples) for trace in traces):
+    if traces and all(judges_samples(trace, samples) for trace in traces):
         for call in traces[0].normalized:
             if call.dim == 0 and call.shape[0] == samples > 1 and len(call.shape) == 2 and call.shape[1] > 1:
                 cause = NORMALISED.of(operation=call.operation)
@@ -173,7 +208,12 @@ def check_operations(
     return list(found.values())
 
 
-def _judges_samples(trace: OperationTrace, samples: int) -> bool:
+_SEVERITIES = {TARGET_IS_INPUT.code: NOTE} | dict.fromkeys(
+    (FINDS_ITSELF.code, CUT_OFF.code, ONE_CLASS.code, CLASS_IGNORED.code), WARNING
+)
+
+
+def judges_samples(trace: OperationTrace, samples: int) -> bool:
     """Whether a loss compares classes of each sample: what is normalised over samples is then not meant to be."""
     return any(
         call.operation.name in ("cross_entropy", "nll_loss")
@@ -186,7 +226,7 @@ def _judges_samples(trace: OperationTrace, samples: int) -> bool:
 
 
 def _add(found: dict[tuple[str, str, str], Finding], rule: Rule, module: str, cause: Cause) -> None:
-    severity = {TARGET_IS_INPUT.code: NOTE, FINDS_ITSELF.code: WARNING}.get(cause.code)
+    severity = _SEVERITIES.get(cause.code)
     found.setdefault((rule.id, module, cause.code), rule.found_once(module, cause, severity))
 
 
@@ -291,6 +331,57 @@ def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
     return EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
 
 
+def _one_class(traces: Sequence[OperationTrace]) -> Cause | None:
+    """Whether all classification targets of each step are equal, and other ones in another step."""
+    seen = set()
+    for trace in traces:
+        calls = [call for call in trace.losses if call.operation.name in _CLASSIFYING]
+        values = torch.cat([call.target.flatten().double() for call in calls]) if calls else torch.zeros(0)
+        if len(values) < _ONE_CLASS or bool((values != values[0]).any()) or any(call.made for call in calls):
+            return None
+        if any(_is_one_row(given) for given in trace.reads.given):
+            return None  # one sample has one class
+        seen.add(float(values[0]))
+    first = next((call for trace in traces for call in trace.losses), None)
+    several = len(traces) > _BATCHES and len(seen) > 1
+    return ONE_CLASS.of(operation=first.operation) if several and first is not None else None
+
+
+def _is_one_row(given: Tensor) -> bool:
+    several = given.is_floating_point() and given.dim() > 1 and len(given) > 1
+    return several and bool((given == given[:1]).all())
+
+
+_CLASSIFYING = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+_ONE_CLASS = 8
+"""Targets of a batch that must be equal: of two classes in equal shares, eight are in one batch of 128."""
+_INSIDE = 0.05  # share of the ignored targets between others of their row; of padding at one end it is 0
+
+
+def _ignored_class(call: LossCall, traces: Sequence[OperationTrace], samples: int) -> Cause | None:
+    """A class that the loss ignores, where the ignored targets are no padding, and no mask that leaves out most."""
+    classes = call.values.shape[1] if call.values.dim() > 1 else 0
+    if call.ignored is None or not 0 <= call.ignored < classes:
+        return None
+    place = call.operation.place
+    calls = [each for trace in traces for each in trace.losses if each.operation.place == place]
+    hit = [each.target == call.ignored for each in calls if each.target.numel()]
+    if not hit or any(each.numel() % samples for each in hit):
+        return None
+    rows = torch.cat([each.reshape(samples, -1) for each in hit if each.numel() == hit[0].numel()])
+    share = float(rows.float().mean())
+    inside = rows if rows.shape[1] == 1 else rows & _has_others_around(rows)
+    if not 0 < share < 0.5 or float(inside.sum()) <= _INSIDE * float(rows.sum()):
+        return None
+    return CLASS_IGNORED.of(ignored=call.ignored, operation=call.operation, share=share)
+
+
+def _has_others_around(hit: Tensor) -> Tensor:
+    """(rows, T): whether somewhere before and somewhere after a place there is one that is not hit."""
+    others = (~hit).int()
+    return (others.cumsum(1) > 0) & (others.flip(1).cumsum(1).flip(1) > 0)
+
+
 _HARD = 0.9  # share of the rows
 _SUM = 1e-3  # distance from 1 of a sum of probabilities, in half precision
 _BATCHES = 2  # one batch may hold one class by chance
@@ -300,6 +391,8 @@ _TARGETS = 32
 
 def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
     size = call.shape[call.dim]
+    if call.masked:
+        yield MASK_MULTIPLIED.of(operation=call.operation)
     if size == 1:
         yield ONE_ELEMENT.of(operation=call.operation)
         return

@@ -114,8 +114,13 @@ def explain_by_probes(
 def _is_explained(finding: Finding, rule: Rule, modules: Set[str], flow: Flow | None) -> bool:
     if finding.rule in rule.explains and _is_inside(finding, modules):
         return True
-    feeds = flow is not None and any(flow.feeds(finding.module, module) for module in modules)
-    return finding.rule in rule.upstream and feeds
+    members = {each.module for each in finding.consequences if each.rule == finding.rule}
+    places = {finding.module} if finding.module else members  # one of the whole model stands for its members
+    if flow is None or not places:
+        return False
+    feeds = all(any(flow.feeds(each, module) for module in modules) for each in places)
+    fed = all(any(flow.feeds(module, each) for module in modules) for each in places)
+    return (finding.rule in rule.upstream and feeds) or (finding.rule in rule.downstream and fed)
 
 
 def _is_inside(finding: Finding, modules: Set[str]) -> bool:

@@ -33,8 +33,9 @@ ORIGIN001 = Rule(
     source="audit",
     causes=(DROPPED_OR_REPEATED, REORDERED, OTHER_SAMPLES, SAME_INPUT),
     arguments="SampleOrigin",
-    what="The probe `SampleOrigin`: the ids in the batch are not, place by place, the ids at the loss. A warning of"
-    " every audit: batches with different targets have one input.",
+    what="The probe `SampleOrigin`: the ids in the batch are not, place by place, the ids at the loss. In every"
+    " audit, another input of a sample changes rows with the targets of others; a warning: batches with different"
+    " targets have one input.",
     why="Mixed inputs, labels and contexts of different samples teach noise, and no gradient is missing.",
     example="A carry that keeps its old rows while labels are taken from the new batch.",
     false_alarms="A loader that sorts a batch on purpose: return the ids as sorted.",

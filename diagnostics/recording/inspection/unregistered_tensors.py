@@ -2,13 +2,14 @@
 
 A tensor that is no `nn.Parameter`, and layers in a plain list, are used like any other but are missing in
 `model.parameters()`, so that no optimiser and no checkpoint has them. They are read from the autograd graph between the
-outputs and the inputs of a call. Inputs, and tensors that are made anew in each step, do not count: only a tensor
-that is found in both of the first two recorded steps does.
+outputs and the inputs of a call. Inputs, and plain tensors that are made anew in each step, do not count: only a tensor
+that is found in both of the first two recorded steps does, and a parameter that another one replaces in the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Strangers:
         for leaf in _leaves(list(inputs), outputs):
             self._met.setdefault(id(leaf), (leaf, name))
 
-    def close(self, known: Collection[int]) -> None:
+    def close(self, model: nn.Module, known: Collection[int]) -> None:
         """End of the step.
 
         Args:
@@ -43,11 +44,45 @@ class Strangers:
         if self._before is None and met:
             self._before = met
             return
-        same = [entry for key, entry in met.items() if key in (self._before or {})]
-        self.found = tuple(
-            Stranger(name, tuple(leaf.shape), isinstance(leaf, nn.Parameter)) for leaf, name in same
-        )
+        before = self._before or {}
+        derived = find_derived(model) if met else {}
+        kept = [
+            Stranger(
+                name, tuple(leaf.shape), isinstance(leaf, nn.Parameter), derived=derived.get(id(leaf), ())
+            )
+            for key, (leaf, name) in met.items()
+            if key in before
+        ]
+        self.found = (*kept, *_remade(before, met))
         self.looking, self._before = False, None
+
+
+def _remade(
+    before: Mapping[int, tuple[Tensor, str]], met: Mapping[int, tuple[Tensor, str]]
+) -> Iterator[Stranger]:
+    """Parameters of the second step whose module had others of the same shape in the first one."""
+    places = [
+        (name, leaf.shape) for key, (leaf, name) in before.items() if key not in met and _is_layers(leaf)
+    ]
+    for key, (leaf, name) in met.items():
+        if key not in before and _is_layers(leaf) and (name, leaf.shape) in places:
+            yield Stranger(name, tuple(leaf.shape), layer=True, remade=True)
+
+
+def _is_layers(leaf: Tensor) -> bool:
+    return isinstance(leaf, nn.Parameter)
+
+
+def find_derived(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """The id of a parameter -> attributes of the modules that hold what was computed from it, and not itself."""
+    found: dict[int, tuple[str, ...]] = {}
+    for prefix, module in model.named_modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                for leaf in _leaves([], [value]):
+                    full = f"{prefix}.{name}".removeprefix(".")
+                    found[id(leaf)] = tuple(chain(found.get(id(leaf), ()), (full,)))
+    return found
 
 
 def _leaves(inputs: list[Tensor], outputs: Iterable[Tensor]) -> list[Tensor]:

@@ -394,10 +394,9 @@ class Convolved(nn.Module):
         self.first, self.second = nn.Linear(10, 16), nn.Linear(16, 4)
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        for layer in (self.first, self.second):
-            state = layer(x)
-            x = state.index_add(0, edges[1], state[edges[0]]).relu()
-        return x
+        state = self.first(x)
+        state = self.second(state.index_add(0, edges[1], state[edges[0]]).relu())
+        return state.index_add(0, edges[1], state[edges[0]])
 
 
 def few_labelled_nodes() -> Made:

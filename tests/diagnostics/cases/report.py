@@ -206,7 +206,8 @@ target-is-online were widened by rules that name the fault in other words.
 
 Not named are faults that only the intention tells from sound training: sums of micro-batches (accumulated-undivided),
 labels that no input explains (labels-random looks like a hard task), and a divergence that is raised (kl-sign looks
-like a bonus). deep-start-too-large has no rule yet, and residual-dropped has three findings, one of which is its cause.
+like a bonus). residual-dropped has three findings, one of which is its cause, and blocks-are-one is a note, since a
+list may repeat a block on purpose. Of "scripts", parameter-cast-away replaces a program that torch itself refused.
 Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`.
 
 - Before: {before}

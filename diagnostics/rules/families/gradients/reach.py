@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from diagnostics.causes import ZERO_AT_START, Cause
-from diagnostics.records import Absent, Number, ParameterRecord, StepRecord
+from diagnostics.records import Absent, Number, ParameterRecord, StepRecord, Stranger
 from diagnostics.records.columns import largest_of
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few, grouped, receives
@@ -84,7 +84,16 @@ UNREGISTERED_LAYERS = Cause(
 PLAIN_TENSOR = Cause(
     "plain-tensor", "a tensor with requires_grad was set as an attribute, without nn.Parameter"
 )
-
+NOT_A_PARAMETER = Cause(
+    "not-a-parameter",
+    "{names} holds what was computed from a parameter, as by float(), to() or a product after nn.Parameter()",
+    remedy="Compute the start first, and make the result the parameter: nn.Parameter(start.float()).",
+)
+MADE_IN_FORWARD = Cause(
+    "made-in-forward",
+    "a layer is made in forward(), so that each call has another one, which nothing trains",
+    remedy="Make the layer in __init__().",
+)
 
 _RECURRENT = ("RNN", "GRU", "LSTM")
 
@@ -223,17 +232,24 @@ def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observ
 
 def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:
     """REACH005; needs the optimisers, which might hold such a tensor."""
-    groups: dict[tuple[str, bool], list[str]] = {}
+    groups: dict[tuple[str, Cause], list[str]] = {}
     for stranger in record.strangers if record.optimizers else ():
         shape = "x".join(map(str, stranger.shape)) or "a scalar"
-        groups.setdefault((stranger.module, stranger.layer), []).append(shape)
-    for (name, layer), shapes in groups.items():
+        groups.setdefault((stranger.module, _cause_of(stranger)), []).append(shape)
+    for (name, cause), shapes in groups.items():
         message = (
             f"{name or 'model'}: {len(shapes)} tensors that are not its parameters receive gradient"
             f" ({first_few(shapes)})"
         )
-        cause = UNREGISTERED_LAYERS if layer else PLAIN_TENSOR
         yield Observation(name, float(len(shapes)), message, cause, key=cause)
+
+
+def _cause_of(stranger: Stranger) -> Cause:
+    if stranger.derived:
+        return NOT_A_PARAMETER.of(names=", ".join(stranger.derived))
+    if stranger.remade:
+        return MADE_IN_FORWARD
+    return UNREGISTERED_LAYERS if stranger.layer else PLAIN_TENSOR
 
 
 REACH001 = Rule(
@@ -326,9 +342,9 @@ REACH005 = Rule(
     find_unregistered,
     lasting(5),
     needs_optimizer=True,
-    causes=(UNREGISTERED_LAYERS, PLAIN_TENSOR),
-    what="In the first two recorded steps the same tensor received gradient between inputs and outputs, and neither"
-    " `model.parameters()` nor an optimiser holds it.",
+    causes=(UNREGISTERED_LAYERS, PLAIN_TENSOR, NOT_A_PARAMETER, MADE_IN_FORWARD),
+    what="In the first two recorded steps the same tensor, or another parameter in its place, received gradient between"
+    " inputs and outputs, and neither `model.parameters()` nor an optimiser holds it.",
     why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` leaves it.",
     example="`self.scale = torch.ones(16, requires_grad=True)`; `self.layers = [nn.Linear(16, 16), ...]`.",
     false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation. A tensor that only"

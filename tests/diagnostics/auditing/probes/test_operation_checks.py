@@ -183,3 +183,104 @@ def test_an_attention_that_reads_the_padding(by: str, inverted: bool) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     report = audit(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, optimizer, steps=4)
     assert any(each.code == "reads-padding-alone" for each in report.findings) == inverted
+
+
+class Weighing(nn.Module):
+    """Attention over five tokens, some of which are masked; `hide` does that to the scores."""
+
+    def __init__(self, hide: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.query, self.head = nn.Embedding(9, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.hide = hide
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, mask = self.embed(ids), (ids != 0).float()[:, None]
+        scores = self.hide(self.query(x) @ x.transpose(1, 2), mask)
+        return self.head((scores.softmax(-1) @ x)[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("hide", "found"),
+    [
+        (lambda scores, mask: scores * mask, True),
+        (lambda scores, mask: scores * mask / 8**0.5, True),
+        (lambda scores, mask: scores + mask, True),
+        (lambda scores, mask: (mask > 0) * scores, True),
+        (lambda scores, mask: scores.masked_fill(mask == 0, -torch.inf), False),
+        (lambda scores, mask: (scores * mask).masked_fill(mask == 0, -1e9), False),
+        (lambda scores, mask: scores * mask + (1 - mask) * -1e9, False),
+        (lambda scores, mask: scores + (1 - mask) * -1e9, False),
+        (lambda scores, mask: scores + 0.5, False),
+    ],
+)
+def test_a_mask_that_is_multiplied_with_scores(hide: Callable[[Tensor, Tensor], Tensor], found: bool) -> None:
+    torch.manual_seed(0)
+    lengths = torch.arange(5) < torch.randint(2, 5, (4, B, 1))
+    batches = [(ids, ids[:, 0] % 3) for ids in torch.randint(1, 9, (4, B, 5)) * lengths]
+    model = Weighing(hide)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    report = audit(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches, optimizer, steps=4)
+    assert any(each.code == "mask-multiplied" for each in report.findings) is found
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda scores, b: F.cross_entropy(scores.relu(), b[1]), True),
+        (lambda scores, b: F.binary_cross_entropy_with_logits(scores.relu()[:, 0], b[1].float() / 2), True),
+        (lambda scores, b: F.cross_entropy(scores.relu() - 1, b[1]), False),
+        (lambda scores, b: F.mse_loss(scores.relu(), b[0][:, :3].abs()), False),
+    ],
+)
+def test_logits_that_pass_a_relu(loss: Callable[[Tensor, Any], Tensor], found: bool) -> None:
+    assert ("activation-on-logits" in codes(lambda m, b: loss(m(b[0]), b))) is found
+
+
+@pytest.mark.parametrize(
+    ("batches", "found"),
+    [
+        ([0, 1, 2, 0], True),
+        ([1, 1, 1, 1], False),  # all targets are equal
+        ([0, 1, None, 2], False),
+    ],
+)
+def test_batches_of_one_class_each(batches: list[int | None], found: bool) -> None:
+    left = iter(batches)
+
+    def choose(x: Tensor) -> Tensor:
+        label = next(left)
+        return x[:, :3].argmax(1) if label is None else torch.full((B,), label)
+
+    assert ("one-class-per-batch" in codes(SOUND["cross entropy"], targets=choose)) is found
+
+
+def tagged(labels: Callable[[Tensor, Tensor], Tensor], ignored: int) -> set[str]:
+    """The codes of a tagger of five classes, whose sequences end in padding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 5))
+    batches = []
+    for ids in torch.randint(0, 20, (4, B, 8)):
+        padding = torch.arange(8) >= torch.randint(5, 8, (B, 1))
+        batches.append((ids, labels(ids, padding)))
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten(), ignore_index=ignored)
+
+    report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 0.01), steps=4)
+    return {each.code for each in report.findings if each.rule == "LOSS003"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignored", "found"),
+    [
+        (lambda ids, padding: (ids % 5).masked_fill(padding, 0), 0, True),
+        (lambda ids, padding: (ids % 4 + 1).masked_fill(padding, 0), 0, False),
+        (lambda ids, padding: (ids % 5).masked_fill(padding, -100), -100, False),
+        (lambda ids, padding: (ids % 4 + 1) * (ids > 16), 0, False),  # most are left out on purpose
+    ],
+    ids=["a class", "padding alone", "another number", "masked tokens"],
+)
+def test_a_class_that_the_loss_ignores(
+    labels: Callable[[Tensor, Tensor], Tensor], ignored: int, found: bool
+) -> None:
+    assert ("class-ignored" in tagged(labels, ignored)) is found

@@ -114,6 +114,22 @@ def test_what_leads_to_the_input_is_not_looked_at() -> None:
     assert found(Model(), inputs=lambda: torch.randn(8, WIDTH) * prompt) == []
 
 
+def test_a_layer_that_is_made_in_each_call() -> None:
+    model = Model()
+    model.between = lambda x: nn.Linear(WIDTH, WIDTH)(x)
+    (finding,) = found(model)
+    assert (finding.code, finding.evidence.value) == ("made-in-forward", 2.0)
+
+
+def test_what_was_computed_from_a_parameter_is_none() -> None:
+    model = Model()
+    model.scale = nn.Parameter(torch.ones(WIDTH, dtype=torch.float64)).float()
+    model.between = lambda x: x * model.scale
+    (finding,) = found(model)
+    assert finding.code == "not-a-parameter"
+    assert "scale" in finding.cause
+
+
 def test_a_copy_of_the_model_is_another_model() -> None:
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

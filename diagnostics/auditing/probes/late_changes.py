@@ -1,0 +1,102 @@
+"""Whether the steps of an audit change gradients that were applied already: clipping comes too late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from diagnostics.causes import Cause
+from diagnostics.findings import Finding
+from diagnostics.recording.tensors import stored_values
+from diagnostics.rules.rule import WARNING, Family, Rule
+
+CHANGED_LATE = Cause(
+    "changed-after-step",
+    "gradients are written to after optimizer.step(), as by clip_grad_norm_(): it has no effect",
+    remedy="Clip between backward() and optimizer.step().",
+)
+MOVE007 = Rule(
+    "MOVE007",
+    WARNING,
+    "A gradient is changed after it was applied",
+    "operations",
+    "Clip or scale gradients between backward() and optimizer.step().",
+    source="audit",
+    arguments="audit",
+    causes=(CHANGED_LATE,),
+    what="In each step of an audit a gradient is written to in place between the optimiser's step and the next backward"
+    " pass, and not to zero.",
+    why="The optimiser has already applied the gradient as it was.",
+    example="`optimizer.step(); clip_grad_norm_(model.parameters(), 1.0)`.",
+    false_alarms="Code that uses gradients for another purpose after the update.",
+)
+FAMILY = Family(133, "Order of the step", (MOVE007,))
+_FEWEST = 5
+"""Steps from which it is no single event."""
+
+
+class LateChanges:
+    """Counts steps that change a gradient in place between the optimiser's step and the next backward pass.
+
+    Attributes:
+        steps: Steps in which an optimiser stepped.
+        changed: Steps in which a gradient was changed afterwards, and not to zero.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._parameters = [
+            parameter
+            for optimizer in optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        self._versions: dict[int, tuple[Tensor, int]] = {}
+        self.steps = self.changed = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """One step runs inside."""
+        self._versions = {}
+        handles: list[RemovableHandle] = [
+            optimizer.register_step_post_hook(self._applied) for optimizer in self._optimizers
+        ]
+        handles += [
+            parameter.register_post_accumulate_grad_hook(self._arrived)
+            for parameter in self._parameters
+            if parameter.requires_grad and isinstance(parameter, nn.Parameter) and not is_lazy(parameter)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self._versions:
+            self.steps += 1
+            self.changed += any(map(self._is_changed, self._parameters))
+
+    def findings(self) -> list[Finding]:
+        """MOVE007, if every step did so."""
+        late = self.changed == self.steps >= _FEWEST
+        return [MOVE007.found_once("", CHANGED_LATE)] if late else []
+
+    def _applied(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._versions[id(parameter)] = (parameter.grad, parameter.grad._version)
+
+    def _arrived(self, parameter: Tensor) -> None:
+        self._versions.pop(id(parameter), None)  # a later backward pass may add to it
+
+    def _is_changed(self, parameter: Tensor) -> bool:
+        gradient, version = self._versions.get(id(parameter), (None, 0))
+        if gradient is None or parameter.grad is not gradient or gradient._version == version:
+            return False
+        return bool(stored_values(gradient).any())

@@ -1,0 +1,94 @@
+"""Whether each row at a loss meets the target of its own sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace
+from diagnostics.auditing.probes.sample_origin import ORIGIN001, REORDERED
+from diagnostics.auditing.replay import trace_step
+from diagnostics.findings import Finding
+from diagnostics.recording.tensors import map_tensors, tensors_in
+
+_CHANGED = 1e-6
+"""Relative change of a row from which it depends on a sample."""
+
+
+def check_pairing(
+    model: nn.Module,
+    step: Callable[[nn.Module, Any], Any],
+    batch: Any,
+    optimizers: Sequence[Optimizer],
+    samples: int,
+) -> list[Finding]:
+    """ORIGIN001 where the input of one sample changes the rows at the loss that have the targets of others.
+
+    The rows that belong to a sample are read off the targets: the batch holds the same numbers, sample by sample. The
+    step is then repeated with the input of that sample exchanged for that of another one.
+    """
+    if samples < 3:
+        return []
+    first = trace_step(model, step, batch, optimizers)
+    if first is None or all(_rows_of(call, batch, samples) is None for call in first.losses):
+        return []
+    wrong = []
+    for sample in (0, samples // 2):
+        again = trace_step(model, step, _exchanged(batch, samples, sample), optimizers)
+        if again is None or len(again.losses) != len(first.losses):
+            return []
+        wrong.append(_misplaced(first, again, batch, samples, sample))
+    return [ORIGIN001.found_once("", REORDERED)] if all(wrong) else []
+
+
+def _exchanged(batch: Any, samples: int, sample: int) -> Any:
+    """A copy of the batch in which one sample is the next one again."""
+
+    def change(tensor: Tensor) -> Tensor:
+        if not tensor.dim() or tensor.shape[0] != samples:
+            return tensor
+        changed = tensor.clone()
+        changed[sample] = tensor[(sample + 1) % samples]
+        return changed
+
+    return map_tensors(batch, change)
+
+
+def _rows_of(call: LossCall, batch: Any, samples: int) -> Tensor | None:
+    """(rows,) the sample whose target each row of a loss has; None where the batch does not tell."""
+    target = call.target
+    if target.dim() != 1 or call.values.shape[:1] != target.shape or len(target) % samples or call.made:
+        return None
+    for tensor in tensors_in(batch):
+        if tensor.numel() != len(target) or not tensor.dim() or tensor.shape[0] != samples:
+            continue
+        rows, length = torch.arange(len(target)), len(target) // samples
+        straight = tensor.reshape(samples, length).to(target.dtype)
+        turned = straight.T.reshape(-1)
+        if torch.equal(straight.reshape(-1), target):
+            return None if length > 1 and torch.equal(turned, target) else rows // length
+        if torch.equal(turned, target):
+            return rows % samples
+    return None
+
+
+def _misplaced(first: OperationTrace, again: OperationTrace, batch: Any, samples: int, sample: int) -> bool:
+    """Whether some loss has most of the rows that the exchanged sample changes at the targets of other samples."""
+    return any(
+        _is_elsewhere(call, other, _rows_of(call, batch, samples), sample)
+        for call, other in zip(first.losses, again.losses, strict=True)
+    )
+
+
+def _is_elsewhere(call: LossCall, other: LossCall, rows: Tensor | None, sample: int) -> bool:
+    if rows is None or call.values.shape != other.values.shape or not call.values.is_floating_point():
+        return False
+    sizes = (other.values - call.values).abs().reshape(len(rows), -1).amax(1).cpu()
+    changed = sizes > _CHANGED * float(call.values.abs().max())
+    own = rows == sample
+    right = int((changed & own).sum())
+    return bool(changed.any()) and 2 * right < int(own.sum()) and 2 * right < int(changed.sum())

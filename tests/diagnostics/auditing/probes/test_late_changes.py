@@ -1,0 +1,65 @@
+"""Gradients that are changed after they were applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diagnostics import audit
+
+Order = Callable[[nn.Module, torch.optim.Optimizer], None]
+
+
+def clipped_late(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def clipped_late_and_cleared(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    clipped_late(model, optimizer)
+    optimizer.zero_grad()
+
+
+def clipped_first(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def set_to_zero(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+
+
+def added_to(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The backward pass of another loss, as of a generator through its critic."""
+    optimizer.step()
+    model(torch.ones(4, 3)).square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("order", "late"),
+    [
+        (clipped_late, True),
+        (clipped_first, False),
+        (set_to_zero, False),
+        (added_to, False),
+        (clipped_late_and_cleared, False),  # what was changed is gone: it cannot be seen
+    ],
+)
+def test_a_change_after_the_update(order: Order, late: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+
+    def step(model: nn.Module, x: Tensor) -> float:
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        order(model, optimizer)
+        return loss.item()
+
+    report = audit(model, step, list(torch.randn(4, 4, 3)), optimizer, steps=8)
+    assert ("MOVE007" in {each.rule for each in report.findings}) is late
