@@ -16,6 +16,7 @@ from etrm.batch import Batch, Demos
 from tests.devices.simulated import simulated_device
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 settings.register_profile("shared cores", deadline=None)
 settings.load_profile("shared cores")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

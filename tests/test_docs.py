@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,18 @@ def list_commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(found[1].partition(" > ")[0], comments=True)
 
 
+@cache
+def build_commands() -> Any:
+    return typer.main.get_command(app)
+
+
 def parse_options(arguments: list[str]) -> dict[str, list[str]]:
     """The values of every option of a quoted command, by its longest name.
 
     Raises:
         LookupError: The command or one of its options does not exist.
     """
-    command: Any = typer.main.get_command(app)
+    command = build_commands()
     while (
         hasattr(command, "commands") and arguments
     ):  # a group alone, such as `etrm checkpoint`, is a mention
@@ -123,6 +129,7 @@ def parse_options(arguments: list[str]) -> dict[str, list[str]]:
     return found
 
 
+SETTINGS = set(list_settings())
 QUOTED = [
     (f"{page.relative_to(ROOT)}: etrm {' '.join(arguments)}", arguments)
     for page in PAGES
@@ -141,7 +148,7 @@ def find_fault(arguments: list[str]) -> str | None:
     keys = {text.partition("=")[0] for text in options.get("--set", ())}
     faults = {name for name in options.get("--inject", ()) if ":" not in name}  # else one of the reader's own
     unknown = {
-        *keys - set(list_settings()),
+        *keys - SETTINGS,
         *set(options.get("--preset", ())) - set(list_presets()),
         *faults - set(FAULTS),
     }

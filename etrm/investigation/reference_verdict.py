@@ -22,7 +22,7 @@ from etrm.investigation.measurements.reference_check import (
 )
 from etrm.investigation.measurements.repeated_steps import add_steps_before_departure
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import HypothesisResult, RecordedDeparture, ReferenceResult
+from etrm.investigation.result import CauseCode, HypothesisResult, RecordedDeparture, ReferenceResult
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
@@ -80,6 +80,11 @@ PLACES = {
     None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs so late too."),
 }
 """The code and the sentence by whether the healthy control departs too."""
+COMPARE_CODE = (
+    "Compare the code of this stage with that of an unedited installation, correct it, and run the same command with "
+    "another --out."
+)
+"""Next step where the code departs from the reference and no tested hypothesis is about it."""
 DEPARTURE = Metric("reference.departure", "{item}: relative difference from the reference", Direction.LOWER)
 
 
@@ -219,6 +224,15 @@ def with_reference(found: HypothesisResult, reference: ReferenceResult) -> Hypot
     weak = found.kind == "statistical" or found.verdict is not Verdict.VALIDATED
     held = found.verdict in (Verdict.ERROR, Verdict.VALIDATED) or found.candidate
     return found.replace(explained_by=reference.hypothesis) if weak and held else found
+
+
+def explain_departure(reference: ReferenceResult) -> tuple[CauseCode, str, str] | None:
+    """Code, sentence and next step where no tested hypothesis is the cause, but the run departs from the reference."""
+    if reference.stage is None:
+        return None
+    owner = reference.hypothesis
+    belongs = f"belongs to {owner}, which was not tested" if owner else "belongs to no hypothesis"
+    return CauseCode.DEPARTS, f"{reference.sentence} What differs {belongs}.", COMPARE_CODE
 
 
 def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:

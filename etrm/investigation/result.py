@@ -222,6 +222,7 @@ class CauseCode(StrEnum):
         "cause.recorded-by-the-run"  # the run's own records show a fault that no tested hypothesis explains
     )
     OTHER_CODE = "cause.run-made-by-other-code"  # the current code does not repeat a step of the run
+    DEPARTS = "cause.departs-from-the-reference"  # at a stage that belongs to no tested hypothesis
     NONE = "cause.none-found"
     NOT_TESTED = "cause.nothing-tested"
 

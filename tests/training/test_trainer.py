@@ -93,7 +93,17 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
+LONGER = ("etrm, adam_atan2, no monitor", "trm", "frozen encoder, thawed late", "curriculum of turns")
+"""What differs little from another run, and is left to `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=[pytest.mark.slow] if name in LONGER else [])
+        for name, settings in RUNS.items()
+    ],
+)
 def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, settings: tuple[str, ...]
 ) -> None:

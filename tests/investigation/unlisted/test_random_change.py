@@ -16,7 +16,7 @@ from etrm.investigation.unlisted.places import CodePlace, list_places
 from etrm.investigation.unlisted.random_change import AFTER_GRADIENT, RandomChange, draw_change
 from etrm.investigation.unlisted.stages import HYPOTHESES
 
-SEEDS = range(200)
+SEEDS = range(120)
 STEPS = 20
 TENSOR = {"kind": "floats", "shape": [4, 3], "grad": True}
 TYPES: Sequence[Mapping[str, Any]] = (

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,43 @@ def start(command: list[str], size: int) -> list[subprocess.Popen[str]]:
 
 
 Outcome = dict[str, Any]
+Outcomes = Callable[[str], tuple[Outcome, ...]]
+LONGER = (
+    "adam_atan2 and no clipping",
+    "cached, variational",
+    "fixed time, frozen encoder",
+    "hybrid_variational",
+    "recurrent",
+    "trm_style",
+)
+"""What differs little from another scenario, and is left to `make test-slow`."""
+EACH = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONGER else []) for name in SCENARIOS],
+)
 
 
 @pytest.fixture(scope="module")
 def outcomes(
     tmp_path_factory: pytest.TempPathFactory, settings_of_smoke: Callable[..., tuple[str, ...]]
-) -> dict[str, tuple[Outcome, Outcome, Outcome]]:
-    """Of each scenario: one process, then the two of the run in two."""
-    folder = tmp_path_factory.mktemp("world")
-    scenarios = {
-        name: (settings_of_smoke(SLOW, *settings), steps) for name, (settings, steps) in SCENARIOS.items()
-    }
+) -> Outcomes:
+    """Of each scenario: one process, then the two of the run in two. Those of ``LONGER`` run if one is asked for."""
+
+    @cache
+    def run(longer: bool) -> dict[str, tuple[Outcome, ...]]:
+        scenarios = {
+            name: (settings_of_smoke(SLOW, *settings), steps)
+            for name, (settings, steps) in SCENARIOS.items()
+            if (name in LONGER) == longer
+        }
+        return run_in_processes(tmp_path_factory.mktemp("world"), scenarios)
+
+    return lambda name: run(name in LONGER)[name]
+
+
+def run_in_processes(
+    folder: Path, scenarios: dict[str, tuple[tuple[str, ...], int]]
+) -> dict[str, tuple[Outcome, ...]]:
     (folder / "scenarios.json").write_text(json.dumps(scenarios))
     script = Path(__file__).with_name("world_script.py")
     command = [sys.executable, str(script), str(folder / "scenarios.json"), str(folder)]
@@ -108,7 +135,7 @@ def outcomes(
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     found = [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
-    return {name: tuple(part[name] for part in found) for name in SCENARIOS}
+    return {name: tuple(part[name] for part in found) for name in scenarios}
 
 
 def assert_close(first: Any, second: Any, where: str, relative: float = 1e-3) -> None:
@@ -129,11 +156,9 @@ def assert_close(first: Any, second: Any, where: str, relative: float = 1e-3) ->
         assert first == second, where
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_two_processes_give_the_numbers_of_one(
-    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
-) -> None:
-    one, *two = outcomes[name]
+@EACH
+def test_two_processes_give_the_numbers_of_one(outcomes: Outcomes, name: str) -> None:
+    one, *two = outcomes(name)
     if "parts" in name:  # the output of a first call is that of a process's first part
         for metrics in (line for found in (one, *two) for line in found["metrics"]):
             for key in [key for key in metrics if ".output_" in key]:
@@ -145,21 +170,17 @@ def test_two_processes_give_the_numbers_of_one(
     assert any(gradient.abs().max() > 1e-4 for gradient in one["gradients"][0].values())
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_replicas_are_bit_for_bit_the_same(
-    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
-) -> None:
-    _, first, second = outcomes[name]
+@EACH
+def test_replicas_are_bit_for_bit_the_same(outcomes: Outcomes, name: str) -> None:
+    _, first, second = outcomes(name)
     for key, value in first["weights"].items():
         assert torch.equal(value, second["weights"][key]), key
     assert first["metrics"] == second["metrics"]
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_every_sample_is_drawn_once_by_the_process_that_has_its_row(
-    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]], name: str
-) -> None:
-    one, first, second = (found["drawn"] for found in outcomes[name])
+@EACH
+def test_every_sample_is_drawn_once_by_the_process_that_has_its_row(outcomes: Outcomes, name: str) -> None:
+    one, first, second = (found["drawn"] for found in outcomes(name))
     assert len(set(one)) == len(one)
     assert sorted([*first, *second]) == sorted(one)
     assert not set(first) & set(second)
@@ -170,9 +191,9 @@ OF_CALLS = ("calls", "calls_grad_enabled", "calls_with_gradient", "output_mean",
 
 
 def test_parts_of_a_batch_give_the_numbers_of_the_whole(
-    outcomes: dict[str, tuple[Outcome, Outcome, Outcome]],
+    outcomes: Outcomes,
 ) -> None:
-    whole, parts = outcomes["etrm"][0], outcomes["parts"][0]
+    whole, parts = outcomes("etrm")[0], outcomes("parts")[0]
     for metrics in (*whole["metrics"], *parts["metrics"]):
         for name in OF_CALLS:
             for module in ("encoder", "core"):
