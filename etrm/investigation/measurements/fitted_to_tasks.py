@@ -18,11 +18,11 @@ from torch import Tensor
 from etrm.batch import IGNORE
 from etrm.config import AdaptedPart, Config, with_settings
 from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstrations
-from etrm.device import to_device
+from etrm.device import to_device, to_host
 from etrm.investigation.measurements.plain_values import plain_row
 from etrm.model.variant import Variant
 from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
-from etrm.reference.answers import compare_answers
+from etrm.reference.answers import answer, compare_answers
 from etrm.reference.context_steps import answer_demos, average_watched, search_contexts
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
@@ -200,19 +200,38 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
         contexts = search.search(samples).context
         answers = search.answer([_hide_answer(sample) for sample in samples])
     repeated = [sample for sample in samples for _ in range(RESTARTS)]
-    given = [
+    recorded = [
         RecordedAnswer(
             sample.task_id,
             sample.query,
             sample.name,
             plain_row(sample),
-            np.array(answer.prediction.tokens),
-            answer.prediction.q_halt,
+            np.array(given.prediction.tokens),
+            given.prediction.q_halt,
         )
-        for sample, answer in zip(repeated, answers, strict=True)
+        for sample, given in zip(repeated, answers, strict=True)
     ]
-    early = config.evaluate.halting == "early"
-    return [*found, *compare_answers(_copy_weights(model), config.model, given, early, list(contexts))]
+    return [*found, *_compare_given(_copy_weights(model), config, recorded, list(contexts))]
+
+
+def _compare_given(
+    weights: Mapping[str, Tensor],
+    config: Config,
+    answers: Sequence[RecordedAnswer],
+    contexts: Sequence[Tensor],
+) -> list[Departure]:
+    """Compare answers from given contexts (P, D), apart from rounding: contexts of noise are read like no others."""
+    model, early = config.model, config.evaluate.halting == "early"
+    found = compare_answers(weights, model, answers, early, contexts)
+    for seed in range(SAMPLES if found else 0):
+        low, rounded = _dither(weights, seed), list[RecordedAnswer]()
+        for one, context in zip(answers, contexts, strict=True):
+            with torch.no_grad():
+                logits, q_halt = answer(low, model, one.row, early, context)
+            rounded.append(replace(one, tokens=to_host(logits.argmax(-1)).numpy(), q_halt=q_halt))
+        sizes = {one.tensor: one.size for one in compare_answers(weights, model, rounded, early, contexts)}
+        found = [one for one in found if not one.size <= ROUNDINGS * sizes.get(one.tensor, 0.0)]
+    return found
 
 
 def _hide_answer(sample: Sample) -> Sample:

@@ -111,3 +111,14 @@ def test_answers_in_another_order_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(ContextSearch, "answer", reversed_)
     assert {found.stage for found in fit()} == {PipelineStage.ANSWERS}
+
+
+def test_rounding_is_no_departure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With limits below rounding, answers and losses are beyond them, and the sampled roundings explain all."""
+    monkeypatch.setattr("etrm.reference.answers.LOGIT_LIMIT", 0.0)
+    monkeypatch.setattr(fitted_to_tasks, "FITTED", 1e-7)
+    trainer = Trainer(config_of(data={"max_side": 5}))
+    torch.nn.init.normal_(trainer.model.core.q_head.weight)  # type: ignore[union-attr]
+    assert compare_fits(trainer) == []
+    monkeypatch.setattr(fitted_to_tasks, "SAMPLES", 0)
+    assert "halting logit" in {found.tensor for found in compare_fits(trainer)}
