@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +58,7 @@ def _own_rule(name: str) -> str:
     return page(find_rule(name))
 
 
+@cache
 def all_groups() -> Groups:
     """Return all codes of this project: rules, hypotheses, errors, and codes of results."""
     from diagnostics.reference.explanations import error_topics, toolkit_groups

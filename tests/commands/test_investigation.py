@@ -21,17 +21,17 @@ def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> Non
         "--seeds",
         "1",
         "--inject",
-        "encoder-frozen",
+        "divide-by-all",
         "--hypotheses",
-        "H2",
+        "H6",
     ]
     words += ["--no-experiments", "--pretrain-steps", "4", "--out", str(tmp_path / "out")]
     done = etrm(*words, "--fail-on", "validated", cache=tmp_path / "cache")
     assert done.code == 1, done.err
     result = json.loads((tmp_path / "out/result.json").read_text())
-    assert result["root_cause"] == "H2"
-    assert result["hypotheses"]["H2"]["verdict"] == "VALIDATED"
-    assert "H2" in done.out
+    assert result["root_cause"] == "H6"
+    assert result["hypotheses"]["H6"]["verdict"] == "VALIDATED"
+    assert "H6" in done.out
     index = (tmp_path / "out/index.md").read_bytes()
     assert etrm("report", str(tmp_path / "out")).code == 0
     assert (tmp_path / "out/index.md").read_bytes() == index

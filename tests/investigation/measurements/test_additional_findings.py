@@ -19,7 +19,7 @@ from etrm.investigation.session import Investigation, with_seed
         ({"faults": ("encode-all-discard",)}, ("CALL001", "encoder"), ("1", "2")),
         ({"faults": ("halting-stuck",)}, ("HALT001", ""), ("-50", "12")),
         ({}, None, ()),
-        ({"model": {"variant": "etrm_fct"}}, None, ()),
+        pytest.param({"model": {"variant": "etrm_fct"}}, None, (), marks=pytest.mark.slow),
     ],
 )
 def test_cost_and_halting_are_found(
