@@ -79,13 +79,15 @@ def run_checks(
         found += check_operations(known, samples, owner)
         found += check_draws(known, owner)
         found += check_units(known, owner)
-        found += check_pairing(model, step, batches[-1], optimizers, samples)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
+    mixing: list[Finding] = []
     if independence and calls and all(each.rule != STATE001.id for each in found):
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)
         found = explain_by_probes(mixing, found)
+    if known and not mixing:  # or each row depends on others anyhow
+        found += check_pairing(model, step, batches[-1], optimizers, samples)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from diagnostics.auditing.probes.operation_checks import LOSS003, NOT_SHIFTED
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
-from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import address_of, tensors_in
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, WARNING, Family, Rule
+from diagnostics.testing.trials import untouched
 
 SEES_TARGET = Cause(
     "sees-target",
@@ -286,19 +287,23 @@ def _find_tokens(step: ObservedStep) -> Tensor | None:
 def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
     """Whether the output in the first half of the positions changes with the tokens in the second half."""
     assert step.call is not None
-    random, was = RandomState(), given.clone()
-    half = given.shape[1] // 2
+    was, half = given.clone(), given.shape[1] // 2
     with torch.no_grad():
-        model.eval()
-        before = step.call()
+        before = _call_in_evaluation(model, step.call)
         try:  # the tensor is the user's
             given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
-            random.restore()
-            after = step.call()
+            after = _call_in_evaluation(model, step.call)
         finally:
             given.copy_(was)
     change = (after - before)[:, :half].abs().amax()
     return float(change) > _CHANGED * float(before.abs().amax())
+
+
+def _call_in_evaluation(model: nn.Module, call: Callable[[], Any]) -> Any:
+    """The result of a call, which leaves no state in the model for the next one."""
+    with untouched(model):
+        model.eval()
+        return call()
 
 
 def _find_shift(given: Tensor, targets: Sequence[Tensor]) -> int | None:
