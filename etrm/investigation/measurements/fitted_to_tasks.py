@@ -28,7 +28,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
 from etrm.reference.network import part
 from etrm.reference.posed_queries import pose
-from etrm.reference.step import ROUNDINGS, SAMPLES, dither
+from etrm.reference.step import SAMPLES, dither
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch
@@ -39,11 +39,13 @@ TASKS, STEPS, ROWS, RESTARTS = 2, 2, 2, 2
 """Tasks, steps, rows of a step and searches of a task: each can be wrong from the second on."""
 FASTER = 10.0
 """Times the rate of a search, at which the loss also rises, so that the last context is not always the best."""
-EXACT = 1e-4
-"""Largest relative difference of the loss of given contexts; those of healthy models differ by 2e-5 at most."""
-FITTED = 1e-3
-"""The same of what follows from steps of Adam, apart from rounding: a step is as long for a gradient that is only
-rounding, of either sign."""
+EXACT = 1e-3
+"""Largest relative difference of what is computed from given contexts, apart from rounding."""
+FITTED = 1e-2
+"""The same of what follows from steps of Adam: a step is as long for a gradient that is rounding, of either sign."""
+BEYOND = 10.0
+"""Times the largest of the sampled roundings that a departure must be: contexts of noise amplify rounding, and few
+samples of so wide a distribution are far from its largest value."""
 
 
 def compare_fits(trainer: Trainer) -> list[Departure]:
@@ -181,7 +183,7 @@ def _depart_beyond_rounding(
         if not beyond:
             return []
         low = sample(seed)
-        beyond = {name: size for name, size in beyond.items() if not size <= ROUNDINGS * low.get(name, 0.0)}
+        beyond = {name: size for name, size in beyond.items() if not size <= BEYOND * low.get(name, 0.0)}
     return [one for name, size in beyond.items() for one in _depart(name, size, limit, where)]
 
 
@@ -222,7 +224,9 @@ def _compare_given(
 ) -> list[Departure]:
     """Compare answers from given contexts (P, D), apart from rounding: contexts of noise are read like no others."""
     model, early = config.model, config.evaluate.halting == "early"
-    found = compare_answers(weights, model, answers, early, contexts)
+    found = [
+        one for one in compare_answers(weights, model, answers, early, contexts) if not one.size <= FITTED
+    ]
     for seed in range(SAMPLES if found else 0):
         low, rounded = _dither(weights, seed), list[RecordedAnswer]()
         for one, context in zip(answers, contexts, strict=True):
@@ -230,7 +234,7 @@ def _compare_given(
                 logits, q_halt = answer(low, model, one.row, early, context)
             rounded.append(replace(one, tokens=to_host(logits.argmax(-1)).numpy(), q_halt=q_halt))
         sizes = {one.tensor: one.size for one in compare_answers(weights, model, rounded, early, contexts)}
-        found = [one for one in found if not one.size <= ROUNDINGS * sizes.get(one.tensor, 0.0)]
+        found = [one for one in found if not one.size <= BEYOND * sizes.get(one.tensor, 0.0)]
     return found
 
 
