@@ -39,6 +39,7 @@ def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> Non
     assert (tmp_path / "out/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_subject_that_cannot_be_judged_is_exit_3_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

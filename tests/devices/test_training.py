@@ -62,7 +62,23 @@ def losses(config: Config) -> list[Any]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+LONGER = (
+    "hybrid_standard",
+    "lpn_standard",
+    "hybrid_variational",
+    "adam_atan2",
+    "frozen",
+    "several buckets",
+    "without monitor",
+    "recomputed",
+)
+"""What differs little from another subject, and is left to `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONGER else []) for name in SUBJECTS],
+)
 def test_every_variant_and_encoder_trains_as_on_the_host(name: str) -> None:
     config = subject(**SUBJECTS[name])
     with simulated_device():

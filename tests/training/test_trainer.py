@@ -93,7 +93,13 @@ RUNS = {
 }
 
 
-LONGER = ("etrm, adam_atan2, no monitor", "trm", "frozen encoder, thawed late", "curriculum of turns")
+LONGER = (
+    "etrm, adam_atan2, no monitor",
+    "trm",
+    "etrm_fct",
+    "frozen encoder, thawed late",
+    "curriculum of turns",
+)
 """What differs little from another run, and is left to `make test-slow`."""
 
 

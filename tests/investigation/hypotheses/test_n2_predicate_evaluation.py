@@ -75,7 +75,12 @@ def solver(investigation: Investigation, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("fault", "verdict"), [("", Verdict.INVALIDATED), (LOOP, Verdict.INVALIDATED), (READ, Verdict.VALIDATED)]
+    ("fault", "verdict"),
+    [
+        pytest.param("", Verdict.INVALIDATED, marks=pytest.mark.slow),
+        (LOOP, Verdict.INVALIDATED),
+        (READ, Verdict.VALIDATED),
+    ],
 )
 def test_a_read_is_named_and_a_loop_is_not(solver: Investigation, fault: str, verdict: Verdict) -> None:
     solver.subject = with_settings(solver.subject, faults=(fault,) if fault else ())

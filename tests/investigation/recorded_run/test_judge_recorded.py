@@ -38,6 +38,7 @@ def test_nothing_is_accused_in_a_healthy_run(kept_healthy: Path) -> None:
     assert len(recorded.evidence) > 20
 
 
+@pytest.mark.slow
 def test_weights_of_a_fault_that_the_settings_do_not_show_are_named(
     with_past_fault: Callable[[str], Path],
 ) -> None:
