@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from etrm.config import NO_CURRICULUM, NO_STREAM, Config, DataConfig, is_rules, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, is_rules, with_settings
 from etrm.data.sources import TaskSet
 from etrm.data.task import Pair, Task
 from etrm.reference.answers import encode_row, mask_row
@@ -89,7 +90,7 @@ def _list_rows(task: Task, config: Config) -> Iterator[ReferenceRow]:
     """The rows of the stream of one task: each demonstration left out, under fresh augmentations."""
     hidden = replace(task, tests=tuple(Pair(pair.input, None) for pair in task.tests))
     source, subset = config.evaluate.source, config.evaluate.subset
-    changes = {
+    changes: dict[str, Any] = {
         "source": source,
         "queries": "leave_one_out",
         "augmentations": 1 if is_rules(source) else "fresh",  # else a rule becomes another one
@@ -98,7 +99,7 @@ def _list_rows(task: Task, config: Config) -> Iterator[ReferenceRow]:
         **NO_STREAM,
         **NO_CURRICULUM,
     }
-    data: DataConfig = config.data.model_copy(update=changes)
+    data = with_settings(config, data=changes).data
     loader = ReferenceLoader(TaskSet((hidden,), source, subset), data, True, config.train.seed)
     index = 0
     while True:

@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etrm.batch import Batch
 from etrm.config import TrainConfig
@@ -41,9 +41,9 @@ class InnerSteps:
         check_searchable(model)
         self.model, self.train = model, train
         self.shared = deepcopy(model).eval()
-        for own, weight in zip(self.shared.parameters(), model.parameters(), strict=True):
-            own.data = weight.data
-            own.requires_grad_(False)
+        for own, module in zip(self.shared.modules(), model.modules(), strict=True):
+            for name, weight in module.named_parameters(recurse=False):
+                own.register_parameter(name, nn.Parameter(weight.detach(), requires_grad=False))
 
     @contextmanager
     def moving(self, samples: Sequence[Sample]) -> Iterator[None]:
