@@ -27,7 +27,7 @@ class ActivationCall:
         module: Innermost module in whose forward pass it was called.
         sources: Modules whose outputs its input was computed from, with no other module between.
         slope: Mean slope over the elements, relative to the steepest.
-        largest: Root mean square of its input.
+        size: Root mean square of its input.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class ActivationCall:
     module: str
     sources: tuple[str, ...]
     slope: float
-    largest: float
+    size: float
 
 
 def slope_of(name: str, given: Tensor, result: Tensor) -> float | None:

@@ -248,7 +248,7 @@ def build_evaluation_samples(
     if variant != "trm":
         _check_demos(tasks, queries, variant)
     layout = GridLayout(data.canvas, data.max_demos)
-    first_ids = _puzzle_rows(tasks, data, augmentations, trained)
+    first_ids = find_puzzle_rows(tasks, data, augmentations, trained)
     samples: list[Sample] = []
     for query in queries:
         for number, augmentation in enumerate(list_augmentations(query.task.id, augmentations, seed)):
@@ -257,10 +257,20 @@ def build_evaluation_samples(
     return samples
 
 
-def _puzzle_rows(
+def find_puzzle_rows(
     tasks: TaskSet, data: DataConfig, augmentations: int, trained: TaskSet | None
 ) -> dict[str, int]:
-    """Return the puzzle id of each task under the identity; empty if there is no table."""
+    """Return the puzzle id of each task under the identity; empty if there is no table.
+
+    Args:
+        tasks: the tasks to evaluate.
+        data: the data section on which the model was trained.
+        augmentations: the number of votes per query.
+        trained: the task set of the puzzle table, None where the model has no table.
+
+    Raises:
+        DataError: the table has no row for a task or an augmentation.
+    """
     if trained is None:
         return {}
     n = data.augmentations

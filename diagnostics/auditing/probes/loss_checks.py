@@ -170,13 +170,18 @@ def _raised(step: ObservedStep) -> Cause | None:
 
 def _all_of_sign(values: Tensor, sign: int) -> bool:
     """Whether all that are not zero have this sign, and there are some."""
-    known = values[values != 0]
+    known = _not_zero(values)
     return len(known) > 0 and bool((known.sign() == sign).all())
+
+
+def _not_zero(values: Tensor) -> Tensor:
+    flat = values.reshape(-1)
+    return flat[flat != 0]
 
 
 def _picks_equally(values: Tensor) -> bool:
     """Whether positive weights that are all equal pick at most one log-probability of each row."""
-    known = values[values != 0]
+    known = _not_zero(values)
     rows = values.reshape(-1, values.shape[-1]) if values.dim() else values.reshape(1, 1)
     single = bool(((rows != 0).sum(1) <= 1).all())
     return _all_of_sign(values, 1) and single and bool(known.max() - known.min() <= _EQUAL * known.max())

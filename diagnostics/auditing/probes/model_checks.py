@@ -72,8 +72,8 @@ LINEAR001 = Rule(
     source="audit",
     arguments="audit",
     causes=(ONE_MAP,),
-    what="In evaluation mode the output for the mean of two inputs is the mean of their outputs, although three linear"
-    " layers or more are called, and a width between them is no bottleneck.",
+    what="In evaluation mode the output for the mean of two inputs is the mean of their outputs, although three or"
+    " more linear layers are called, and not every width between them is a bottleneck.",
     why="A single layer can compute the same.",
     example="`self.third(self.second(self.first(x)))` without relu().",
     false_alarms="Deep linear networks on purpose.",
@@ -104,7 +104,7 @@ def check_model(
             _numbers(start, call)
         except Exception:  # noqa: BLE001 - code of the user that runs in training mode alone, which is no fault of the step
             return []
-        found = [*_check_dropouts(start, call, owner), *_check_state(model, steps[-1], start, call, owner)]
+        found = [*_check_dropouts(start, call), *_check_state(model, steps[-1], start, call, owner)]
         return found or list(_check_linear(model, steps[-1], start, call))
 
 
@@ -135,9 +135,7 @@ def _drops(name: str, args: tuple[Any, ...], given: dict[str, Any]) -> bool:
     return bool(rate) and bool(given.get("training", given.get("train", args[2] if len(args) > 2 else True)))
 
 
-def _check_dropouts(
-    start: StepStart, call: Callable[[], Any], owner: Callable[[str], str]
-) -> Iterator[Finding]:
+def _check_dropouts(start: StepStart, call: Callable[[], Any]) -> Iterator[Finding]:
     start.restore()
     with _Dropouts() as dropouts:
         call()
@@ -177,8 +175,6 @@ def _held(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for prefix, module in model.named_modules():
         for name, value in list(vars(module).items()):
-            if name.startswith("_") and name in ("_parameters", "_buffers", "_modules"):
-                continue
             if isinstance(value, (Tensor, tuple, list)):
                 for place, tensor in enumerate(tensors_in(value)):
                     end = f"[{place}]" if isinstance(value, (tuple, list)) else ""

@@ -51,19 +51,22 @@ def check_pairing(
 
 def _find_partner(trace: OperationTrace, batch: Any, samples: int, sample: int) -> int:
     """Another sample, of the same length where there is one: a step may sort its batch by it."""
-    targets = [call.target for call in trace.losses]
+    targets = [call.target.cpu() for call in trace.losses]
     numbers = [
-        tensor
+        tensor.cpu()
         for tensor in tensors_in(batch)
         if tensor.shape == (samples,)
         and not tensor.is_floating_point()
-        and not any(
-            tensor.shape == each.shape and torch.equal(tensor.to(each.dtype), each) for each in targets
-        )
+        and not any(_holds(tensor, each) for each in targets)
     ]
     others = [(sample + shift) % samples for shift in range(1, samples)]
     alike = (each for each in others if all(bool(number[each] == number[sample]) for number in numbers))
     return next(alike, others[0])
+
+
+def _holds(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a tensor of the batch has the numbers of a target (on the host): the step may have moved them."""
+    return tensor.shape == target.shape and torch.equal(tensor.cpu().to(target.dtype), target)
 
 
 def _exchanged(batch: Any, samples: int, sample: int, partner: int) -> Any:
@@ -81,14 +84,14 @@ def _exchanged(batch: Any, samples: int, sample: int, partner: int) -> Any:
 
 def _rows_of(call: LossCall, batch: Any, samples: int) -> Tensor | None:
     """(rows,) the sample whose target each row of a loss has; None where the batch does not tell."""
-    target = call.target
+    target = call.target.cpu()  # the batch may be on the host, and the loss on a device
     if target.dim() != 1 or call.values.shape[:1] != target.shape or len(target) % samples or call.made:
         return None
     for tensor in tensors_in(batch):
         if tensor.numel() != len(target) or not tensor.dim() or tensor.shape[0] != samples:
             continue
         rows, length = torch.arange(len(target)), len(target) // samples
-        straight = tensor.reshape(samples, length).to(target.dtype)
+        straight = tensor.cpu().reshape(samples, length).to(target.dtype)
         turned = straight.T.reshape(-1)
         if torch.equal(straight.reshape(-1), target):
             return None if length > 1 and torch.equal(turned, target) else rows // length

@@ -91,10 +91,10 @@ def _alike(one: ActivationCall, other: ActivationCall) -> bool:
 
 
 def _is_flat(calls: Sequence[ActivationCall], limits: Mapping[str, float]) -> bool:
-    return bool(calls) and all(call.largest > 0 and call.slope < limits.get(call.kind, 0.0) for call in calls)
+    return bool(calls) and all(call.size > 0 and call.slope < limits.get(call.kind, 0.0) for call in calls)
 
 
 def _cause(call: ActivationCall) -> Cause:
     if call.kind == "relu":
         return DEAD.of(place=call.place or call.module)
-    return SATURATED.of(kind=call.kind, place=call.place or call.module, size=call.largest, slope=call.slope)
+    return SATURATED.of(kind=call.kind, place=call.place or call.module, size=call.size, slope=call.slope)

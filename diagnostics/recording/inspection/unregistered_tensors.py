@@ -9,7 +9,6 @@ that is found in both of the first two recorded steps does, and a parameter that
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -62,14 +61,14 @@ def _remade(
 ) -> Iterator[Stranger]:
     """Parameters of the second step whose module had others of the same shape in the first one."""
     places = [
-        (name, leaf.shape) for key, (leaf, name) in before.items() if key not in met and _is_layers(leaf)
+        (name, leaf.shape) for key, (leaf, name) in before.items() if key not in met and _is_parameter(leaf)
     ]
     for key, (leaf, name) in met.items():
-        if key not in before and _is_layers(leaf) and (name, leaf.shape) in places:
+        if key not in before and _is_parameter(leaf) and (name, leaf.shape) in places:
             yield Stranger(name, tuple(leaf.shape), layer=True, remade=True)
 
 
-def _is_layers(leaf: Tensor) -> bool:
+def _is_parameter(leaf: Tensor) -> bool:
     return isinstance(leaf, nn.Parameter)
 
 
@@ -81,7 +80,7 @@ def find_derived(model: nn.Module) -> dict[int, tuple[str, ...]]:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 for leaf in _leaves([], [value]):
                     full = f"{prefix}.{name}".removeprefix(".")
-                    found[id(leaf)] = tuple(chain(found.get(id(leaf), ()), (full,)))
+                    found[id(leaf)] = (*found.get(id(leaf), ()), full)
     return found
 
 

@@ -14,6 +14,7 @@ from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.data import TaskSet
+from etrm.data.episodes import find_puzzle_rows
 from etrm.evaluation import EvaluationReport
 from etrm.model.variant import Variant
 from etrm.training.recipe import Recipe
@@ -67,6 +68,9 @@ class HeldOutCurve:
         trained: the training tasks.
         leader: whether this process evaluates; the others only take part in capturing the state.
 
+    Raises:
+        DataError: the run has a puzzle table without rows for the evaluation tasks.
+
     Attributes:
         best: the best score so far, None before the first one.
     """
@@ -77,6 +81,8 @@ class HeldOutCurve:
         self._config, self._recipe, self._trained = config, recipe, trained
         self._model = deepcopy(model).eval() if leader and config.evaluate.every else None
         self.best: tuple[float, float] | None = None
+        if config.evaluate.every and not config.model.has_encoder:  # before a step is done that would be lost
+            find_puzzle_rows(load_held_out_tasks(config), config.data, config.evaluate.augmentations, trained)
 
     def due(self, step: int) -> bool:
         """Whether the run is evaluated after a step; all processes agree."""

@@ -43,7 +43,7 @@ class Recursive(nn.Module):
 
 
 def recursion_with_supervision() -> Made:
-    """Several updates of each batch, each of which goes on from the states of the one before."""
+    """Several updates per batch. Each starts from the states that the last one left."""
     torch.manual_seed(0)
     model = Recursive()
     optimizer = adam(model)

@@ -11,7 +11,7 @@ import torch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
-from etrm.errors import CheckpointError
+from etrm.errors import CheckpointError, DataError
 from etrm.training.scoring.held_out_curve import BEST, SOLVED, TOKENS, HeldOutScore
 from etrm.training.scoring.predictor import load_model
 from etrm.training.scoring.score_run import evaluate_run
@@ -74,6 +74,12 @@ def test_a_run_without_a_curve_has_no_best_checkpoint(smoke: Smoke, tmp_path: Pa
     train(smoke("train.steps=1", "train.warmup_steps=0"), tmp_path / "run")
     with raises_code(CheckpointError, "checkpoint.no-best"):
         load_model(tmp_path / "run", "ema", which="best")
+
+
+def test_a_table_without_rows_for_the_tasks_is_refused_before_a_step(smoke: Smoke) -> None:
+    table = smoke("model.variant=trm", "data.augmentations=4", "evaluate.every=2")
+    with raises_code(DataError, "data.untrained-tasks"):
+        Trainer(table)
 
 
 def test_a_score_is_better_by_tasks_first_and_tokens_next() -> None:

@@ -77,7 +77,7 @@ def test_a_model_that_does_not(sees: str, step: Any) -> None:
 
 
 class Continued(Language):
-    """Each batch goes on where the one before ended."""
+    """Each batch continues the sequences of the last one."""
 
     state: Tensor | None = None
 
