@@ -14,10 +14,10 @@ from etrm.config import NO_CURRICULUM, NO_STREAM, Config, is_rules, with_setting
 from etrm.data.sources import TaskSet
 from etrm.data.task import Pair, Task
 from etrm.reference.answers import encode_row, mask_row
-from etrm.reference.canvas import CELLS
 from etrm.reference.context import start_state
-from etrm.reference.loaded_rows import LoadedRow
-from etrm.reference.loader import ReferenceLoader, ReferenceRow
+from etrm.reference.data.canvas import CELLS
+from etrm.reference.data.loaded_rows import LoadedRow
+from etrm.reference.data.loader import ReferenceLoader, ReferenceRow
 from etrm.reference.network import Weights, core_step, part
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import clipped, update

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from etrm.config import ModelConfig
 from etrm.device import to_host
-from etrm.reference.canvas import CELLS
 from etrm.reference.context import ContextResult, DemoPairs, encode, look_up, start_state
+from etrm.reference.data.canvas import CELLS
+from etrm.reference.data.loaded_rows import LoadedRow
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
-from etrm.reference.loaded_rows import LoadedRow
 from etrm.reference.network import Weights, core_step, part
 
 TIE = 1e-3  # gap of two logits below which rounding may decide which is larger

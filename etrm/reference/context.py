@@ -14,7 +14,7 @@ from torch import Tensor
 
 from etrm.config import SIDE, EncoderConfig, ModelConfig
 from etrm.device import to_host
-from etrm.reference.canvas import Integers
+from etrm.reference.data.canvas import Integers
 from etrm.reference.network import (
     BlockForm,
     Weights,

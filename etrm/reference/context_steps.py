@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from etrm.config import ModelConfig, TrainConfig
+from etrm.reference.data.posed_queries import PosedQueries
 from etrm.reference.network import Weights, core_step
 from etrm.reference.objective import NOT_SCORED, row_losses
-from etrm.reference.posed_queries import PosedQueries
 
 DECAY, EPSILON = 0.9, 1e-8
 """Both decays of Adam, and its epsilon, as the package chose them for contexts."""

@@ -16,10 +16,10 @@ import numpy as np
 from etrm.config import SIDE, DataConfig
 from etrm.data.sources import TaskSet
 from etrm.data.task import Grid, Task
-from etrm.reference.canvas import PAD, UNSCORED, Integers, digest_grid, read_answer, read_change
+from etrm.reference.data.canvas import PAD, UNSCORED, Integers, digest_grid, read_answer, read_change
+from etrm.reference.data.loaded_rows import LoadedRow, find_differences
+from etrm.reference.data.loader import Drawing, ReferenceRow, list_asked, list_changes, make_row
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.loaded_rows import LoadedRow, find_differences
-from etrm.reference.loader import Drawing, ReferenceRow, list_asked, list_changes, make_row
 
 ROUNDING = 1e-9  # of a mean of float64 numbers, in any order
 TAIL = 0.025  # probability beyond each end of an interval

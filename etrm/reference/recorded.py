@@ -30,7 +30,7 @@ class RecordedBatch:
     demos: DemoPairs
 
     def to_arrays(self) -> dict[str, Any]:
-        """The tensors as arrays on the host, by the names of :func:`etrm.reference.loaded_rows.compare_batch`."""
+        """The tensors as arrays on the host, by the names of :func:`etrm.reference.data.loaded_rows.compare_batch`."""
         own = ("inputs", "labels", "positions", "valid", "puzzle_ids", "sample_ids")
         shown = ("tokens", "positions", "valid", "owner")
         tensors = {name: getattr(self, name) for name in own}

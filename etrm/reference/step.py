@@ -18,13 +18,13 @@ from etrm.config import KINDS, Config, VariantName
 from etrm.device import to_device, to_host
 from etrm.reference.context import ContextResult, encode, look_up, start_state
 from etrm.reference.context_steps import move_contexts
+from etrm.reference.data.loaded_rows import compare_batch
+from etrm.reference.data.loader import ReferenceLoader
+from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.loaded_rows import compare_batch
-from etrm.reference.loader import ReferenceLoader
 from etrm.reference.network import core_step, part
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import averaged, clipped, frozen_part, rate_factor, rate_of, update
-from etrm.reference.posed_queries import pose
 from etrm.reference.recorded import RecordedBatch, RecordedPart, RecordedStep, Snapshot
 
 ROWS_AT_A_TIME = 32  # rows of one forward and backward pass, which bounds the memory

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from etrm.config import NO_STREAM, Config, load, with_settings
 from etrm.data import Episodes, Pair, Task, TaskSet
 from etrm.data.augment import draw_augmentation
-from etrm.reference.loader import ReferenceLoader
+from etrm.reference.data.loader import ReferenceLoader
 from etrm.training.task_sets import load_training_tasks
 
 GRIDS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 9))

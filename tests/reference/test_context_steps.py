@@ -15,8 +15,8 @@ from etrm.reference.context_steps import (
     move_contexts,
     search_contexts,
 )
+from etrm.reference.data.posed_queries import pose
 from etrm.reference.network import part
-from etrm.reference.posed_queries import pose
 from tests.reference.test_step import config_of
 
 PAIR = np.array([5, 1, 1, 6, 1, 1]), np.array([0, 1, 30, 900, 901, 930])

@@ -12,8 +12,8 @@ import torch
 
 from etrm.config import KINDS, Config, load, with_settings
 from etrm.model.act import Carry
+from etrm.reference.data.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.step import Limits, compare_step
 from etrm.training import trainer as trainer_module
 from etrm.training.ema import Ema

@@ -24,10 +24,10 @@ from etrm.model.variant import Variant
 from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
 from etrm.reference.answers import answer, compare_answers
 from etrm.reference.context_steps import answer_demos, average_watched, search_contexts
+from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
 from etrm.reference.network import part
-from etrm.reference.posed_queries import pose
 from etrm.reference.step import SAMPLES, dither
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from etrm.data import Sample
 from etrm.evaluation import EvaluationReport
+from etrm.reference.data.loaded_rows import LoadedRow
 from etrm.reference.evaluation import CountedAnswer, CountedScores
-from etrm.reference.loaded_rows import LoadedRow
 
 
 def plain_row(sample: Sample) -> LoadedRow:

@@ -22,7 +22,8 @@ from etrm.errors import EtrmError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.investigation.measurements.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
-from etrm.reference.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
+from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
+from etrm.reference.data.loader import ReferenceRow
 from etrm.reference.departure import Departure, NotCovered
 from etrm.reference.evaluated_weights import compare_weights
 from etrm.reference.evaluation import (
@@ -31,7 +32,6 @@ from etrm.reference.evaluation import (
     RecordedEvaluation,
     list_evaluated,
 )
-from etrm.reference.loader import ReferenceRow
 from etrm.training.scoring.predictor import evaluate_tasks, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer

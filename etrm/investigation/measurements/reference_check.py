@@ -29,11 +29,11 @@ from etrm.investigation.measurements.recorded_evaluation import (
 )
 from etrm.model.core import VOCABULARY
 from etrm.reference.answers import compare_answers
+from etrm.reference.data.held_out_tasks import compare_choice
+from etrm.reference.data.leaked_tasks import compare_split
+from etrm.reference.data.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
-from etrm.reference.held_out_tasks import compare_choice
-from etrm.reference.leaked_tasks import compare_split
-from etrm.reference.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.start_weights import compare_start_weights
 from etrm.reference.step import covers_model
 from etrm.training.faults import build_recipe

@@ -28,7 +28,7 @@ import numpy as np
 
 from etrm.data.sources import TaskSet
 from etrm.data.task import Grid, Pair
-from etrm.reference.canvas import Integers, turn_grid
+from etrm.reference.data.canvas import Integers, turn_grid
 from etrm.reference.departure import Departure, PipelineStage
 
 Shapes: TypeAlias = tuple[tuple[int, int], ...]

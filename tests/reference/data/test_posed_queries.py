@@ -8,7 +8,7 @@ import torch
 
 from etrm.config import DataConfig, with_settings
 from etrm.data import collate, open_episodes, pose_demonstrations
-from etrm.reference.posed_queries import pose
+from etrm.reference.data.posed_queries import pose
 from etrm.training.task_sets import load_training_tasks
 from tests.reference.test_step import config_of
 

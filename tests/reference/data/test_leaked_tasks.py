@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from etrm.config import list_presets
 from etrm.data import Augmentation, Grid, Pair, Task, TaskSet, load_tasks
 from etrm.data.augment import draw_augmentation
+from etrm.reference.data.leaked_tasks import compare_split, find_forms, find_leaked_tasks, measure_bits
 from etrm.reference.departure import PipelineStage
-from etrm.reference.leaked_tasks import compare_split, find_forms, find_leaked_tasks, measure_bits
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 from tests.reference.invented import AUGMENTATIONS, GRIDS, few_of, make_task, make_tasks
 

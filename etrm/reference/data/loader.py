@@ -24,8 +24,17 @@ import numpy as np
 from etrm.config import SIDE, DataConfig, is_rules
 from etrm.data.sources import TaskSet, load_tasks
 from etrm.data.task import Pair, Task
-from etrm.reference.canvas import CELLS, PAD, UNCHANGED, UNSCORED, GridChange, Integers, find_area, lay_out
-from etrm.reference.task_files import read_tasks
+from etrm.reference.data.canvas import (
+    CELLS,
+    PAD,
+    UNCHANGED,
+    UNSCORED,
+    GridChange,
+    Integers,
+    find_area,
+    lay_out,
+)
+from etrm.reference.data.task_files import read_tasks
 
 GOLDEN = (5**0.5 - 1) / 2
 """The step of the schedule: multiples of the golden ratio modulo 1 are spread most evenly."""

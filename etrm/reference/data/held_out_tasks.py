@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from etrm.config import Config, is_rules
 from etrm.data.sources import TaskSet
+from etrm.reference.data.task_files import read_tasks
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.task_files import read_tasks
 
 
 def compare_choice(held_out: TaskSet, config: Config) -> list[Departure]:

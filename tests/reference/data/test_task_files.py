@@ -11,9 +11,9 @@ import pytest
 
 from etrm.config import load, with_settings
 from etrm.data import sources
-from etrm.reference.loaded_rows import compare_task_sets
-from etrm.reference.loader import choose_training_tasks
-from etrm.reference.task_files import read_tasks
+from etrm.reference.data.loaded_rows import compare_task_sets
+from etrm.reference.data.loader import choose_training_tasks
+from etrm.reference.data.task_files import read_tasks
 
 TASK: dict[str, Any] = {
     "train": [{"input": [[1, 2]], "output": [[2], [1]]}, {"input": [[3]], "output": [[3]]}],

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from etrm.data.sources import TaskSet
-from etrm.reference.canvas import PAD, UNSCORED, Integers
+from etrm.reference.data.canvas import PAD, UNSCORED, Integers
+from etrm.reference.data.loader import Drawing, ReferenceLoader, ReferenceRow
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.loader import Drawing, ReferenceLoader, ReferenceRow
 
 Place = tuple[int, int]
 """A bucket, and an index in its stream."""

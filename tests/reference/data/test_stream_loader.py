@@ -10,8 +10,8 @@ import pytest
 from etrm.config import DataConfig
 from etrm.data import Sample, choose_training_tasks, open_episodes
 from etrm.investigation.measurements.plain_values import plain_row
-from etrm.reference.loaded_rows import compare_passes, compare_task_sets
-from etrm.reference.stream_loader import list_stream_tasks, open_reference
+from etrm.reference.data.loaded_rows import compare_passes, compare_task_sets
+from etrm.reference.data.stream_loader import list_stream_tasks, open_reference
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "endless": {"source": "rules:colours", "stream": "endless", "max_side": 3},

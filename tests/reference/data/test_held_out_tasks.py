@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from etrm.config import load, with_settings
 from etrm.data import load_tasks
+from etrm.reference.data.held_out_tasks import compare_choice
 from etrm.reference.departure import PipelineStage
-from etrm.reference.held_out_tasks import compare_choice
 from etrm.training.task_sets import load_held_out_tasks
 
 CONFIG = with_settings(load("smoke"), data={"max_side": 5}, evaluate={"max_tasks": 3})

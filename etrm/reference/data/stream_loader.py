@@ -25,8 +25,8 @@ from etrm.data.rules import (
 )
 from etrm.data.sources import TaskSet
 from etrm.data.task import Pair, Task
-from etrm.reference.canvas import UNCHANGED
-from etrm.reference.loader import (
+from etrm.reference.data.canvas import UNCHANGED
+from etrm.reference.data.loader import (
     AskedPair,
     Drawing,
     ReferenceLoader,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from etrm.config import SIDE, DataConfig
 from etrm.data.task import Grid, Pair, Task
-from etrm.reference.canvas import CELLS, COLOUR, PAD, UNCHANGED, UNSCORED, Integers
-from etrm.reference.loader import AskedPair, Drawing, ReferenceRow, make_row
+from etrm.reference.data.canvas import CELLS, COLOUR, PAD, UNCHANGED, UNSCORED, Integers
+from etrm.reference.data.loader import AskedPair, Drawing, ReferenceRow, make_row
 
 ShownPair = tuple[Integers, Integers]
 """The (L,) tokens and the (L,) positions of a demonstration."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etrm.data import Augmentation, Grid, Pair, find_region, hash_grid, read_grid, to_canvas
-from etrm.reference.canvas import GridChange, digest_grid, find_area, lay_out, read_answer
+from etrm.reference.data.canvas import GridChange, digest_grid, find_area, lay_out, read_answer
 from tests.reference.invented import AUGMENTATIONS, GRIDS
 
 
