@@ -227,7 +227,7 @@ STAGES: tuple[StageRow, ...] = (
         ("Episodes._augmentation", "", "data"),
         ("_bucketed", "", "data"),
         ("build_evaluation_samples", "", "queries"),
-        ("_puzzle_rows", "", "queries"),
+        ("find_puzzle_rows", "", "queries"),
         ("_all_queries", "", "data queries"),
     ),
     *_rows(
