@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etrm.investigation.evidence.table import Direction
 from etrm.investigation.records import Verdict
+from etrm.investigation.result import CauseCode, Result
 
 VERDICTS = {
     Verdict.VALIDATED: "at fault",
@@ -56,6 +57,14 @@ _FINALS = {
 def name_final_value(key: str) -> str:
     """Return the words for a final value of a run. A key without its own words is shown with spaces."""
     return _FINALS.get(key, key.replace("_", " "))
+
+
+def name_cause_without_hypothesis(result: Result) -> str:
+    """Return the headline of a result that names no hypothesis: the stage of the code that departs, or none."""
+    reference = result.reference
+    if result.cause_code is CauseCode.DEPARTS and reference is not None and reference.stage is not None:
+        return f"Root cause: the code of the stage {reference.stage.value}"
+    return "Root cause: none found"
 
 
 def verdict_words(verdict: Verdict) -> str:

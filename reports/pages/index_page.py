@@ -31,7 +31,7 @@ from reports.pages.reference_section import reference_section
 from reports.pages.sections import baselines_table, cost, image, join, raw_data, reproduce, section
 from reports.pages.standing import marks
 from reports.plots.verdict_chain import caption, has_verdict
-from reports.words import MEANINGS, verdict_words
+from reports.words import MEANINGS, name_cause_without_hypothesis, verdict_words
 
 GLOSSARY = (
     "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other one explains. "
@@ -154,7 +154,7 @@ def cause_kind(result: Result) -> str:
 def cause_name(result: Result) -> str:
     """Return the root cause with its title, as markdown without a link."""
     if result.root_cause is None:
-        return "Root cause: none found"
+        return name_cause_without_hypothesis(result)
     hypothesis = result.hypotheses.get(result.root_cause)
     title = f": {escape(hypothesis.title)}" if hypothesis else ""
     return f"{cause_kind(result)}: {escape(result.root_cause)}{title}"

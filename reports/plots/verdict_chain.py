@@ -77,7 +77,8 @@ def make_boxes(result: Result) -> list[VerdictBox]:
 def caption(result: Result) -> str:
     """Return the caption of the picture."""
     proven = result.root_cause_confidence == "proven"
-    return f"{ORDER} {'The filled red box is the root cause.' if proven else 'No root cause is proven.'}"
+    filled = "The filled red box is the root cause."
+    return f"{ORDER} {filled if proven else 'No hypothesis is proven to be the root cause.'}"
 
 
 def draw_chain(boxes: list[VerdictBox]) -> bytes:

@@ -13,7 +13,7 @@ from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
 from reports.pages.standing import marks
 from reports.text_table import make_table
-from reports.words import MEANINGS, VERDICTS
+from reports.words import MEANINGS, VERDICTS, name_cause_without_hypothesis
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -99,7 +99,7 @@ def announcement(hypothesis: HypothesisResult) -> Text:
 
 def _cause(result: Result) -> str:
     if result.root_cause is None:
-        return "Root cause: none found"
+        return name_cause_without_hypothesis(result)
     kind = "Leading candidate (not proven)" if result.root_cause_confidence == "candidate" else "Root cause"
     hypothesis = result.hypotheses.get(result.root_cause)
     title = f", {plain(hypothesis.title)}" if hypothesis else ""

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from etrm.investigation.evidence.table import Effect
 from etrm.investigation.records import NotMeasured, Verdict
-from etrm.investigation.result import CauseCode, Result
+from etrm.investigation.result import CauseCode, ReferenceResult, Result
+from etrm.reference.departure import PipelineStage
 from reports import summary
 from reports.markdown import (
     code,
@@ -214,6 +215,17 @@ def test_without_a_root_cause_the_index_says_none(example: Result) -> None:
     said = root_cause(clean, name_pages(clean)[0])
     assert cause_name(clean) in said
     assert not any(key in cause_name(clean) for key in clean.hypotheses)
+
+
+def test_code_that_departs_is_the_root_cause_where_no_hypothesis_is(example: Result) -> None:
+    clean = example.replace(cause_code=CauseCode.NONE, root_cause=None, root_cause_confidence=None)
+    reference = ReferenceResult(codes=("test.planted",), sentence="planted", stage=PipelineStage.HALTING)
+    departs = clean.replace(cause_code=CauseCode.DEPARTS, reference=reference)
+    headline = cause_name(departs)
+    assert PipelineStage.HALTING.value in headline
+    assert headline != cause_name(clean.replace(reference=reference)) == cause_name(clean)
+    assert headline in root_cause(departs, name_pages(departs)[0])
+    assert headline in printed(departs)
 
 
 def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> None:
