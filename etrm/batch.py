@@ -50,6 +50,10 @@ class Demos:
         """Number of samples whose context is encoded."""
         return self.slots.shape[0]
 
+    def widened(self) -> Demos:
+        """Return the same pairs with int64 tokens and positions."""
+        return replace(self, tokens=self.tokens.long(), positions=self.positions.long())
+
     def select(self, rows: Tensor) -> Demos:
         """Return the demonstrations of some context rows; ``rows`` is (n,) int64, ascending indices."""
         renumbered = torch.full((self.rows,), -1, dtype=torch.long, device=self.owner.device)
@@ -91,6 +95,16 @@ class Batch:
     def size(self) -> int:
         """Number of samples B."""
         return self.inputs.shape[0]
+
+    def widened(self) -> Batch:
+        """Return the same samples with int64 tokens, labels and positions, which models take."""
+        return replace(
+            self,
+            inputs=self.inputs.long(),
+            labels=self.labels.long(),
+            positions=self.positions.long(),
+            demos=self.demos.widened(),
+        )
 
     def select(self, rows: Tensor) -> Batch:
         """Return some samples, cut to the longest of them; ``rows`` is (n,) int64, ascending indices."""

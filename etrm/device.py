@@ -35,7 +35,9 @@ def to_device(value: T, device: torch.device) -> T:
     if isinstance(value, nn.Module):
         moved = value.to(device)
     elif isinstance(value, Tensor):
-        moved = value.to(device, non_blocking=True)
+        crosses = device.type == "cuda" and value.device.type == "cpu"
+        # The host would copy other memory itself, and wait.
+        moved = (value.pin_memory() if crosses else value).to(device, non_blocking=True)
     elif is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         crossing = {

@@ -39,6 +39,7 @@ from etrm.config.resolve import list_presets as list_presets
 from etrm.config.resolve import load as load
 from etrm.config.resolve import resolve as resolve
 from etrm.config.resolve import resolve_run as resolve_run
+from etrm.config.section import Precision as Precision
 from etrm.config.symbolic import SymbolicConfig as SymbolicConfig
 from etrm.config.train import TrainConfig as TrainConfig
 from etrm.config.tree import Changes as Changes

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+"""The precision of matrix products."""
 
 
 class Section(BaseModel):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from etrm.config.section import Section, refused
+from etrm.config.section import Precision, Section, refused
 
 
 class TrainConfig(Section):
@@ -99,7 +99,7 @@ class TrainConfig(Section):
         "queries; they are not differentiated through",
     )
     inner_rate: float = Field(0.1, gt=0, le=1e3, description="learning rate of the inner steps' Adam")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
         description="precision of matrix products in training; bfloat16 is faster on a GPU that supports it",
     )
@@ -112,8 +112,8 @@ class TrainConfig(Section):
     )
     cuda_graphs: bool = Field(
         False,
-        description="whether kernels are replayed from CUDA graphs, where starting them takes most time; needs a "
-        "GPU, and has not yet been verified on one",
+        description="whether kernels are replayed from CUDA graphs, for runs in which starting them takes most time; "
+        "needs a GPU",
     )
     recompute: bool = Field(
         False,

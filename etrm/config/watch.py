@@ -8,7 +8,7 @@ from pydantic import Field
 
 from etrm.config.code_names import Named
 from etrm.config.fitting import AdaptationConfig, ContextSearchConfig
-from etrm.config.section import Section
+from etrm.config.section import Precision, Section
 
 
 class MonitorConfig(Section):
@@ -77,6 +77,10 @@ class EvaluateConfig(Section):
         "all_steps",
         description="step at which a sample's answer is read: after all ACT steps (all_steps, as published), or at the "
         "first step whose halting logit is positive (early)",
+    )
+    precision: Precision = Field(
+        "float32",
+        description="precision of matrix products in evaluation; bfloat16 is faster on a GPU that supports it",
     )
     search: ContextSearchConfig = ContextSearchConfig()
     adapt: AdaptationConfig = AdaptationConfig()

@@ -2,7 +2,7 @@
 
 from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe
-from etrm.data.collate import collate
+from etrm.data.collate import collate, lay_out
 from etrm.data.episodes import Episodes, build_evaluation_samples
 from etrm.data.posed import pose_demonstrations
 from etrm.data.region import find_region
@@ -34,6 +34,7 @@ __all__ = [
     "find_leakage",
     "find_region",
     "hash_grid",
+    "lay_out",
     "load_tasks",
     "name_augmented",
     "open_episodes",

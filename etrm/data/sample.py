@@ -32,6 +32,13 @@ class DemoPair:
     tokens: Tokens
     positions: Tokens
 
+    @cached_property
+    def cells(self) -> int:
+        """The number of different cells, places of either grid."""
+        found = np.zeros(CELLS, dtype=bool)
+        found[self.positions % CELLS] = True
+        return int(np.count_nonzero(found))
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

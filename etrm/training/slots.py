@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from etrm.batch import Batch
-from etrm.data import Episodes, Sample, collate
+from etrm.data import Episodes, Sample, lay_out
 
 Draw = Callable[[Episodes, int, int], Sample]
 """From episodes, bucket and index to a sample: a pure function, so a position is the whole state."""
@@ -70,8 +70,8 @@ class Slots:
         return max(len(sample.demos) for sample in self._samples)
 
     def batch(self, part: slice = slice(None), tokens: int = 0) -> Batch:
-        """Samples of this process, or a part of them, padded to ``tokens`` or as little as possible."""
-        return collate(self._samples[part], tokens, first_slot=part.start or 0)
+        """Samples of this process, or a part of them, padded to ``tokens`` or as little as possible, in int16."""
+        return lay_out(self._samples[part], tokens, first_slot=part.start or 0)
 
     def restore(self, indices: list[int], next_index: int) -> None:
         """Continue from saved positions; the samples are drawn again, exactly as they were."""

@@ -83,7 +83,7 @@ class Trainer:
         if train.threads is not None:
             torch.set_num_threads(train.threads)
         self.device = pick_device(train.device)
-        check_precision(train, self.device)
+        check_precision(train.precision, self.device)
         self.tasks = self.recipe.tasks(self.config)
         self.episodes = open_episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
 
@@ -134,10 +134,8 @@ class Trainer:
         self._stop = False
 
     def _choose_shapes(self, train: TrainConfig) -> Shapes:
-        if self.graphs:
-            return Shapes.ONE_GROUP
         if train.static_shapes:
-            return Shapes.FEW
+            return Shapes.ONE_GROUP if self.graphs else Shapes.FEW
         return Shapes.ALIGNED if train.compile else Shapes.ALL
 
     @property
@@ -234,7 +232,7 @@ class Trainer:
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
             shapes, kept = rounded_to(self._shapes), recomputing(train.recompute)
             replayed = self.graphs.replaying() if self.graphs else nullcontext()
-            with autocast(train, self.device), kept, shapes, inner, replayed:
+            with autocast(train.precision, self.device), kept, shapes, inner, replayed:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)

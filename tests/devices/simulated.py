@@ -164,6 +164,10 @@ class _NamedDevices(TorchFunctionMode):
         if name in ("__getitem__", "__setitem__") and isinstance(args[0], DeviceTensor):
             args = (args[0], _index(args[1]), *args[2:])
         kwargs.pop("pin_memory", None)
+        if name == "pin_memory":
+            if isinstance(args[0], DeviceTensor):
+                raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+            return args[0].clone()
         if name == "new_tensor" and isinstance(args[0], DeviceTensor):  # torch would make it on the CPU
             kwargs.setdefault("device", DEVICE)
             kwargs.setdefault("dtype", args[0].dtype)

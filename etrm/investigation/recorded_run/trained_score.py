@@ -88,7 +88,8 @@ def _evaluate_held_out(run: RunUnderTest, model: Variant) -> Iterator[RecordedFa
     options = {"augmentations": 1, "data": run.used.data, "variant": run.used.model.variant}
 
     def score(one: Variant) -> EvaluationReport:
-        return evaluate(tasks, make_predictor(one, run.used.evaluate.halting), **options)  # type: ignore[arg-type]
+        answers = make_predictor(one, run.used.evaluate.halting, run.used.evaluate.precision)
+        return evaluate(tasks, answers, **options)  # type: ignore[arg-type]
 
     trained, untrained = score(model), score(run.start.model.eval())
     baselines = evaluate_baselines(tasks, run.used.data)

@@ -1,8 +1,9 @@
 """CUDA graphs of the parts of a model, for models so small that starting their kernels takes most of a step.
 
-The encoder of the pairs, the reader of their vectors, and the core are captured, each with its backward pass, once for
-every shape of their arguments. What watches a part from inside (hooks) is not called in a replay, so steps that the
-monitor records or that are compared with the reference are computed as usual.
+The reader of the pairs' vectors and the core are captured, each with its backward pass, once for every shape of their
+arguments, and with ``train.static_shapes`` the encoder of the pairs too, which then takes all pairs at once. What
+watches a part from inside (hooks) is not called in a replay, so steps that the monitor records or that are compared
+with the reference are computed as usual.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class CudaGraphs:
                 next_step="train.cuda_graphs=false",
             )
         self._capture: Capture = capture or torch.cuda.make_graphed_callables
+        # torch captures in a stream of its own. The nodes that accumulate gradients stay there, which it warns of.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         self._make_pool = make_pool
         # One for each part. All shapes of a part share it, because only one of them is in use at a time. Two parts
         # in one pool would overwrite what the backward pass of the other reads.

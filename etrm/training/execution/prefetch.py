@@ -46,6 +46,7 @@ class Prefetch:
         self._episodes, self._draw = episodes, loader(config)
         self._pool = start_workers(config.data.workers, _prepare, (loader, config, episodes))
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
+        self._arrived: list[tuple[int, list[Sample]]] = [(-1, [])] * episodes.buckets
         self._size = max(CHUNK, episodes.drawn_together)
         self._chunks = -(-depth // self._size)
         self._open, self._limit = True, limit
@@ -58,11 +59,17 @@ class Prefetch:
         """
         if not self._open or episodes is not self._episodes:
             return self._draw(episodes, bucket, index)
+        chunk, place = divmod(index, self._size)
+        number, samples = self._arrived[bucket]
+        if chunk == number:  # nearly always, and so without asking the pool for anything
+            return samples[place]
         try:
-            future = self._request(bucket, index // self._size)
+            future = self._request(bucket, chunk)
             if future is None:
                 return self._draw(episodes, bucket, index)
-            return future.result(self._limit)[index % self._size]
+            samples = future.result(self._limit)
+            self._arrived[bucket] = chunk, samples
+            return samples[place]
         except BrokenExecutor as error:
             self._give_up(f"died: {error} Was memory short?")
         except TimeoutError:
@@ -109,4 +116,7 @@ def _prepare(loader: Callable[[Config], Draw], config: Config, episodes: Episode
 
 def _draw_chunk(bucket: int, first: int, size: int) -> list[Sample]:
     draw, episodes = _worker
-    return [draw(episodes, bucket, index) for index in range(first, first + size)]
+    samples = [draw(episodes, bucket, index) for index in range(first, first + size)]
+    for pair in (pair for sample in samples for pair in sample.demos):
+        _ = pair.cells  # cached, and sent along
+    return samples

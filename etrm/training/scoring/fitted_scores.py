@@ -224,7 +224,11 @@ def _search(
 def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: _FitAnswers) -> None:
     """Collect the answers of a model."""
     began = time.perf_counter()
-    found = predict(samples, make_predictor(model, config.evaluate.halting), config.evaluate.batch_size)
+    found = predict(
+        samples,
+        make_predictor(model, config.evaluate.halting, config.evaluate.precision),
+        config.evaluate.batch_size,
+    )
     answers.plain += [prediction for prediction in found if prediction is not None]
     answers.unanswered.subtract(sample.task_id for sample in samples)
     answers.seconds += time.perf_counter() - began

@@ -12,13 +12,14 @@ import numpy as np
 from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import Config
+from etrm.config import Config, Precision
 from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.model.solve import solve
 from etrm.model.variant import StepOutput, Variant, with_noise
+from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.faults import build_recipe
 from etrm.training.loss import act_loss
 from etrm.training.recipe import Recipe
@@ -27,11 +28,26 @@ BEST = "best"
 """The subfolder of a run folder with its best checkpoint."""
 
 
-def make_predictor(model: Variant, halting: Literal["all_steps", "early"] = "all_steps") -> Predictor:
-    """Return a predictor that halts as ``evaluate.halting`` says; it computes the context once per sample."""
+def make_predictor(
+    model: Variant,
+    halting: Literal["all_steps", "early"] = "all_steps",
+    precision: Precision = "float32",
+) -> Predictor:
+    """Return a predictor, which computes the context once per sample.
+
+    Args:
+        model: the model.
+        halting: the step at which an answer is read, as ``evaluate.halting`` says.
+        precision: the precision of products, as ``evaluate.precision`` says.
+
+    Raises:
+        ConfigError: the device of the model lacks the precision.
+    """
+    check_precision(precision, model.device, "evaluate.precision")
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
-        _, output = solve_samples(model, samples, early=halting == "early")
+        with autocast(precision, model.device):
+            _, output = solve_samples(model, samples, early=halting == "early")
         tokens = to_host(output.logits.argmax(-1)).numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
