@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.earlier import compare_plain, measure_earlier
+from benchmarks.gpu.evaluating import measure_evaluation
 from benchmarks.gpu.peak import measure_peaks
 from benchmarks.gpu.runs import PAPER, SMALL, make_run
 from benchmarks.gpu.stepping import measure_steps
 from benchmarks.gpu.waiting import measure_monitor, measure_waits
-from etrm.config import Changes
+from etrm.config import Changes, with_settings
 
 COMPILED: Changes = {"train": {"compile": True}}
 STATIC: Changes = {"train": {"static_shapes": True}}
@@ -21,12 +22,17 @@ COMPILED_STATIC: Changes = {"train": {"compile": True, "static_shapes": True}}
 RECOMPUTE: Changes = {"train": {"recompute": True}}
 LOW: Changes = {"train": {"precision": "bfloat16"}}
 WORKERS: Changes = {"data": {"workers": 8}}
-GRAPHS: Changes = {"train": {"cuda_graphs": True, "precision": "bfloat16"}, "data": {"workers": 8}}
-PAPER_GRAPHS: Changes = {"train": {"cuda_graphs": True}}
-COMPILED_GRAPHS: Changes = {
-    "train": {"cuda_graphs": True, "precision": "bfloat16", "compile": True},
+GRAPHS: Changes = {
+    "train": {"cuda_graphs": True, "static_shapes": True, "precision": "bfloat16"},
     "data": {"workers": 8},
 }
+COMPILED_GRAPHS: Changes = {
+    "train": {"cuda_graphs": True, "static_shapes": True, "precision": "bfloat16", "compile": True},
+    "data": {"workers": 8},
+}
+PAPER_GRAPHS: Changes = {"train": {"cuda_graphs": True}}
+PAPER_COMPILED_GRAPHS: Changes = {"train": {"cuda_graphs": True, "compile": True}}
+EVALUATION: Changes = {"evaluate": {"augmentations": 8, "batch_size": 256, "precision": "bfloat16"}}
 SECONDS = 4.0
 """Seconds of timed steps of a case."""
 WARM = 32
@@ -72,6 +78,11 @@ def _warm(size: Changes) -> Callable[..., Any]:
     return measure
 
 
+def _evaluation(device: torch.device) -> dict[str, Any]:
+    few: Changes = {} if device.type == "cuda" else {"evaluate": {"max_tasks": 2, "augmentations": 1}}
+    return measure_evaluation(with_settings(make_run(PAPER, device, **EVALUATION), **few))
+
+
 CASES = (
     GpuCase(
         "peak", lambda device: measure_peaks(device, **({} if device.type == "cuda" else {"side": 64})), 40
@@ -81,9 +92,11 @@ CASES = (
     GpuCase("small", _steps(SMALL, count=True), 45),
     GpuCase("small-earlier", _earlier(SMALL), 45),
     GpuCase("small-graphs", _steps(SMALL, GRAPHS), 60),
+    GpuCase("small-graphs-compiled", _steps(SMALL, COMPILED_GRAPHS), 100),
+    GpuCase("paper-graphs-compiled", _steps(PAPER, PAPER_COMPILED_GRAPHS), 120),
+    GpuCase("evaluation", _evaluation, 100),
     GpuCase("paper-graphs", _steps(PAPER, PAPER_GRAPHS), 80),
     GpuCase("paper-compiled", _steps(PAPER, COMPILED), 120),
-    GpuCase("small-graphs-compiled", _steps(SMALL, COMPILED_GRAPHS), 90),
     GpuCase("paper-static", _steps(PAPER, STATIC), 60),
     GpuCase("small-compiled", _steps(SMALL, COMPILED), 75),
     GpuCase("small-compiled-static", _steps(SMALL, COMPILED_STATIC), 100),

@@ -31,19 +31,36 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
     """
     found = {line["case"]: line["found"] for line in lines if "found" in line}
     peaks = found.get("peak", {})
-    steps = [_step_row(name, each, peaks) for name, each in found.items() if "ms_per_step" in each]
+    steps = [
+        _step_row(name, {"tflop": found.get(name.split("-")[0], {}).get("tflop")} | each, peaks)
+        for name, each in found.items()
+        if "ms_per_step" in each
+    ]
     tables = [Table(HEADER, tuple(steps))]
     paragraphs = []
     if peaks:
         products = ", ".join(f"{peaks[name]:.0f} ({name})" for name in ("bfloat16", "tf32", "float32"))
         paragraphs.append(
             f"Peaks: TFLOP/s of products of side 8192: {products}; {peaks['copy']:.2f} TB/s copied. The share is that "
-            "of the bfloat16 peak. TFLOP are those of one round, as torch counts them."
+            "of the bfloat16 peak. TFLOP are those of one round, as torch counts them without compilation."
         )
     for size in ("paper", "small"):
-        if {size, f"{size}-earlier"} <= found.keys():
-            times = found[size]["rows_per_second"] / found[f"{size}-earlier"]["rows_per_second"]
-            paragraphs.append(f"`{size}` trains {times:.2f} times the rows per second of commit aa7834e.")
+        if base := found.get(f"{size}-earlier"):
+            times = [
+                f"`{name}` {each['rows_per_second'] / base['rows_per_second']:.2f}"
+                for name, each in found.items()
+                if name.split("-")[0] == size and each is not base
+            ]
+            paragraphs += (
+                [f"Rows per second, divided by those of commit aa7834e: {', '.join(times)}."] if times else []
+            )
+    if "evaluation" in found:
+        each = found["evaluation"]
+        paragraphs.append(
+            f"The evaluation of {each['tasks']} tasks at paper size took {each['seconds']:.1f} s: {each['samples']} "
+            f"samples ({each['votes']} votes), {each['act_steps']} ACT steps, {each['precision']}, "
+            f"{each['gib']:.1f} GiB."
+        )
     if "plain" in found:
         tables.append(
             Table(

@@ -95,7 +95,7 @@ def time_loader(trainer: Trainer) -> list[float]:
     """
     spent: list[float] = []
     for slots in trainer.slots.values():
-        for name in ("refill", "batch"):
+        for name in ("refill", "lay_out"):
             setattr(slots, name, _timed(getattr(slots, name), spent))
     return spent
 

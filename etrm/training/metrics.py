@@ -25,19 +25,19 @@ class StepSums(NamedTuple, Generic[Number]):
         loss: the loss that is trained on.
         scored: rows with a label that counts.
         halted: scored rows that halt now.
-        lm_loss: cross entropies of the scored rows.
-        q_halt_loss: halting losses of the scored rows.
-        accuracy: token accuracies of the scored rows.
         exact: scored rows whose tokens are all right.
-        accuracy_halted: token accuracies of the scored rows that halt now.
-        exact_halted: those of them whose tokens are all right.
+        exact_halted: scored rows that halt now and whose tokens are all right.
         q_right: scored rows whose halting logit tells whether they are right.
         q_right_of_exact: those of them that are right.
         q_right_of_wrong: those of them that are wrong.
-        steps_at_halt: ACT steps of the rows that halt now.
         halts: rows that halt now.
         halts_forced: those of them that halt at the maximum of ACT steps.
         held: rows that continue although their logit says halt.
+        lm_loss: cross entropies of the scored rows.
+        q_halt_loss: halting losses of the scored rows.
+        accuracy: token accuracies of the scored rows.
+        accuracy_halted: token accuracies of the scored rows that halt now.
+        steps_at_halt: ACT steps of the rows that halt now.
         steps: ACT steps of all rows.
         kl: divergences of the rows, 0 without any.
         kl_parts: parts of the batch that have a divergence.
@@ -48,19 +48,19 @@ class StepSums(NamedTuple, Generic[Number]):
     loss: Number
     scored: Number
     halted: Number
-    lm_loss: Number
-    q_halt_loss: Number
-    accuracy: Number
     exact: Number
-    accuracy_halted: Number
     exact_halted: Number
     q_right: Number
     q_right_of_exact: Number
     q_right_of_wrong: Number
-    steps_at_halt: Number
     halts: Number
     halts_forced: Number
     held: Number
+    lm_loss: Number
+    q_halt_loss: Number
+    accuracy: Number
+    accuracy_halted: Number
+    steps_at_halt: Number
     steps: Number
     kl: Number
     kl_parts: Number
@@ -77,31 +77,42 @@ def sum_step(loss: Loss, total: Tensor, q_halt: Tensor, carry: Carry, max_steps:
     scored, halted = loss.scored, carry.halted & loss.scored
     right = loss.exact & scored
     wrong = ~loss.exact & scored
-    none = torch.zeros_like(total)
-    sums = StepSums(
-        loss=total.detach(),
-        scored=scored.sum(),
-        halted=halted.sum(),
-        lm_loss=loss.lm.detach().sum(),
-        q_halt_loss=loss.q_halt.detach().sum(),
-        accuracy=(loss.token_accuracy * scored).sum(),
-        exact=right.sum(),
-        accuracy_halted=(loss.token_accuracy * halted).sum(),
-        exact_halted=(loss.exact & halted).sum(),
-        q_right=loss.q_correct.sum(),
-        q_right_of_exact=(loss.q_correct & right).sum(),
-        q_right_of_wrong=(loss.q_correct & wrong).sum(),
-        steps_at_halt=(carry.steps * carry.halted).sum(),
-        halts=carry.halted.sum(),
-        halts_forced=(carry.halted & (carry.steps >= max_steps)).sum(),
-        held=((q_halt.detach() > 0) & ~carry.halted).sum(),
-        steps=carry.steps.sum(),
-        kl=none if loss.kl is None else loss.kl.detach().sum(),
-        kl_parts=none if loss.kl is None else torch.ones_like(total),
-        entropy=none if loss.entropy is None else loss.entropy.detach().sum(),
-        entropy_parts=none if loss.entropy is None else torch.ones_like(total),
+    # Few sums of many rows each: on a GPU, starting a kernel takes longer than any of them.
+    counts = {
+        "scored": scored,
+        "halted": halted,
+        "exact": right,
+        "exact_halted": loss.exact & halted,
+        "q_right": loss.q_correct,
+        "q_right_of_exact": loss.q_correct & right,
+        "q_right_of_wrong": loss.q_correct & wrong,
+        "halts": carry.halted,
+        "halts_forced": carry.halted & (carry.steps >= max_steps),
+        "held": (q_halt.detach() > 0) & ~carry.halted,
+    }
+    values = {
+        "lm_loss": loss.lm.detach().double(),
+        "q_halt_loss": loss.q_halt.detach().double(),
+        "accuracy": (loss.token_accuracy * scored).double(),
+        "accuracy_halted": (loss.token_accuracy * halted).double(),
+        "steps_at_halt": (carry.steps * carry.halted).double(),
+        "steps": carry.steps.double(),
+    }
+    optional = [
+        total.new_zeros(2, dtype=torch.float64)
+        if each is None
+        else torch.stack((each.detach().sum().double(), total.new_ones((), dtype=torch.float64)))
+        for each in (loss.kl, loss.entropy)
+    ]
+    assert ("loss", *counts, *values) == StepSums._fields[: -2 * len(optional)]
+    return torch.cat(
+        (
+            total.detach().double()[None],
+            torch.stack([*counts.values()]).sum(1).double(),
+            torch.stack([*values.values()]).sum(1),
+            *optional,
+        )
     )
-    return torch.stack([value.double() for value in sums])
 
 
 def compute_step_metrics(sums: StepSums[float], rows: int) -> Numbers:

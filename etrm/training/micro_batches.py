@@ -75,7 +75,7 @@ def build_micro_batches(
     found = []
     for rows in slices:
         mine = slots.mine[rows]
-        batch = slots.batch(rows, tokens)
+        batch = slots.lay_out(rows, tokens)
         if noise is not None:
             batch = replace(batch, demos=replace(batch.demos, noise=noise[mine.start : mine.stop]))
         found.append(

@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from etrm.config import TrainConfig
 from etrm.model.variant import Variant
 
+FUSED = frozenset({"cuda"})
+"""Types of devices on which AdamW updates all weights in one kernel, where the host would otherwise start dozens."""
+
 
 class AdamATan2(Optimizer):
     """Adam with atan2 instead of the division, so that no epsilon is needed.
@@ -117,9 +120,13 @@ def build_optimizers(model: Variant, config: TrainConfig) -> list[Optimizer]:
     if model.encoder is not None:
         rate = config.lr * config.encoder_lr_scale
         groups.append({"params": list(model.encoder.parameters()), "lr": rate, "name": "encoder"})
-    kind = AdamATan2 if config.optimizer == "adam_atan2" else torch.optim.AdamW
-    betas = (config.beta1, config.beta2)
-    optimizers: list[Optimizer] = [kind(groups, betas=betas, weight_decay=config.weight_decay)]
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    optimizers: list[Optimizer]
+    if config.optimizer == "adam_atan2":
+        optimizers = [AdamATan2(groups, betas=betas, weight_decay=decay)]
+    else:
+        fused = model.device.type in FUSED or None  # None is torch's own choice
+        optimizers = [torch.optim.AdamW(groups, betas=betas, weight_decay=decay, fused=fused)]
     if model.puzzle_table is not None:
         table = [{"params": [model.puzzle_table.weights], "lr": config.puzzle_lr, "name": "puzzle_table"}]
         optimizers.append(SignSGD(table, lr=config.puzzle_lr, weight_decay=config.puzzle_weight_decay))

@@ -69,7 +69,11 @@ class Slots:
         """Demonstrations of the sample of this process that has most."""
         return max(len(sample.demos) for sample in self._samples)
 
-    def batch(self, part: slice = slice(None), tokens: int = 0) -> Batch:
+    def batch(self) -> Batch:
+        """All samples of this process, padded as little as possible."""
+        return self.lay_out().widened()
+
+    def lay_out(self, part: slice = slice(None), tokens: int = 0) -> Batch:
         """Samples of this process, or a part of them, padded to ``tokens`` or as little as possible, in int16."""
         return lay_out(self._samples[part], tokens, first_slot=part.start or 0)
 

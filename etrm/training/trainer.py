@@ -14,7 +14,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,7 +45,7 @@ from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
 from etrm.training.inner_steps import InnerSteps
-from etrm.training.loss import act_loss
+from etrm.training.loss import ActLoss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
 from etrm.training.micro_batches import MicroBatch, build_micro_batches, count_positions, split
@@ -94,9 +94,12 @@ class Trainer:
         self.inner = InnerSteps(self.model, train) if train.inner_steps else None
         self.curve = HeldOutCurve(self.config, self.recipe, self.model, self.tasks, world.leader)
         if train.compile:
-            compile_networks(self.model, self.device, dynamic=not train.static_shapes)
+            # Kernels in a graph are chosen once, so there one graph of the compiler for all shapes costs nothing.
+            dynamic = train.cuda_graphs or not train.static_shapes
+            compile_networks(self.model, self.device, dynamic)
         self.graphs = CudaGraphs(train, self.device) if train.cuda_graphs else None
         self._shapes = self._choose_shapes(train)
+        self.loss = ActLoss(train.loss)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
@@ -137,6 +140,9 @@ class Trainer:
         if train.static_shapes:
             return Shapes.ONE_GROUP if self.graphs else Shapes.FEW
         return Shapes.ALIGNED if train.compile else Shapes.ALL
+
+    def _replaying(self) -> AbstractContextManager[None]:
+        return self.graphs.replaying() if self.graphs else nullcontext()
 
     @property
     def step(self) -> int:
@@ -231,12 +237,13 @@ class Trainer:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
             shapes, kept = rounded_to(self._shapes), recomputing(train.recompute)
-            replayed = self.graphs.replaying() if self.graphs else nullcontext()
-            with autocast(train.precision, self.device), kept, shapes, inner, replayed:
+            with autocast(train.precision, self.device), kept, shapes, inner, self._replaying():
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
-            loss = act_loss(output, self.recipe.labels(slots, part), train.loss)
+            labels = self.recipe.labels(slots, part)
+            with self._replaying():
+                loss = self.loss(output, labels)
             total = self.recipe.weigh(loss.total(train), self.step)
             sums.append(sum_step(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:

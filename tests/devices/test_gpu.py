@@ -103,7 +103,7 @@ def test_replayed_graphs_compute_what_kernels_compute(changes: Changes) -> None:
         assert other["loss"] == pytest.approx(one["loss"], rel=2e-2 if low else 1e-4)
         assert other["halted_share"] == one["halted_share"]
     assert replayed.graphs is not None
-    assert replayed.graphs.count >= 2
+    assert replayed.graphs.count >= 3
     if not low:
         for name, value in plain.model.state_dict().items():
             torch.testing.assert_close(

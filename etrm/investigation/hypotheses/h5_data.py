@@ -222,7 +222,7 @@ def _read_rows(trainer: Trainer) -> RowProvenance:
         size = len(slots.indices)
         for _ in range(-(-ROWS // size)):
             slots.refill([True] * size)
-            batch = slots.batch().widened()
+            batch = slots.batch()
             part = MicroBatch(slice(None), trainer.model.initial_carry(size), batch, None)
             scored = replace(batch, labels=trainer.recipe.labels(slots, part))
             batches.append((scored, slots.samples))

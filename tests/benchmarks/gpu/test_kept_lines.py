@@ -37,8 +37,26 @@ def test_a_case_that_failed_is_named() -> None:
 def test_the_earlier_commit_is_the_base_of_a_ratio_and_has_no_time_of_a_loader() -> None:
     earlier = {name: value for name, value in STEP.items() if name not in ("loader_ms", "tflop")}
     section = build_section(lines(**{"paper": STEP, "paper-earlier": earlier | {"rows_per_second": 640.0}}))
-    assert section.paragraphs == ("`paper` trains 2.00 times the rows per second of commit aa7834e.",)
+    assert section.paragraphs == ("Rows per second, divided by those of commit aa7834e: `paper` 2.00.",)
     assert dict(zip(HEADER, section.tables[0].rows[1], strict=True))["ms of the loader"] == ""
+
+
+def test_other_ways_to_compute_a_size_have_its_operations_and_the_same_base() -> None:
+    counted = {name: value for name, value in STEP.items() if name != "tflop"}
+    section = build_section(
+        lines(
+            **{
+                "peak": PEAK,
+                "paper": STEP,
+                "paper-earlier": counted | {"rows_per_second": 640.0},
+                "paper-compiled": counted | {"ms_per_step": 50.0, "rows_per_second": 2560.0},
+                "small": STEP,
+            }
+        )
+    )
+    assert section.paragraphs[-1].endswith("aa7834e: `paper` 2.00, `paper-compiled` 4.00.")
+    cells = dict(zip(HEADER, section.tables[0].rows[2], strict=True))
+    assert (cells["TFLOP"], cells["% of peak"]) == ("20", "50")
 
 
 def test_plain_layers_have_their_median() -> None:
