@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from etrm.batch import IGNORE
 from etrm.config import TrainConfig
-from etrm.model.forward_context import run_part
 from etrm.model.recursive import StepOutput
 
 
@@ -144,32 +143,3 @@ def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Los
         kl=None if output.kl is None else output.kl * scored,
         entropy=None if output.entropy is None else output.entropy * scored,
     )
-
-
-class ActLoss(nn.Module):
-    """:func:`act_loss` as a part that may be captured; ``kind`` as ``train.loss``."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, output: StepOutput, labels: Tensor) -> Loss:
-        """Compute the loss of (B, S) labels."""
-
-        def compute(logits: Tensor, q_halt: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-            found = act_loss(StepOutput(logits, q_halt, output.context), labels, self.kind)
-            return tuple(getattr(found, name) for name in _CAPTURED)
-
-        found = dict(
-            zip(_CAPTURED, run_part(self, compute, output.logits, output.q_halt, labels), strict=True)
-        )
-        scored = found["scored"]
-        return Loss(
-            **found | {"token_accuracy": found["token_accuracy"].detach()},
-            kl=None if output.kl is None else output.kl * scored,
-            entropy=None if output.entropy is None else output.entropy * scored,
-        )
-
-
-_CAPTURED = ("lm", "q_halt", "scored", "token_accuracy", "exact", "q_correct")
-"""The fields of :class:`Loss` that every model has."""

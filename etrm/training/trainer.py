@@ -14,7 +14,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,7 +45,7 @@ from etrm.training.execution.prefetch import Prefetch
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
 from etrm.training.inner_steps import InnerSteps
-from etrm.training.loss import ActLoss
+from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
 from etrm.training.micro_batches import MicroBatch, build_micro_batches, count_positions, split
@@ -99,7 +99,6 @@ class Trainer:
             compile_networks(self.model, self.device, dynamic)
         self.graphs = CudaGraphs(train, self.device) if train.cuda_graphs else None
         self._shapes = self._choose_shapes(train)
-        self.loss = ActLoss(train.loss)
         self.optimizers = self.recipe.build_optimizers(self.model, train)
         self.ema = Ema(self.model, train.ema_decay)
         self.halting = torch.Generator().manual_seed(train.seed)
@@ -140,9 +139,6 @@ class Trainer:
         if train.static_shapes:
             return Shapes.ONE_GROUP if self.graphs else Shapes.FEW
         return Shapes.ALIGNED if train.compile else Shapes.ALL
-
-    def _replaying(self) -> AbstractContextManager[None]:
-        return self.graphs.replaying() if self.graphs else nullcontext()
 
     @property
     def step(self) -> int:
@@ -237,13 +233,12 @@ class Trainer:
             self.state.part = part.rows
             inner = self.inner.moving(slots.samples[part.rows]) if self.inner else nullcontext()
             shapes, kept = rounded_to(self._shapes), recomputing(train.recompute)
-            with autocast(train.precision, self.device), kept, shapes, inner, self._replaying():
+            replayed = self.graphs.replaying() if self.graphs else nullcontext()
+            with autocast(train.precision, self.device), kept, shapes, inner, replayed:
                 carry, output = self.model(part.carry, part.batch, part.minimum)
             halted.append(Landing(carry.halted))
             carries.append(carry)
-            labels = self.recipe.labels(slots, part)
-            with self._replaying():
-                loss = self.loss(output, labels)
+            loss = act_loss(output, self.recipe.labels(slots, part), train.loss)
             total = self.recipe.weigh(loss.total(train), self.step)
             sums.append(sum_step(loss, total, output.q_halt, carry, self.config.model.halt.max_steps))
             if total.requires_grad:
