@@ -5,7 +5,7 @@ import torch
 
 from etrm.batch import IGNORE
 from etrm.config import DataConfig
-from etrm.data import Episodes, Sample, TaskSet, collate
+from etrm.data import Episodes, Sample, TaskSet, collate, lay_out
 from etrm.errors import ArgumentError
 from tests.errors import raises_code
 
@@ -58,6 +58,20 @@ def test_all_tensors_are_int64_but_the_masks(small_set: TaskSet) -> None:
     tensors += [batch.demos.tokens, batch.demos.positions, batch.demos.owner, batch.demos.slots]
     assert {tensor.dtype for tensor in tensors} == {torch.int64}
     assert batch.valid.dtype == batch.demos.valid.dtype == torch.bool
+
+
+def test_a_batch_is_laid_out_in_int16_and_widened_to_the_same_numbers(small_set: TaskSet) -> None:
+    samples = draw(small_set, 4)
+    narrow, wide = lay_out(samples, tokens=50), collate(samples, tokens=50)
+    for part, names in ((narrow, ("inputs", "labels", "positions")), (narrow.demos, ("tokens", "positions"))):
+        assert {getattr(part, name).dtype for name in names} == {torch.int16}
+    widened = narrow.widened()
+    for one, other in ((widened, wide), (widened.demos, wide.demos)):
+        for name, value in vars(other).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(getattr(one, name), value), name
+                assert getattr(one, name).dtype == value.dtype
+    assert (widened.demos.lengths, widened.demos.cells) == (wide.demos.lengths, wide.demos.cells)
 
 
 def test_the_published_canvas_has_no_masks(small_set: TaskSet) -> None:

@@ -164,3 +164,25 @@ def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
         score_run(run, {"evaluate": {"subset": "training"}}, None)
     allowed: Changes = {"evaluate": {"subset": "training", "allow_trained": ("all",)}}
     assert score_run(run, allowed, None).model.pass_at[1].asked == 4
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.precision bfloat16 is little faster")
+def test_products_are_computed_in_the_precision_of_the_evaluation(run: Path, samples: list[Sample]) -> None:
+    model = load_model(run, "ema")[0]
+    exact, low = (
+        [q for _, q in make_predictor(model, precision=p)(samples)] for p in ("float32", "bfloat16")
+    )
+    assert low != exact
+    assert low == pytest.approx(exact, abs=0.05)
+    assert model.core.H_init.dtype == torch.float32
+    with pytest.warns(UserWarning):  # a CPU is no faster with it, so the setting has arrived
+        score_run(run, {"evaluate": {"precision": "bfloat16"}}, None)
+
+
+def test_a_device_without_the_precision_is_refused_before_anything_is_answered(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(run, "ema")[0]
+    monkeypatch.setattr(type(model), "device", torch.device("mps"))
+    with raises_code(ConfigError, "train.no-bfloat16", "evaluate.precision", "mps"):
+        make_predictor(model, precision="bfloat16")
