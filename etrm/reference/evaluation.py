@@ -1,7 +1,8 @@
-"""The reference of evaluation: the queries, votes and scores of a recorded evaluation.
+"""The reference of evaluation: the queries, votes, scores and submission of a recorded evaluation.
 
 Each stage is computed from the real results of the stage before it, so the first departure is the cause of the others:
-the queries from the tasks, the votes from the recorded answers, the scores and their intervals from the reported votes.
+the queries from the tasks, the votes from the recorded answers, the scores, their intervals and the submission from the
+reported votes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from etrm.reference.departure import Departure, PipelineStage
 
 ROUNDING = 1e-9  # of a mean of float64 numbers, in any order
 TAIL = 0.025  # probability beyond each end of an interval
+ATTEMPTS = 2  # for each test pair, as in the Kaggle competitions
+NO_ATTEMPT = [[0, 0], [0, 0]]  # as in Kaggle's sample submission
+Submission = Mapping[str, Sequence[Mapping[str, Sequence[Sequence[int]]]]]
+"""For each task id, the attempts at each test pair by name, as rows of colours."""
 Query = tuple[str, int]
 """A task id and the index of a test pair."""
 
@@ -105,6 +110,7 @@ class RecordedEvaluation:
         answers: the rows in the order in which they were answered.
         reported: the report; None if the evaluator refused the answers.
         refused: the reason why; empty if it did not.
+        submitted: the submission that was written; None without one.
     """
 
     label: str
@@ -112,6 +118,7 @@ class RecordedEvaluation:
     answers: Sequence[RecordedAnswer] = field(default_factory=list)
     reported: CountedScores | None = None
     refused: str = ""
+    submitted: Submission | None = None
 
 
 def compare_evaluation(recorded: RecordedEvaluation) -> list[Departure]:
@@ -124,6 +131,7 @@ def compare_evaluation(recorded: RecordedEvaluation) -> list[Departure]:
         *found,
         *compare_votes(recorded.request, recorded.answers, recorded.reported),
         *compare_scores(recorded.request, recorded.answers, recorded.reported),
+        *compare_submission(recorded.request, recorded.submitted, recorded.reported),
     ]
 
 
@@ -325,6 +333,36 @@ def compute_scores(
         ),
     }
     return CountedScores(values, ranks, candidates)
+
+
+def compare_submission(
+    request: EvaluationRequest, submitted: Submission | None, reported: CountedScores
+) -> list[Departure]:
+    """Compare a submission with the reported candidates; a task is wrong if any of its attempts is."""
+    if submitted is None:
+        return []
+    expected = build_attempts(request.tasks, reported.candidates)
+    every = sorted(expected.keys() | submitted.keys())
+    wrong = [task_id for task_id in every if submitted.get(task_id) != expected.get(task_id)]
+    if not wrong:
+        return []
+    return [Departure(PipelineStage.SCORE, "submission", len(wrong) / len(every), 0.0, f"task {wrong[0]}")]
+
+
+def build_attempts(tasks: TaskSet, candidates: Mapping[Query, Sequence[CountedAnswer]]) -> Submission:
+    """Return the best candidates of each test pair that have cells, and fixed grids where too few have."""
+    found = {}
+    for task in tasks:
+        ranked = [candidates.get((task.id, query), ()) for query in range(len(task.tests))]
+        grids = [[one.grid.tolist() for one in each if one.grid.size] for each in ranked]
+        found[task.id] = [
+            {
+                f"attempt_{number + 1}": each[number] if number < len(each) else NO_ATTEMPT
+                for number in range(ATTEMPTS)
+            }
+            for each in grids
+        ]
+    return found
 
 
 def bound_share(solved: int, asked: int) -> tuple[float, float]:

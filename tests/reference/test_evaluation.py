@@ -13,12 +13,14 @@ from etrm.config import DataConfig
 from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import Answer, evaluate
 from etrm.evaluation.statistics import binomial_interval
+from etrm.evaluation.submission import build_submission
 from etrm.investigation.measurements.plain_values import plain_report, plain_row
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import (
     EvaluationRequest,
     RecordedAnswer,
     bound_share,
+    build_attempts,
     compare_queries,
     compare_scores,
     compare_votes,
@@ -118,10 +120,12 @@ def test_any_answers_are_counted_as_the_evaluator_counts_them(
         given_answers.extend(record(samples, answers))
         return answers
 
-    report = plain_report(evaluate(TASKS, answer, augmentations=3, seed=5, ks=REQUEST.ks))
+    evaluated = evaluate(TASKS, answer, augmentations=3, seed=5, ks=REQUEST.ks)
+    report = plain_report(evaluated)
     assert compare_queries(REQUEST, given_answers) == []
     assert compare_votes(REQUEST, given_answers, report) == []
     assert compare_scores(REQUEST, given_answers, report) == []
+    assert build_attempts(TASKS, report.candidates) == build_submission(TASKS, evaluated.candidates)
 
 
 @pytest.mark.parametrize("asked", [1, 3, 400, 2000])  # binomial coefficients of 2,000 exceed any float

@@ -7,9 +7,12 @@ rows of the reference.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from etrm.config import Config
 from etrm.data import Sample, TaskSet
 from etrm.device import to_host
 from etrm.errors import EtrmError
-from etrm.evaluation import Answer, EvaluationReport, Predictor
+from etrm.evaluation import Answer, EvaluationReport, Predictor, write_submission
 from etrm.investigation.measurements.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
 from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
@@ -30,6 +33,7 @@ from etrm.reference.evaluation import (
     EvaluationRequest,
     RecordedAnswer,
     RecordedEvaluation,
+    Submission,
     list_evaluated,
 )
 from etrm.training.scoring.predictor import evaluate_tasks, make_predictor
@@ -164,7 +168,16 @@ def record_evaluation(
         report = evaluate(answer)
     except (ValueError, EtrmError) as error:  # answers of the required form, or tasks, are refused
         return replace(recorded, refused=str(error).partition("\n")[0])
-    return replace(recorded, reported=plain_report(report))
+    return replace(recorded, reported=plain_report(report), submitted=_submit(request, report))
+
+
+def _submit(request: EvaluationRequest, report: EvaluationReport) -> Submission:
+    """Write the submission of a report to a file, and read it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.json"
+        write_submission(path, request.tasks, report.candidates, request.data.max_side)
+        found: Submission = json.loads(path.read_text("utf-8"))
+    return found
 
 
 def _record(sample: Sample, answer: Answer | None) -> RecordedAnswer:

@@ -272,6 +272,7 @@ STAGES: tuple[StageRow, ...] = (
         ("_token_share", "", "score"),
     ),
     *_rows("evaluation/voting.py", ("*", "", "votes")),
+    *_rows("evaluation/submission.py", ("build_submission", "", "score"), ("_attempts", "", "score")),
     *_rows(
         "training/scoring/predictor.py",
         ("evaluate_tasks", "", "queries"),

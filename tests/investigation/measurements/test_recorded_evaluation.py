@@ -14,7 +14,7 @@ from etrm.config import Config, DataConfig, list_presets, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.data.task import Grid
 from etrm.data.tokens import EOS
-from etrm.evaluation import Candidate, EvaluationReport, Prediction, Predictor, passk, voting
+from etrm.evaluation import Candidate, EvaluationReport, Prediction, Predictor, passk, submission, voting
 from etrm.evaluation.passk import PassK, QueryResult
 from etrm.investigation.measurements import recorded_evaluation
 from etrm.investigation.measurements.recorded_evaluation import (
@@ -208,6 +208,33 @@ def test_a_planted_change_is_named_at_its_stage(name: str, monkeypatch: pytest.M
     first = min(found, key=lambda departure: order.index(departure.stage))
     assert first.stage is stage
     assert tensor in {departure.tensor for departure in found if departure.stage is stage}
+
+
+def reverse_ranks(attempts: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return lambda ranked: attempts(ranked[::-1])
+
+
+def repeat_best(attempts: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return lambda ranked: attempts(ranked[:1] * 2)
+
+
+def turn_grids(attempts: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return lambda ranked: {name: np.transpose(rows).tolist() for name, rows in attempts(ranked).items()}
+
+
+def leave_out_second(attempts: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    return lambda ranked: {"attempt_1": attempts(ranked)["attempt_1"]}
+
+
+@pytest.mark.parametrize("change", [reverse_ranks, repeat_best, turn_grids, leave_out_second])
+def test_a_changed_submission_of_right_scores_departs_alone(
+    change: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_attempts", change(submission._attempts))
+    found = compare_all(record_known_answers(build_trainer(few_of("smoke"))))
+    assert {(departure.stage, departure.tensor) for departure in found} == {
+        (PipelineStage.SCORE, "submission")
+    }
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_products_are_computed_in_the_precision_of_the_evaluation(run: Path, sam
     assert low != exact
     assert low == pytest.approx(exact, abs=0.05)
     assert model.core.H_init.dtype == torch.float32
-    with pytest.warns(UserWarning):  # a CPU is no faster with it, so the setting has arrived
+    with pytest.warns(UserWarning, match="evaluate.precision"):  # as a CPU is no faster with it
         score_run(run, {"evaluate": {"precision": "bfloat16"}}, None)
 
 
