@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -89,50 +90,60 @@ class DeviceTensor(torch.Tensor):
         return f"DeviceTensor({self.detach().host!r})"
 
 
+class _Operation(NamedTuple):
+    """What is asked of every call of an operation; found once, for a step calls thousands of them."""
+
+    name: str
+    takes_numbers: bool
+    returns: bool
+
+    @classmethod
+    @cache
+    def of(cls, func: Any) -> _Operation:
+        name = func._schema.name
+        takes_numbers = torch.Tag.pointwise in func.tags or name in _TAKE_A_NUMBER
+        return cls(name, takes_numbers, bool(func._schema.returns))
+
+
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """One operation on the host's values; refused where tensors of both places meet."""
-    name = func._schema.name
-    if name == "aten::copy_":  # the one operation between places
-        if not isinstance(args[0], DeviceTensor):
-            return args[0].copy_(args[1].host)
-    else:
-        _refuse_host_tensors(func, (args, kwargs))
+    operation = _Operation.of(func)
+    if operation.name == "aten::copy_" and not isinstance(args[0], DeviceTensor):
+        return args[0].copy_(args[1].host)  # the one operation between places
     owners: dict[int, DeviceTensor] = {}
 
     def values(item: Any) -> Any:
-        if not isinstance(item, DeviceTensor):
-            return item
-        owners[id(item.host)] = item
-        return item.host
+        if isinstance(item, DeviceTensor):
+            owners[id(item.host)] = item
+            return item.host
+        if isinstance(item, (list, tuple)):
+            return type(item)([values(each) for each in item])
+        if operation.name != "aten::copy_" and isinstance(item, (Tensor, torch.Generator)):
+            _refuse_of_host(operation, item)
+        return item
 
     def on_device(item: Any) -> Any:
-        # An operation in place returns the very tensor that it was given.
-        return owners.get(id(item)) if id(item) in owners else DeviceTensor(item)
+        if isinstance(item, Tensor):  # an operation in place returns the very tensor that it was given
+            return owners[id(item)] if id(item) in owners else DeviceTensor(item)
+        return type(item)([on_device(each) for each in item]) if isinstance(item, (list, tuple)) else item
 
-    host_args, host_kwargs = pytree.tree_map(values, (args, kwargs))
-    made = func(*host_args, **host_kwargs)
-    return pytree.tree_map_only(Tensor, on_device, made) if func._schema.returns else None
+    host_args = [values(item) for item in args]
+    made = func(*host_args, **{key: values(item) for key, item in kwargs.items()})
+    return on_device(made) if operation.returns else None
 
 
 _TAKE_A_NUMBER = ("aten::fill_", "aten::masked_fill", "aten::masked_fill_", "aten::index_put_", "aten::where")
 
 
-def _refuse_host_tensors(func: Any, values: Any) -> None:
+def _refuse_of_host(operation: _Operation, item: Tensor | torch.Generator) -> None:
     """CUDA takes a number on the host (no dimensions) in operations element by element, and in few others."""
-    name = func._schema.name
-    numbers_too = not (torch.Tag.pointwise in func.tags or name in _TAKE_A_NUMBER)
-    for item in pytree.tree_leaves(values):
-        if isinstance(item, torch.Generator):
-            raise MixedDevicesError(f"{name} draws on {DEVICE} with a generator of {item.device}")
-        if (
-            isinstance(item, Tensor)
-            and not isinstance(item, DeviceTensor)
-            and (numbers_too or item.dim() > 0)
-        ):
-            raise MixedDevicesError(
-                "Expected all tensors to be on the same device, but found at least two devices, "
-                f"{DEVICE} and {item.device}! (when checking the arguments of {name})"
-            )
+    if isinstance(item, torch.Generator):
+        raise MixedDevicesError(f"{operation.name} draws on {DEVICE} with a generator of {item.device}")
+    if item.dim() > 0 or not operation.takes_numbers:
+        raise MixedDevicesError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{DEVICE} and {item.device}! (when checking the arguments of {operation.name})"
+        )
 
 
 class _ToDevice(torch.autograd.Function):
