@@ -64,7 +64,7 @@ class Task:
         """All known grids."""
         return tuple(grid for pair in self.pairs for grid in pair.grids)
 
-    @property
+    @cached_property
     def max_side(self) -> int:
         """The longest side of any grid."""
         return int(max(max(grid.shape) for grid in self.grids))
