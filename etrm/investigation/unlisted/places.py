@@ -6,6 +6,7 @@ import ast
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from etrm.investigation.unlisted.stages import STAGES, StageRow, find_row
@@ -57,7 +58,7 @@ class CodePlace:
     end: int
     line: int
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What stays the same when other code of the file changes."""
         return "|".join((self.path, self.function, self.role, " ".join(self.text.split()), str(self.number)))
@@ -74,11 +75,18 @@ def parse_source(source: bytes) -> ast.Module:
         return ast.parse(source)
 
 
-def _of_file(root: Path, path: str) -> Iterator[CodePlace]:
+def _of_file(root: Path, path: str) -> tuple[CodePlace, ...]:
     file = root / path
-    if not file.exists():  # of another version
-        return
-    source = file.read_bytes()
+    return _of_source(path, file.read_bytes()) if file.exists() else ()  # no file: of another version
+
+
+@lru_cache(maxsize=256)
+def _of_source(path: str, source: bytes) -> tuple[CodePlace, ...]:
+    """The places of a file with this content: most files of a changed copy are those of the unchanged one."""
+    return tuple(_find_places(path, source))
+
+
+def _find_places(path: str, source: bytes) -> Iterator[CodePlace]:
     starts = line_starts(source)
 
     def span(node: ast.expr | ast.stmt) -> tuple[int, int]:

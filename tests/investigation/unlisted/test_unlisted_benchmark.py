@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 
 from etrm.config import Config, load, with_settings
 from etrm.errors import RunFolderError
+from etrm.installation import ROOT
 from etrm.investigation.fault_benchmark import FAILED, NOTHING
 from etrm.investigation.unlisted import unlisted_benchmark as module
 from etrm.investigation.unlisted.changed_copy import copy_packages
 from etrm.investigation.unlisted.copy_process import CopyProcess
 from etrm.investigation.unlisted.effects import ChangeEffect
-from etrm.investigation.unlisted.places import list_places
+from etrm.investigation.unlisted.places import CodePlace, list_places
 from etrm.investigation.unlisted.preparation import Preparation
 from etrm.investigation.unlisted.random_change import Edit, RandomChange
 from etrm.investigation.unlisted.unlisted_benchmark import (
@@ -64,6 +66,12 @@ def result_of(root_cause: str | None, **verdicts: str) -> dict[str, Any]:
     }
 
 
+@cache
+def average_place() -> CodePlace:
+    """A place of the average of weights, the same in every copy."""
+    return next(place for place in list_places(ROOT) if place.function == "Ema.update")
+
+
 class Planted:
     """Processes that write planted files, with the number of each."""
 
@@ -86,8 +94,7 @@ class Planted:
             return ""
 
         def draw(prepared: Preparation, seed: int) -> RandomChange:
-            place = next(p for p in list_places(prepared.packages) if p.function == "Ema.update")
-            return RandomChange(seed, place, ("average",), Edit("scale", (2.0,)), "step>=3", None, 0)
+            return RandomChange(seed, average_place(), ("average",), Edit("scale", (2.0,)), "step>=3", None, 0)
 
         monkeypatch.setattr(CopyProcess, "train", train)
         monkeypatch.setattr(CopyProcess, "investigate", investigate)
