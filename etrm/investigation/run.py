@@ -146,8 +146,12 @@ def investigate(
     build_recipe(subject)  # an unknown fault is refused before any work
     claim_folder(out, subject, name, launcher)
     recorded, facts = _judge_recorded(recorded_in, subject, progress)
-    # A store has one seed and every arm its own; neither a store nor workers change a sample.
-    given, subject = subject, with_settings(subject, data={"store": None, "workers": 0})
+    # A store has one seed and every arm its own; neither a store nor workers change a sample. Of the compared steps
+    # only those of the whole run are read, and they are compared whatever the settings are.
+    given, subject = (
+        subject,
+        with_settings(subject, data={"store": None, "workers": 0}, monitor={"reference_every": None}),
+    )
     investigation = Investigation(
         out,
         subject,

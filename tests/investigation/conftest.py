@@ -17,7 +17,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TRM of the smoke preset, trained for its 20 steps."""
     patch = pytest.MonkeyPatch()
     patch.setenv("ETRM_CACHE", str(tmp_path_factory.mktemp("cache")))
-    smoke = with_settings(load("smoke"), train={"threads": 1})
+    smoke = with_settings(load("smoke"), train={"threads": 1}, monitor={"reference_every": None})
     folder = pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
     patch.undo()
     return folder
@@ -25,8 +25,10 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def subject(decoder: Path) -> Config:
-    """The smoke preset starting from that decoder."""
-    return with_settings(load("smoke"), train={"decoder": decoder, "threads": 1})
+    """The smoke preset starting from that decoder, without comparisons of its steps, as `investigate` sets it."""
+    return with_settings(
+        load("smoke"), train={"decoder": decoder, "threads": 1}, monitor={"reference_every": None}
+    )
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def assert_rows_are_close(
 
 @pytest.mark.parametrize(("variant", "encoder"), POOLED)
 @given(history=histories())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_every_row_of_a_persistent_carry_is_as_if_alone(
     world: Any, kept_model: KeptModel, variant: str, encoder: str, history: list[Step]
 ) -> None:
@@ -90,7 +90,7 @@ def test_every_row_of_a_persistent_carry_is_as_if_alone(
 
 @pytest.mark.parametrize(("variant", "encoder"), OTHER_KINDS)
 @given(history=histories())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_every_row_of_another_encoder_is_as_if_alone(
     world: Any, kept_model: KeptModel, variant: str, encoder: str, history: list[Step]
 ) -> None:

@@ -65,11 +65,17 @@ def same(one: Any, other: Any) -> bool:
     return one == pytest.approx(other, rel=1e-5, abs=1e-12, nan_ok=True)
 
 
+FAULTS = ("detached", "half", "equal", "infinite", "cleared", "not stepped", "not cleared")
+
+
 @pytest.mark.parametrize(
-    "fault",
-    ["detached", "half", "equal", "infinite", "cleared", "not stepped", "not cleared"],
+    ("fault", "starts", "ends"),
+    [
+        *((fault, 13, 27) for fault in FAULTS),
+        ("half", 0, STEPS),
+        *(pytest.param(fault, 0, STEPS, marks=pytest.mark.slow) for fault in FAULTS if fault != "half"),
+    ],
 )
-@pytest.mark.parametrize(("starts", "ends"), [(0, STEPS), (13, 27)])
 def test_together_and_one_by_one(fault: str, starts: int, ends: int) -> None:
     one, found, last = train(1, fault, starts, ends)
     other, again, latest = train(64, fault, starts, ends)

@@ -12,6 +12,7 @@ import pytest
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import with_settings
 from etrm.errors import CheckpointError
+from etrm.investigation import run as investigation_run
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.encoder_gradients import GradientReason
 from etrm.investigation.recorded_run import judge_recorded
@@ -19,7 +20,7 @@ from etrm.investigation.recorded_run.judge_recorded import SOURCES, judge_record
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import TRAIN_AGAIN, TRAIN_LONGER
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
-from etrm.investigation.result import CauseCode, RecordedRun, Result
+from etrm.investigation.result import CauseCode, RecordedRun, ReferenceResult, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
 from tests.investigation.planted import inline
@@ -97,7 +98,14 @@ def cache(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.fixture
+def equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of the code with the reference that departs nowhere; the healthy run below has a real one."""
+    planted = ReferenceResult(codes=("reference.equal",), sentence="planted")
+    monkeypatch.setattr(investigation_run, "_compare", lambda *args: planted)
+
+
+@pytest.mark.usefixtures("cache", "equal")
 def test_the_weights_of_a_past_fault_name_its_hypothesis_although_new_runs_refute_it(
     with_past_fault: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -128,22 +136,22 @@ def write_finding(folder: Path, rule: str) -> None:
     (folder / "findings.json").write_text(json.dumps([finding | words]))
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("cache", "equal")
 def test_what_the_run_found_itself_is_never_answered_with_nothing(healthy: Path, tmp_path: Path) -> None:
-    """Its hypothesis is not tested here; a collapse in so few steps is undecided."""
+    """No hypothesis is tested here; a collapse in so few steps is undecided."""
     write_finding(healthy, "GRAD001")
-    result = investigate_run(healthy, tmp_path / "gradient", "H6")
+    result = investigate_run(healthy, tmp_path / "gradient")
     assert (result.root_cause, result.cause_code) == (None, CauseCode.RECORDED)
     assert result.recorded is not None
     assert [(one.hypothesis, one.item) for one in result.recorded.accusations] == [("H2", "GRAD001 encoder")]
     assert "GRAD001" in result.sentence
     write_finding(healthy, "COLLAPSE001")
-    result = investigate_run(healthy, tmp_path / "collapse", "H6")
+    result = investigate_run(healthy, tmp_path / "collapse")
     assert (result.cause_code, result.next_step) == (CauseCode.NONE, TRAIN_LONGER)
     assert "COLLAPSE001" in result.sentence
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("cache", "equal")
 def test_a_critical_finding_makes_its_hypothesis_the_leading_candidate(healthy: Path, tmp_path: Path) -> None:
     write_finding(healthy, "GRAD001")
     result = investigate_run(healthy, tmp_path, "H2")

@@ -94,7 +94,9 @@ class Planted:
             return ""
 
         def draw(prepared: Preparation, seed: int) -> RandomChange:
-            return RandomChange(seed, average_place(), ("average",), Edit("scale", (2.0,)), "step>=3", None, 0)
+            return RandomChange(
+                seed, average_place(), ("average",), Edit("scale", (2.0,)), "step>=3", None, 0
+            )
 
         monkeypatch.setattr(CopyProcess, "train", train)
         monkeypatch.setattr(CopyProcess, "investigate", investigate)

@@ -1,4 +1,4 @@
-"""Frames of runs, and the command as a user has it: live during a real training process, in a pipe, interrupted."""
+"""Frames of runs, and the command as a user has it: live during a real training run, in a pipe, interrupted."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from etrm.checkpoints.run_folder import read_config
+from etrm.config import with_settings
 from etrm.errors import RunFolderError
+from etrm.training.trainer import train
 from reports.runs.followed_run import Followed
 from reports.runs.text_plot import bin_points, draw_text_plot
 from reports.runs.watch import build_frame, watch
@@ -129,35 +133,30 @@ def test_a_run_is_waited_for_followed_and_seen_to_finish(tmp_path: Path, trained
     reader, terminal = pty.openpty()
     watching = started("watch", str(tmp_path / "run"), stdout=terminal, stderr=terminal)
     os.close(terminal)
-    training = started(
-        "train", "--config", str(_config(tmp_path, trained)), "--out", str(tmp_path / "run"),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    text = read_terminal(reader)
+    waited = read_until_waiting(reader)
+    with ThreadPoolExecutor(1) as pool:
+        rest = pool.submit(read_terminal, reader)  # a full terminal would stop the watch
+        assert train(with_settings(read_config(trained), train={"steps": 8}), tmp_path / "run")
+        assert watching.wait() == 0
     os.close(reader)
-    assert watching.wait() == 0
-    assert training.wait() == 0  # nobody took its lock
-    assert "finished" in text
-    assert "20 of 20" in text
+    assert "finished" not in waited
+    assert "finished" in rest.result()
+    assert "8 of 8" in rest.result()
 
 
-def _config(folder: Path, trained: Path) -> Path:
-    source = json.loads((trained / "config.json").read_text())["data"]["source"]
-    text = (ROOT / "etrm/presets/smoke.toml").read_text()
-    text = text.replace('source = "arc-agi-1"', f'source = "{source}"')
-    text = text.replace("[train]", "[train]\nthreads = 1")
-    text = text.replace("[evaluate]\nmax_tasks = 4", f'[evaluate]\nsource = "{source}"')
-    (folder / "config.toml").write_text(text)
-    return folder / "config.toml"
+def read_until_waiting(descriptor: int) -> str:
+    """What a watch shows until it waits for its run."""
+    seen = b""
+    while b"waiting" not in seen:
+        seen += os.read(descriptor, 65536)
+    return seen.decode()
 
 
 def test_ctrl_c_ends_the_watch_and_nothing_else(tmp_path: Path) -> None:
     reader, terminal = pty.openpty()
     watching = started("watch", str(tmp_path / "none"), stdout=terminal, stderr=terminal)
     os.close(terminal)
-    seen = b""
-    while b"waiting" not in seen:
-        seen += os.read(reader, 65536)
+    read_until_waiting(reader)
     time.sleep(0.1)
     watching.send_signal(signal.SIGINT)
     rest = read_terminal(reader)
