@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from etrm.config import Config, load, with_settings
+from etrm.investigation import run
+from etrm.investigation.result import ReferenceResult
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.session import Investigation
 from tests.investigation.planted import inline
@@ -44,3 +46,10 @@ def investigation(
         launcher=inline(),
         progress=lambda phase, done, total: None,
     )
+
+
+@pytest.fixture
+def equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of the code with the reference that departs nowhere: tests of what follows do not wait for it."""
+    planted = ReferenceResult(codes=("reference.equal",), sentence="planted")
+    monkeypatch.setattr(run, "_compare", lambda *args: planted)

@@ -32,13 +32,6 @@ from tests.investigation.planted import inline
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
 
 
-@pytest.fixture
-def equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comparison with the reference that departs nowhere: tests of what follows it do not wait for it."""
-    planted = ReferenceResult(codes=("reference.equal",), sentence="planted")
-    monkeypatch.setattr(run, "_compare", lambda *args: planted)
-
-
 def hypotheses(**verdicts: Verdict) -> dict[str, HypothesisResult]:
     plain = {id: planted_hypothesis(id) for id in ORDER}
     return {id: h.replace(verdict=verdicts.get(id, h.verdict)) for id, h in plain.items()}

@@ -89,6 +89,7 @@ def test_all_stands_for_those_that_apply_and_another_one_is_chosen_by_its_name()
     assert choose(load("smoke"), "N5, all") == (*OF_EVERY_MODEL, "N5")
 
 
+@pytest.mark.usefixtures("equal")
 def test_one_that_does_not_apply_is_left_out_or_gives_the_reason(tmp_path: Path) -> None:
     result = _investigate(tmp_path / "selected", "N5")
     assert result.hypotheses["N5"].verdict is Verdict.NOT_RUN
@@ -111,6 +112,7 @@ def _investigate(out: Path, *names: str) -> Result:
     )
 
 
+@pytest.mark.usefixtures("equal")
 def test_one_from_outside_is_chosen_decided_and_reported_like_the_others(tmp_path: Path) -> None:
     with raises_code(ConfigError, "investigate.unknown-hypothesis", repr("X1")):
         choose(load("smoke"), "X1")
@@ -177,6 +179,7 @@ def test_an_id_is_taken_once_but_a_file_may_be_loaded_twice() -> None:
         register(_with(statement=replace(STATEMENT, id="H2")))
 
 
+@pytest.mark.usefixtures("equal")
 @pytest.mark.parametrize("returned", [None, "VALIDATED"])
 def test_a_result_of_the_wrong_kind_is_refused(tmp_path: Path, returned: object) -> None:
     register(_with(decide=lambda self, investigation: returned))

@@ -12,7 +12,6 @@ import pytest
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import with_settings
 from etrm.errors import CheckpointError
-from etrm.investigation import run as investigation_run
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.encoder_gradients import GradientReason
 from etrm.investigation.recorded_run import judge_recorded
@@ -20,7 +19,7 @@ from etrm.investigation.recorded_run.judge_recorded import SOURCES, judge_record
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import TRAIN_AGAIN, TRAIN_LONGER
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
-from etrm.investigation.result import CauseCode, RecordedRun, ReferenceResult, Result
+from etrm.investigation.result import CauseCode, RecordedRun, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
 from tests.investigation.planted import inline
@@ -96,13 +95,6 @@ def investigate_run(folder: Path, out: Path, *hypotheses: str) -> Result:
 @pytest.fixture
 def cache(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
-
-
-@pytest.fixture
-def equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comparison of the code with the reference that departs nowhere; the healthy run below has a real one."""
-    planted = ReferenceResult(codes=("reference.equal",), sentence="planted")
-    monkeypatch.setattr(investigation_run, "_compare", lambda *args: planted)
 
 
 @pytest.mark.usefixtures("cache", "equal")
