@@ -43,6 +43,8 @@ def compile_networks(model: Variant, device: torch.device, dynamic: bool = True)
     ]
     if model.encoder is not None:
         networks += [module for module in model.encoder.modules() if isinstance(module, Block)]
+    # By default torch takes lengths that are equal in the first call for equal in all, such as 128 rows of 128 tokens.
+    torch.fx.experimental._config.use_duck_shape = False
     if not dynamic:
         compiler = torch._dynamo.config
         compiler.recompile_limit = max(compiler.recompile_limit, MOST_SHAPES)

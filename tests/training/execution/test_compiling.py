@@ -77,7 +77,10 @@ def test_compiled_is_plain_to_rounding(
             if key == "tokens":  # whose lengths are aligned
                 assert value <= other[key] < value + 8 * compiled.config.train.batch_size
             elif isinstance(value, float):
-                assert other[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
+                rel = (
+                    5e-2 if key.startswith("core.output_") else 1e-2
+                )  # they count padding, of which there is more
+                assert other[key] == pytest.approx(value, rel=rel, abs=1e-4), key
             else:  # coverage among them
                 assert other[key] == value, key
     first, second = plain.model.state_dict(), compiled.model.state_dict()
@@ -115,12 +118,16 @@ def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_bu
     assert trainer.episodes.buckets == 2
 
 
+@pytest.mark.parametrize("width", [16, 24, 32])  # with 24 or 32 some length equals the width
 @pytest.mark.usefixtures("eager_backend")
-def test_without_static_shapes_four_graphs_serve_all_steps(smoke: Smoke, graphs: Callable[[], int]) -> None:
+def test_without_static_shapes_four_graphs_serve_all_steps(
+    smoke: Smoke, graphs: Callable[[], int], width: int
+) -> None:
     """One of the encoder's blocks; of the core without gradient, and with one for the states or also before them."""
     trainer = Trainer(
         smoke(
-            *("train.compile=true", "data.augmentations=fresh", "model.hidden_size=16", "train.batch_size=4"),
+            *("train.compile=true", "data.augmentations=fresh", "train.batch_size=4"),
+            f"model.hidden_size={width}",
             *("model.layers=1", "model.encoder.layers=1", "model.halt.max_steps=3"),
             *("model.H_cycles=2", "model.L_cycles=2", "monitor.every=1", "monitor.probe_every=2"),
         )
@@ -132,6 +139,7 @@ def test_without_static_shapes_four_graphs_serve_all_steps(smoke: Smoke, graphs:
     assert graphs() == 4
     trained = [length for length in seen if length % 8 == 0]
     assert len(trained) > 1
+    assert width == 16 or width in trained
 
 
 @pytest.mark.slow
