@@ -66,6 +66,7 @@ def test_compiled_is_plain_to_rounding(
 ) -> None:
     lines: list[list[dict[str, Any]]] = []
     plain, compiled = (Trainer(smoke(f"train.compile={choice}", *settings)) for choice in ("false", "true"))
+    plain._shapes = compiled._shapes  # statistics of outputs count padding
     for trainer in (plain, compiled):
         torch.manual_seed(0)
         lines.append([trainer.train_step() for _ in range(6)])
@@ -74,13 +75,8 @@ def test_compiled_is_plain_to_rounding(
     for one, other in zip(*lines, strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
-            if key == "tokens":  # whose lengths are aligned
-                assert value <= other[key] < value + 8 * compiled.config.train.batch_size
-            elif isinstance(value, float):
-                rel = (
-                    5e-2 if key.startswith("core.output_") else 1e-2
-                )  # they count padding, of which there is more
-                assert other[key] == pytest.approx(value, rel=rel, abs=1e-4), key
+            if isinstance(value, float):
+                assert other[key] == pytest.approx(value, rel=1e-2, abs=1e-4), key
             else:  # coverage among them
                 assert other[key] == value, key
     first, second = plain.model.state_dict(), compiled.model.state_dict()
