@@ -50,7 +50,8 @@ def test_nothing():
 def pytest_on(folder: Path, source: str, *options: str) -> str:
     (folder / "test_it.py").write_text(source)
     command = [sys.executable, "-m", "pytest", "-p", "diagnostics.pytest_plugin", "-W", "error", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     found = run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
     return found.stdout + found.stderr
 

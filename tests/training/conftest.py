@@ -39,7 +39,10 @@ def tasks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings_of_smoke(tasks_folder: Path) -> Callable[..., tuple[str, ...]]:
-    """Overrides that put preset smoke on the invented tasks, and any others behind them."""
+    """Overrides that put preset smoke on the invented tasks, and any others behind them.
+
+    A compared step takes as long as several, so none is where a test does not ask for it.
+    """
 
     def settings(*others: str) -> tuple[str, ...]:
         source = f'"{tasks_folder}"'
@@ -49,6 +52,7 @@ def settings_of_smoke(tasks_folder: Path) -> Callable[..., tuple[str, ...]]:
             "data.buckets=2",
             "train.batch_size=4",
             "train.threads=1",
+            "monitor.reference_every=none",
             *others,
         )
 
