@@ -75,7 +75,7 @@ class Imports:
 
     def _imported(self, path: Path) -> Iterator[str]:
         text = (self.root / path).read_text("utf-8")
-        for node in ast.walk(ast.parse(text)):
+        for node in _statements(ast.parse(text)):
             if isinstance(node, ast.Import):
                 yield from self._modules([alias.name for alias in node.names])
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -107,6 +107,14 @@ class Imports:
     def _tests_that_name(self, path: Path) -> list[Path]:
         """For a file that is not Python: the test files whose text names it."""
         return [test for test in self.tests if path.name in (self.root / test).read_text("utf-8")]
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements in a node. Imports are statements, and expressions are most of a file."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, name, ()):
+            yield child
+            yield from _statements(child)
 
 
 def _folder_of_tests(path: Path) -> Path:

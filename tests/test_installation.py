@@ -40,8 +40,14 @@ def module(folder: Path, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [package, module])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *((name, package) for name in NAMES),
+        (NAMES[0], module),
+        *(pytest.param(name, module, marks=pytest.mark.slow) for name in NAMES[1:]),
+    ],
+)
 def test_the_command_names_a_foreign_package_and_the_remedy(tmp_path: Path, name: str, make: object) -> None:
     assert callable(make)
     foreign = make(tmp_path, name)

@@ -64,13 +64,13 @@ def toolkit_sites() -> list[Site]:
 
 
 def _sites(file: Path, root: Path, kind_of: Callable[[str], str | None]) -> Iterator[Site]:
-    tree = ast.parse(file.read_text("utf-8"))
+    nodes = [*ast.walk(ast.parse(file.read_text("utf-8")))]
     private = {
         node.name: _name(node.bases[0])
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ClassDef) and node.name.startswith("_") and node.bases
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Call) or len(node.args) < 2:
             continue
         name = _name(node.func)

@@ -52,7 +52,11 @@ SUBJECTS: dict[str, Changes] = {
 
 
 def subject(**settings: Any) -> Config:
-    smoke = with_settings(load("smoke"), train={"threads": 1, "steps": STEPS, "warmup_steps": 0})
+    smoke = with_settings(
+        load("smoke"),
+        train={"threads": 1, "steps": STEPS, "warmup_steps": 0},
+        monitor={"reference_every": None},  # tests/devices/test_reference.py compares
+    )
     return with_settings(smoke, **settings)
 
 

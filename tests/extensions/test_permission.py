@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,11 +29,19 @@ from etrm.model.encoders import StandardEncoder as MyEncoder
 """
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, of which every test has a copy."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    train(with_settings(load("smoke"), train=QUICK), run)
+    return run
+
+
 @pytest.fixture
-def foreign(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def foreign(place: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A run folder with checkpoints that somebody else made, and brought their file along inside it."""
     run = place / "run"
-    train(with_settings(load("smoke"), train=QUICK), run)
+    shutil.copytree(trained, run)
     (run / "evil.py").write_text(EVIL)
     config = with_settings(read_config(run), model={"encoder": {"kind": f"{run}/evil.py:MyEncoder"}})
     (run / "config.json").write_text(config.to_json())

@@ -166,7 +166,15 @@ def test_the_controls_of_formulas_behave() -> None:
     assert (row.code, row.passed) == ("h6.truth-gap", False)
 
 
-@pytest.mark.parametrize("fault", ["true-size-given", "pairs-for-tasks", "noisy-evaluation", "eval-raw"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "true-size-given",
+        "noisy-evaluation",
+        pytest.param("pairs-for-tasks", marks=pytest.mark.slow),
+        pytest.param("eval-raw", marks=pytest.mark.slow),
+    ],
+)
 def test_faults_of_the_evaluator_of_a_symbolic_solver(fault: str) -> None:
     facts = h6.inspect_evaluator(control_config((fault,)))
     assert facts.holds

@@ -44,10 +44,16 @@ def test_the_verdict_names_encoder_and_refiners_separately(
     assert (judgement.verdict, judgement.codes) == (verdict, codes)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tests of this file share, as investigations of a user do: the runs of the controls."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def solver(investigation: Investigation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Investigation:
+def solver(investigation: Investigation, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Investigation:
     """An investigation of a small solver with an encoder, with runs of two steps."""
-    monkeypatch.setenv("ETRM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ETRM_CACHE", str(cache))
     monkeypatch.setattr(symbolic_hypothesis, "STUDIED", 8)
     for name, value in (("LENGTH", 2), ("SEEDS", (0, 1))):
         monkeypatch.setattr(n1, name, value)

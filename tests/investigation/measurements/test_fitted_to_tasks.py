@@ -30,8 +30,10 @@ def fit(**changes: Any) -> list[Departure]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"model": {"encoder": {"kind": "recurrent"}}},
+        pytest.param(
+            {}, marks=pytest.mark.slow
+        ),  # planted faults below are the only departures of the same fits
+        pytest.param({"model": {"encoder": {"kind": "recurrent"}}}, marks=pytest.mark.slow),
         {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 0.01, "loss": "softmax"}},
         {"model": {"variant": "etrm_cached"}, "evaluate": {"halting": "early", "search": {"hold_out": True}}},
         {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted, or searched yet
@@ -41,6 +43,19 @@ def test_healthy_fits_depart_nowhere(changes: dict[str, Any]) -> None:
     assert fit(**changes) == []
 
 
+@pytest.fixture
+def adapted_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only adapted weights are compared: a fault of adapting is none of the search."""
+    monkeypatch.setattr(fitted_to_tasks, "_compare_search", lambda *args: [])
+
+
+@pytest.fixture
+def searched_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only searched contexts are compared: a fault of the search is none of adapting."""
+    monkeypatch.setattr(fitted_to_tasks, "_compare_adaptation", lambda *args: [])
+
+
+@pytest.mark.usefixtures("adapted_only")
 def test_weights_that_stay_adapted_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = adaptation.adapt
 
@@ -55,6 +70,7 @@ def test_weights_that_stay_adapted_are_named(monkeypatch: pytest.MonkeyPatch) ->
     assert fit()[0].stage is PipelineStage.WEIGHTS
 
 
+@pytest.mark.usefixtures("adapted_only")
 def test_a_model_that_stays_frozen_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def frozen(model: torch.nn.Module) -> Iterator[None]:
@@ -67,10 +83,11 @@ def test_a_model_that_stays_frozen_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+@pytest.mark.usefixtures("adapted_only")
 def test_another_optimiser_and_other_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptation, "BETAS", (0.5, 0.95))
-    assert {found.tensor for found in fit()} == {"weights while adapted"}
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "BETAS", (0.5, 0.95))
+        assert {found.tensor for found in fit()} == {"weights while adapted"}
     monkeypatch.setattr(adaptation, "hide_answers", lambda task: task)
     monkeypatch.setattr(adaptation, "with_settings", _ask_for_all)
     assert "losses of adapting" in {found.tensor for found in fit()}
@@ -81,6 +98,7 @@ def _ask_for_all(config: Any, **changes: Any) -> Any:
     return with_settings(config, **changes)
 
 
+@pytest.mark.usefixtures("searched_only")
 def test_a_search_that_returns_the_next_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = _Search._keep
 
@@ -93,6 +111,7 @@ def test_a_search_that_returns_the_next_context_is_named(monkeypatch: pytest.Mon
     assert (found.stage, found.tensor) == (PipelineStage.ANSWERS, "loss of a searched context")
 
 
+@pytest.mark.usefixtures("searched_only")
 def test_a_search_that_keeps_its_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = _Search._keep
 
@@ -103,6 +122,7 @@ def test_a_search_that_keeps_its_start_is_named(monkeypatch: pytest.MonkeyPatch)
     assert [found.tensor for found in fit()] == ["lowest loss of a search"]
 
 
+@pytest.mark.usefixtures("searched_only")
 def test_answers_in_another_order_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = ContextSearch.answer
 

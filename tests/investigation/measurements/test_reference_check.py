@@ -10,6 +10,7 @@ import pytest
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_settings
+from etrm.investigation.measurements import reference_check
 from etrm.investigation.measurements.reference_check import (
     LAST_STEP,
     ReferenceFacts,
@@ -63,6 +64,13 @@ def test_no_step_after_one_that_departs_is_compared() -> None:
     assert {departure.step for departure in found.departures} <= {1, None}
 
 
+@pytest.fixture
+def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without fits at test time, which the healthy config above has."""
+    monkeypatch.setattr(reference_check, "compare_fits", lambda trainer: [])
+
+
+@pytest.mark.usefixtures("no_fits")
 def test_a_decoder_that_is_not_loaded_is_the_loading(tmp_path: Path) -> None:
     source = config_of(
         model={"variant": "trm"}, data={"augmentations": 1}, train={"steps": 2, "warmup_steps": 1}
@@ -159,6 +167,7 @@ def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.Mon
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("no_fits")
 def test_samples_that_workers_draw_ahead_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     given = config_of(data={"workers": 1})
     assert check_start(config_of(), given).departures == []

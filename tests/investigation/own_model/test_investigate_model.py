@@ -9,13 +9,34 @@ import pytest
 from torch import Tensor
 
 from etrm.errors import ConfigError, EtrmError, RunFolderError
-from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnModelReason
+from etrm.investigation.own_model.healthy_reference import REFERENCE
+from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis, OwnModelReason
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
-from etrm.investigation.records import Verdict
+from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.result import CauseCode, Result
 from reports import read_and_render
 from tests.errors import raises_code
 from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, make_toy, with_model
+
+
+@pytest.fixture(scope="module")
+def judged() -> dict[str, ControlOutcome]:
+    """The outcomes of the healthy reference model, which are the same for every model under test."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def reference_judged_once(judged: dict[str, ControlOutcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = InspectedHypothesis._judge_control
+
+    def once(self: InspectedHypothesis, factory: Any, fault: Any = None) -> Any:
+        if factory is not REFERENCE:
+            return judge(self, factory, fault)
+        if self.statement.id not in judged:
+            judged[self.statement.id] = judge(self, factory, fault)
+        return judged[self.statement.id]
+
+    monkeypatch.setattr(InspectedHypothesis, "_judge_control", once)
 
 
 class Cut(Toy):

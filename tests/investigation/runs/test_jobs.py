@@ -16,9 +16,7 @@ from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
 
 ONE, TWO = launcher("processes", 1), launcher("processes", 2)
-CONFIG = with_settings(
-    load("smoke"), train={"steps": 4, "threads": 1}, monitor={"reference_every": None}
-)
+CONFIG = with_settings(load("smoke"), train={"steps": 4, "threads": 1}, monitor={"reference_every": None})
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def report(run: Path, out: Path, unsolved: int = 1) -> tuple[str, bool]:
     return (out / "index.md").read_text(), complete
 
 
+@pytest.fixture(scope="module")
+def written(known: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, bool]:
+    """The folder of a whole report, its page, and whether it is complete."""
+    folder = tmp_path_factory.mktemp("written") / "report"
+    return folder, *report(known, folder)
+
+
 def rows(page: str) -> dict[str, list[str]]:
     """The cells of the table rows by the first one."""
     lines = [line for line in page.splitlines() if line.startswith("|")]
@@ -33,8 +40,10 @@ def rows(page: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in cells}
 
 
-def test_the_page_lists_the_solved_tasks_and_the_nearest_unsolved_one(known: Path, tmp_path: Path) -> None:
-    page, complete = report(known, tmp_path)
+def test_the_page_lists_the_solved_tasks_and_the_nearest_unsolved_one(
+    written: tuple[Path, str, bool],
+) -> None:
+    _, page, complete = written
     assert complete
     found = rows(page)
     assert found["this run"][0] == found["search without training (original)"][0] == "2 of 4"
@@ -56,13 +65,15 @@ def test_every_picture_is_there_and_in_the_one_file(known: Path, tmp_path: Path)
     assert {path.name for path in tmp_path.iterdir()} == {"figures", "index.md", "report.html"}
 
 
-def test_the_same_run_gives_the_same_bytes(known: Path, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        report(known, tmp_path / name)
-    files = {path.relative_to(tmp_path / "first") for path in (tmp_path / "first").rglob("*.*")}
+def test_the_same_run_gives_the_same_bytes(
+    known: Path, written: tuple[Path, str, bool], tmp_path: Path
+) -> None:
+    first, second = written[0], tmp_path / "second"
+    report(known, second)
+    files = {path.relative_to(first) for path in first.rglob("*.*")}
     assert len(files) == 5
     for file in files:
-        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+        assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
 def test_an_interrupted_survey_leaves_a_page_of_what_it_has(
