@@ -102,7 +102,13 @@ CASES: dict[str, tuple[tuple[str, ...], Read, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+TWICE = ("samples", "time first", "relu on logits")
+"""Cases whose rules, or layout, another case has: left to `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in TWICE else []) for name in CASES]
+)
 def test_findings_are_those_of_the_host(name: str, place: str) -> None:
     parts, read, expected = CASES[name]
 

@@ -186,7 +186,7 @@ def compiled() -> Made:
     return stepping(model, lambda: run(torch.randn(6, 4)).pow(2).mean())
 
 
-@pytest.mark.parametrize("name", [*MODELS, "packed", "compiled"])
+@pytest.mark.parametrize("name", [*MODELS, "packed", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_an_audit_is_quiet_too(name: str) -> None:
     torch.manual_seed(0)
     makes = {**MODELS, "packed": packed, "compiled": compiled}

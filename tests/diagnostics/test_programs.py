@@ -316,7 +316,7 @@ def compare(case: Case) -> None:
         assert reach.norm == pytest.approx(float(gradient.norm()), rel=tolerance)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases())
 def test_equals_brute_force(case: Case) -> None:
     compare(case)

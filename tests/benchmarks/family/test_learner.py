@@ -36,7 +36,11 @@ def test_the_layout_is_that_of_the_product() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"tokens": True, "absolute": True, "cells": True}, {"tokens": False, "labelled": True}]
+    "changes",
+    [
+        {"tokens": True, "absolute": True, "cells": True},
+        pytest.param({"tokens": False, "labelled": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_lowers_the_loss_of_its_own_tasks(changes: dict[str, bool]) -> None:
     torch.manual_seed(0)
