@@ -34,6 +34,7 @@ def test_compared_steps_are_equal_on_the_device(name: str, device: torch.device,
     assert not any(step.absent or step.departures for step in found)
 
 
+@pytest.mark.slow  # compared steps, and answers in tests/devices/test_training.py, are on the device in every run
 def test_evaluator_loader_and_answers_are_equal_on_the_device(device: torch.device) -> None:
     config = with_settings(
         load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}

@@ -152,7 +152,9 @@ def test_a_candidate_is_named_where_nothing_is_proven() -> None:
         pytest.param(("context-ignored",), "H3", marks=pytest.mark.slow),
         pytest.param(("context-nan",), "H3", marks=pytest.mark.slow),
         (("labels-from-new-batch",), "H5"),
-        (("stale-votes",), "H6"),
+        pytest.param(
+            ("stale-votes",), "H6", marks=pytest.mark.slow
+        ),  # tests/commands/test_investigation.py has H6
     ],
 )
 def test_the_injected_fault_is_named(

@@ -135,6 +135,7 @@ def test_a_batch_that_cannot_be_read_a_last_time_loses_no_result(tmp_path: Path)
     assert result.reproduce.data_hash
 
 
+@pytest.mark.slow
 def test_a_cause_that_is_not_tested_explains_nothing(tmp_path: Path) -> None:
     """Contexts that mix rows fail H5, which H3 explains where it is decided."""
     explained = {
