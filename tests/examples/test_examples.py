@@ -58,6 +58,7 @@ def example(request: pytest.FixtureRequest) -> Any:
         del sys.modules[request.param]
 
 
+@pytest.mark.slow  # `make test-extras` runs all of this folder
 @pytest.mark.filterwarnings("default")  # packages warn of their own future
 def test_every_case_says_what_is_wrong_and_nothing_else(example: ModuleType) -> None:
     torch.manual_seed(0)
@@ -72,7 +73,7 @@ def test_every_case_says_what_is_wrong_and_nothing_else(example: ModuleType) -> 
     assert found == EXPECTED[example.__name__]
 
 
-@pytest.mark.slow  # the test above audits the same model for fewer steps
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_healthy_one_is_quiet_at_every_level_and_learns(example: ModuleType) -> None:
     case = example.make_case()
