@@ -190,7 +190,7 @@ def test_the_position_probe(tmp_path: Path) -> None:
         assert skill() == on_host
 
 
-@pytest.mark.parametrize("broken", ["loss", "weight"])
+@pytest.mark.parametrize("broken", ["loss", pytest.param("weight", marks=pytest.mark.slow)])
 def test_what_is_not_finite_is_kept_as_on_the_host(broken: str, tmp_path: Path) -> None:
     def kept(path: Path) -> dict[str, Any]:
         config = subject(train={"lr": 1e30 if broken == "weight" else 1e-3})

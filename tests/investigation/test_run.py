@@ -148,7 +148,7 @@ def test_a_candidate_is_named_where_nothing_is_proven() -> None:
         pytest.param(("cached-context",), "H2", marks=pytest.mark.slow),
         pytest.param(("freeze-skips-optimizer",), "H2", marks=pytest.mark.slow),
         pytest.param(("decoder-not-loaded",), "H1", marks=pytest.mark.slow),
-        (("decoder-cycles-mismatch",), "H1"),
+        pytest.param(("decoder-cycles-mismatch",), "H1", marks=pytest.mark.slow),
         pytest.param(("context-ignored",), "H3", marks=pytest.mark.slow),
         pytest.param(("context-nan",), "H3", marks=pytest.mark.slow),
         (("labels-from-new-batch",), "H5"),

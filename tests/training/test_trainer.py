@@ -144,7 +144,9 @@ def heeded() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeded")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_the_step_in_hand(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, number: signal.Signals
 ) -> None:

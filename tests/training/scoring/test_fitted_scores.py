@@ -114,7 +114,7 @@ def test_only_what_is_requested_is_scored(model: Variant, config: Config, asked:
     assert not searched.interrupted
 
 
-@pytest.mark.parametrize("finished", [1, 2])
+@pytest.mark.parametrize("finished", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_the_finished_tasks(
     model: Variant, config: Config, asked: TaskSet, finished: int
 ) -> None:
