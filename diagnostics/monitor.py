@@ -48,6 +48,7 @@ from diagnostics.rules.families.not_run import find_not_run
 from diagnostics.rules.families.outputs.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.outputs.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.outputs.posterior_collapse import COLLAPSE002, find_posterior_collapse
+from diagnostics.rules.families.weights.rate_swings import RATE001, find_rate_swings
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of, with_own
@@ -429,6 +430,7 @@ class Monitor:
             *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
             *find_posterior_collapse(self.history, self._options[COLLAPSE002.id]),
             *find_spikes(self.history, self._options[SPIKE001.id]),
+            *find_rate_swings(self.history, self._options[RATE001.id]),
             *find_drifts(self._probes),
         ]
         found = [*self.fold(watched), *self._not_run()]

@@ -237,12 +237,12 @@ def audit(
         )
         own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
         own, probed = fold_terms(own, probed)
+        flow = Flow()
+        flow.replace(monitor.last.into)
         if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):
             loss = _named_terms(step, terms)
             responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
-            probed += add_responses(own, responses)
-        flow = Flow()
-        flow.replace(monitor.last.into)
+            probed = explain_by_probes(add_responses(own, responses), probed, flow)
         found = explain_by_probes(own, probed, flow)
         names = {
             *monitor.last.modules,

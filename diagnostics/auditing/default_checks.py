@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
+from diagnostics.auditing.probes.drawn_targets import check_drawn_targets
+from diagnostics.auditing.probes.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.input_checks import check_inputs
 from diagnostics.auditing.probes.loss_checks import (
     LOSS006,
@@ -36,6 +38,7 @@ from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import map_tensors, tensors_in
 from diagnostics.records import StepRecord
+from diagnostics.rules.families.forward.calls import is_unchosen
 from diagnostics.rules.families.gradients.module_gradients import DETACHED, GRAD001, GRAD002, is_target
 from diagnostics.rules.families.gradients.reach import OVERFLOW_IN_OPERATION
 from diagnostics.rules.families.gradients.task_terms import TERM001
@@ -80,6 +83,8 @@ def run_checks(
         found += check_draws(known, owner)
         found += check_units(known, owner)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
+        found += check_drawn_targets(model, step, batches[-1], optimizers)
+        found += check_flat_scores(model, step, batches[-1], optimizers, known, owner)
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
     mixing: list[Finding] = []
@@ -170,8 +175,10 @@ def explain_broken(
 
 
 def respondents(record: StepRecord) -> list[str]:
-    """The watched modules of a step that the loss should respond to: that are trained, and no target networks."""
-    return [name for name, _ in learners(record) if not is_target(record, name)]
+    """The watched modules of a step that the loss should respond to: trained, no target networks, and not left out."""
+    return [
+        name for name, _ in learners(record) if not is_target(record, name) and not is_unchosen(record, name)
+    ]
 
 
 def check_response(

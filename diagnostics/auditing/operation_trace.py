@@ -8,6 +8,7 @@ times the step, so an audit repeats single steps under it; a monitor never does.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +136,7 @@ class LossCall:
         source, result: Its input and its result, with their graph.
         ignored: The target that it leaves out, None where it has no such argument.
         sources: Modules whose outputs its input was computed from, with no other module between.
+        misread: Whether its scores for one answer are numbers of several rows of the layer before it.
     """
 
     operation: Operation
@@ -147,6 +149,39 @@ class LossCall:
     source: Tensor | None = None
     result: Tensor | None = None
     ignored: int | None = None
+    sources: tuple[str, ...] = ()
+    misread: bool = False
+
+
+@dataclass(frozen=True)
+class SignedCall:
+    """One call of a loss function whose targets are -1 and 1.
+
+    Attributes:
+        operation: Where it was called.
+        target: Its target.
+    """
+
+    operation: Operation
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class PairCall:
+    """One arithmetic of a column (n, 1) and a vector (n,), whose result (n, n) has a graph.
+
+    Attributes:
+        operation: Where it was called.
+        shapes: The two shapes.
+        result: Its result.
+        meant: Whether the column was made of a vector, as by x[:, None], so that pairs are meant.
+        sources: Modules whose outputs it was computed from, with no other module between.
+    """
+
+    operation: Operation
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    result: Tensor
+    meant: bool
     sources: tuple[str, ...] = ()
 
 
@@ -211,6 +246,28 @@ _LOSSES: tuple[Callable[..., Tensor], ...] = (
     F.huber_loss,
     F.kl_div,
 )
+_SIGNED: Mapping[Callable[..., Tensor], int] = {
+    F.margin_ranking_loss: 2,
+    F.cosine_embedding_loss: 2,
+    F.soft_margin_loss: 1,
+    F.hinge_embedding_loss: 1,
+}
+"""Losses whose targets are -1 and 1 -> the place of the target among the arguments."""
+_ARITHMETIC = {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "truediv",
+    "true_divide",
+    "minimum",
+    "maximum",
+    "subtract",
+    "multiply",
+}
+_SHOWN = 8  # scores of a loss that are looked for in the output of the layer before it
+_MOST_COMPARED = 2**24
+"""Elements of that output, 64 MB."""
 
 
 class OperationTrace(TorchFunctionMode):
@@ -219,6 +276,8 @@ class OperationTrace(TorchFunctionMode):
     Attributes:
         first: The first operation whose result is not finite although all its arguments are.
         losses: Calls of loss functions.
+        signed: Calls of those whose targets are -1 and 1.
+        pairs: Arithmetic of a column and a vector outside of all modules but the model.
         softmaxes: Calls of softmax.
         attentions: Calls of attentions with a mask of keys.
         normalized: Calls of F.normalize.
@@ -226,6 +285,7 @@ class OperationTrace(TorchFunctionMode):
         activations: Calls of activation functions on computed values.
         loss_broken: Whether a loss on which backward() was called was not finite.
         added: What was added to the losses.
+        merged: Where numbers that count up in steps of one become equal neighbours in a type of few digits.
         reads: The tensors that the model was given, and who was given them.
     """
 
@@ -233,12 +293,19 @@ class OperationTrace(TorchFunctionMode):
         super().__init__()
         self.first: Operation | None = None
         self.losses: list[LossCall] = []
+        self.signed: list[SignedCall] = []
+        self.pairs: list[PairCall] = []
+        self._columns: dict[int, Tensor] = {}  # made of vectors
+        self._rows: deque[tuple[Tensor, int]] = deque(
+            maxlen=_SHOWN
+        )  # outputs of layers, and their dimension of features
         self.softmaxes: list[SoftmaxCall] = []
         self.attentions: list[AttentionCall] = []
         self.normalized: list[NormalizeCall] = []
         self.logarithms: list[tuple[Operation, Tensor]] = []
         self.activations: list[ActivationCall] = []
         self.loss_broken = False
+        self.merged: list[Operation] = []
         self.added = AddedTerms()
         self.reads = Reads()
         self._draws = RandomDraws()
@@ -273,12 +340,19 @@ class OperationTrace(TorchFunctionMode):
             if isinstance(result, Tensor):
                 self._note_kind(name, args, result)
                 self._note_activation(name, args, result)
+                self._note_pairs(name, args, result)
+                if result.dtype in _FEW_DIGITS and _merges_counts(name, args, result):
+                    self.merged.append(self._here(name))
                 if self.first is None and name not in _FILLS:
                     self._look(name, args, kwargs, result)
             if func in _LOSSES and len(args) >= 1:
                 target = args[1] if len(args) > 1 else kwargs.get("target")
                 if isinstance(args[0], Tensor) and isinstance(target, Tensor):
                     self.losses.append(self._loss(name, args[0], target, result, kwargs.get("ignore_index")))
+            if func in _SIGNED:
+                target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
+                if isinstance(target, Tensor):
+                    self.signed.append(SignedCall(self._here(name), target.detach()))
             if name in _ATTENTIONS:
                 keys, kept = _ATTENTIONS[name](args, kwargs)
                 if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
@@ -310,6 +384,44 @@ class OperationTrace(TorchFunctionMode):
             size = float(given.detach().float().square().mean().sqrt())
             self.activations.append(ActivationCall(here.name, here.place, here.module, sources, slope, size))
 
+    def _note_pairs(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        given = [each for each in args[:2] if isinstance(each, Tensor)]
+        if _is_column(result):
+            made = name in _RESHAPES and bool(given) and given[0].dim() == 1
+            if made or any(self._columns.get(id(each)) is each for each in given):
+                self._columns[id(result)] = result
+        name = name.strip("_").removeprefix("r").removeprefix("i")
+        if self._running or name not in _ARITHMETIC or not result.requires_grad or len(given) < 2:
+            return
+        column, vector = sorted(given, key=Tensor.dim, reverse=True)
+        if not _is_column(column) or tuple(vector.shape) != (len(column),) or len(column) < _FEWEST:
+            return
+        if any(each.requires_grad and not self._flow.nearest([each]) for each in given):
+            return  # a parameter, which has no samples
+        meant = self._columns.get(id(column)) is column
+        shapes = (tuple(column.shape), tuple(vector.shape))
+        sources = tuple(sorted(self._flow.nearest([result])))
+        self.pairs.append(PairCall(self._here(name), shapes, result, meant, sources))
+
+    def _is_misread(self, values: Tensor) -> bool:
+        """Whether the scores of single answers are numbers of the last layer, but none of its rows."""
+        nodes = self._flow.nearest_nodes([values])
+        before = [(output, dim) for output, dim in self._rows if output.grad_fn in nodes]
+        if len(nodes) != 1 or len(before) != 1 or values.dim() < 2:
+            return False
+        output, dim = before[0]
+        rows = output.detach().movedim(dim, -1).flatten(0, -2)
+        scores = values.detach().movedim(1, -1).flatten(0, -2)
+        if rows.shape[1] != scores.shape[1] or rows.numel() > _MOST_COMPARED or not len(scores):
+            return False
+        shown = scores[:: -(-len(scores) // _SHOWN)]
+        known = rows.sort(1).values  # classes may come in another order
+        moved = [
+            bool(torch.isin(each, rows).all()) and not bool((known == each.sort().values).all(1).any())
+            for each in shown
+        ]
+        return all(moved)
+
     def _loss(self, name: str, values: Tensor, target: Tensor, result: Any, ignored: Any) -> LossCall:
         flat = target.detach().flatten()
         copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
@@ -326,6 +438,7 @@ class OperationTrace(TorchFunctionMode):
             result if isinstance(result, Tensor) else None,
             ignored if isinstance(ignored, int) else None,
             tuple(sorted(self._flow.nearest([values]))),
+            name == "cross_entropy" and self._is_misread(values),
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
@@ -378,8 +491,11 @@ class OperationTrace(TorchFunctionMode):
         self.reads.enter(name, args)
         self._running.append(name)
 
-    def leave(self, output: Any) -> None:
+    def leave(self, module: nn.Module, output: Any) -> None:
         """The innermost forward pass ends."""
+        dim = _features_of(module)
+        if dim is not None and isinstance(output, Tensor) and output.requires_grad and output.dim() > 1:
+            self._rows.append((output, dim))
         if self._running:
             self._flow.note(self._running.pop(), (), tensors_in(output))
 
@@ -414,7 +530,38 @@ def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
 
 
 def _leave(trace: OperationTrace) -> Callable[..., None]:
-    return lambda module, args, output: trace.leave(output)
+    return lambda module, args, output: trace.leave(module, output)
+
+
+def _features_of(module: nn.Module) -> int | None:
+    """The dimension of a layer's output that holds its features; None where it is not known."""
+    if isinstance(module, nn.Linear):
+        return -1
+    return 1 if isinstance(module, nn.modules.conv._ConvNd) else None
+
+
+_FEW_DIGITS = (torch.float16, torch.bfloat16)
+"""Types that do not hold every number from 257 or 2049 on."""
+
+
+def _merges_counts(name: str, args: tuple[Any, ...], result: Tensor) -> bool:
+    """Whether a result counts places, and some neighbours are the same number although they were not before."""
+    given = args[0] if args and isinstance(args[0], Tensor) else None
+    if name == "arange":
+        return bool((result.diff() == 0).any())
+    if given is None or given.shape != result.shape or given.dtype == result.dtype or name not in _CASTS:
+        return False
+    return any(
+        size > _FEWEST and bool((given.diff(dim=dim) == 1).all()) and bool((result.diff(dim=dim) == 0).any())
+        for dim, size in enumerate(given.shape)
+    )
+
+
+_CASTS = {"to", "type", "type_as", "half", "bfloat16"}
+
+
+def _is_column(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[1] == 1
 
 
 Masked = tuple[Tensor | None, Tensor | None]

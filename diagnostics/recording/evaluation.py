@@ -95,6 +95,7 @@ class ConstantFacts:
     copies: Mapping[str, str]
     kinds: Mapping[str, str]
     aliases: Mapping[str, tuple[str, ...]]
+    meant_frozen: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,9 @@ class RecordedSteps:
         for position in positions:
             own = {name: numbers_at(scalars, position) for name, scalars in modules.items()}
             losses = numbers_at(self.losses, position)
-            yield StepScalars(number_at(record.step, position), record.samples, own, record.order, losses)
+            rates = tuple(number_at(rate, position) for rate in record.rates.values())
+            step = number_at(record.step, position)
+            yield StepScalars(step, record.samples, own, record.order, losses, rates=rates)
 
     def at(self, position: int) -> StepRecord:
         """The record of one step."""
@@ -194,9 +197,8 @@ class Evaluation:
                 name for name, own in facts.modules.items() if any(call.rows != 0 for call in own.calls)
             }
             self._left_out = self._intervals.add(step.members, called, len(run))
-        parameters, passes = step.parameters.records(
-            readout, facts.arrived, facts.leftover, _settings(run, readout)
-        )
+        settings = _settings(run, readout)
+        parameters, passes = step.parameters.records(readout, facts.arrived, facts.leftover, settings)
         modules = {
             name: module_record(
                 facts.samples,
@@ -229,6 +231,8 @@ class Evaluation:
             hidden=step.hidden,
             passes=passes,
             into=self._flow.into,
+            gates=self._flow.gates,
+            rates={group: rate for group, (rate, _, _) in settings.items()},
             never=self._positions.never(modules.values(), facts.samples),
             copies=constant.copies,
             aliases=constant.aliases,
@@ -238,6 +242,7 @@ class Evaluation:
             odd_statistics=step.odd_statistics,
             targets=tuple(target.read(readout) for target in step.targets),
             kinds=constant.kinds,
+            meant_frozen=constant.meant_frozen,
             left_out=self._left_out,
             related=step.related,
         )

@@ -25,6 +25,7 @@ from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.evaluation import ConstantFacts, FinishedStep
 from diagnostics.recording.inspection.aliases import Ties, find_aliases, find_lost_ties
 from diagnostics.recording.inspection.buffers import FrozenBuffers
+from diagnostics.recording.inspection.freezing_attributes import find_freezing_attributes
 from diagnostics.recording.inspection.hidden_modules import HiddenModules
 from diagnostics.recording.inspection.layers import EqualUnits, find_odd_statistics
 from diagnostics.recording.inspection.related_rows import has_features, has_matrix_of_rows, relates_rows
@@ -100,6 +101,7 @@ class Recorder:
             copies=find_copies(modules),
             kinds={name: type(module).__name__ for name, module in modules.items()},
             aliases=find_aliases(model, setup.ties),
+            meant_frozen=find_freezing_attributes(model),
         )
         lost = find_lost_ties(model, setup.ties)
         self._guessed_ties = tuple(tie for tie in lost if not tie.declared)

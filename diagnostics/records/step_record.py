@@ -38,6 +38,10 @@ class StepRecord:
         terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
         passes: The backward passes of the step.
         into: Watched module -> those that feed it directly, as far as the first recorded step shows.
+        gates: Watched modules whose result is only ever a factor of something that it was computed from.
+        meant_frozen: Module or parameter that is trainable -> its attribute that should have frozen it, and that torch
+            does not read.
+        rates: Optimiser and group -> the learning rate.
         never: Share of the positions in the batch that no watched module had gradient for in any step so far.
         copies: Watched module -> another one of the same class and shapes.
         aliases: Module -> other names under which the model holds the same object.
@@ -76,6 +80,9 @@ class StepRecord:
     equal_units: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
+    rates: Mapping[tuple[int, int], Number] = field(default_factory=dict)
+    meant_frozen: Mapping[str, str] = field(default_factory=dict)
     related: bool = False
 
     def is_declared_target(self, module: str) -> bool:
@@ -105,6 +112,7 @@ class StepScalars:
     Attributes:
         losses: The loss, as "", and its named terms, as far as they were given in single precision or better.
         batch: Name of the batch that `Monitor.step` received; None where there is none.
+        rates: The learning rate of each group of the optimisers.
     """
 
     step: int
@@ -113,3 +121,4 @@ class StepScalars:
     order: tuple[str, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
     batch: Hashable = None
+    rates: tuple[Number, ...] = ()

@@ -29,6 +29,8 @@ IDS = {
     "MODE001",
     "SHARE001",
     "CALL001",
+    "RATE001",
+    "ROUND001",
     "CALL002",
     "REACH001",
     "REACH002",

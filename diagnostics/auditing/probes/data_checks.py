@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.probes.operation_checks import LOSS003, NOT_SHIFTED
+from diagnostics.auditing.operation_trace import LossCall
+from diagnostics.auditing.probes.operation_checks import LOSS003, NOT_SHIFTED, SHIFTED_AGAIN
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
@@ -115,7 +116,26 @@ DROP001 = Rule(
     false_alarms="A rate that is this high on purpose.",
     upstream=LITTLE_USED,
 )
-FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DROP001))
+MERGED = Cause(
+    "places-rounded",
+    "places are counted in half precision, where neighbours get the same number: {operation}",
+    remedy="Count in float32 or in integers, and cast what is computed from the count.",
+)
+ROUND001 = Rule(
+    "ROUND001",
+    WARNING,
+    "Counted places are rounded",
+    "operations",
+    "Count in float32 or in integers.",
+    source="audit",
+    arguments="audit",
+    causes=(MERGED,),
+    what="In all repeated batches a count in steps of one is in half precision, and some neighbours are equal.",
+    why="Positions or times that should differ are the same to the model, which shows in long inputs alone.",
+    example="`torch.arange(400).to(torch.bfloat16)`.",
+    false_alarms="A count of which only the size matters.",
+)
+FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DROP001, ROUND001))
 
 _ROWS = 8
 """Rows from which an embedding is judged: types of segments have two, of which one is often all there is."""
@@ -149,7 +169,17 @@ def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[
         found += [] if target is None else [LEAK002.found_once("", target)]
         unshifted = _find_unshifted(model, steps[0])
         found += [] if unshifted is None else [LOSS003.found_once("", unshifted)]
+        again = _find_shifted_again(model, steps)
+        found += [] if again is None else [LOSS003.found_once("", again, WARNING)]
+        found += _find_merged(steps, owner)
     return found
+
+
+def _find_merged(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
+    """ROUND001 for the first place where every step merges counts."""
+    places = [{each.place for each in step.trace.merged} for step in steps]
+    every = [each for each in steps[0].trace.merged if all(each.place in found for found in places)]
+    return [ROUND001.found_once(owner(each.module), MERGED.of(operation=each)) for each in every[:1]]
 
 
 def _have_same_input(steps: Sequence[ObservedStep]) -> bool:
@@ -274,11 +304,75 @@ def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:
     return NOT_SHIFTED.of(operation=copied.operation)
 
 
+def _find_shifted_again(model: nn.Module, steps: Sequence[ObservedStep]) -> Cause | None:
+    """Whether each output of a causal model has the token after the next one as its target, in every step."""
+    found = [_find_lags(step) for step in steps]
+    known = [lags for lags in found if lags]
+    if len(known) < len(steps) or any(1 in lags for lags in known):
+        return None
+    (lag, call), *_ = known[0].items()
+    tokens = _find_tokens(steps[0])
+    if not all(lag in lags for lags in known) or tokens is None or _depends_on_later(model, steps[0], tokens):
+        return None
+    return SHIFTED_AGAIN.of(lag=lag, operation=call.operation)
+
+
+def _find_lags(step: ObservedStep) -> dict[int, LossCall]:
+    """By how many places the targets of a loss are after the outputs that they meet -> that loss."""
+    tokens, scores = _find_tokens(step), _find_scores(step)
+    found: dict[int, LossCall] = {}
+    if tokens is None or scores is None or len(tokens.unique()) < _VOCABULARY:
+        return found
+    samples, length = tokens.shape
+    for call in step.trace.losses:
+        met = call.target.numel() // samples
+        if call.target.is_floating_point() or not 0 < met <= length or call.target.numel() % samples:
+            continue
+        target, values = call.target.reshape(samples, met), _with_classes_last(call)
+        starts = range(length - met + 1) if values.numel() == samples * met * scores.shape[2] else ()
+        shown = values.reshape(samples, met, -1) if starts else values
+        start = next((each for each in starts if torch.equal(scores[:, each : each + met], shown)), None)
+        lag = None if start is None else _find_lag(tokens, target, start, call.ignored)
+        if lag is not None:
+            found[lag] = call
+    return found
+
+
+def _with_classes_last(call: LossCall) -> Tensor:
+    return call.values.movedim(1, -1) if call.values.dim() > 2 else call.values
+
+
+def _find_lag(tokens: Tensor, target: Tensor, start: int, ignored: int | None) -> int | None:
+    """The number of places, 1 to 3, after which each target that counts is the token."""
+    length, met = tokens.shape[1], target.shape[1]
+    for lag in (1, 2, 3):
+        wanted = tokens[:, start + lag : start + lag + met]
+        given = target[:, : wanted.shape[1]]
+        kept = (given >= 0) & (given != (-100 if ignored is None else ignored))
+        if length > lag and int(kept.sum()) >= _LOOKUPS and bool((given == wanted)[kept].all()):
+            return lag
+    return None
+
+
+def _find_scores(step: ObservedStep) -> Tensor | None:
+    """What the model returned of the shape (B, T, classes)."""
+    scores = [
+        each.detach() for each in tensors_in(step.output) if each.dim() == 3 and each.is_floating_point()
+    ]
+    return scores[0] if scores else None
+
+
 def _find_tokens(step: ObservedStep) -> Tensor | None:
-    """The (B, T) tokens that the model was given alone, if it returned (B, T, D)."""
+    """The (B, T) tokens that the model was given, if it returned (B, T, D).
+
+    Of several integers, as with labels and a mask next to them, those that an embedding looks up.
+    """
     tokens = [each for each in step.inputs if not each.is_floating_point() and each.dim() == 2]
-    output = step.output
-    if step.call is None or len(tokens) != 1 or not isinstance(output, Tensor) or output.dim() != 3:
+    if len(tokens) > 1:
+        looked_up = [each for lookups in step.looked_up.values() for each in lookups]
+        tokens = [each for each in tokens if any(torch.equal(each, one) for one in looked_up)]
+    output = _find_scores(step)
+    if step.call is None or len(tokens) != 1 or output is None:
         return None
     given = tokens[0]
     return given if output.shape[:2] == given.shape and given.shape[1] > 1 else None
@@ -286,13 +380,19 @@ def _find_tokens(step: ObservedStep) -> Tensor | None:
 
 def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
     """Whether the output in the first half of the positions changes with the tokens in the second half."""
-    assert step.call is not None
+    call = step.call
+    assert call is not None
     was, half = given.clone(), given.shape[1] // 2
+
+    def run() -> Tensor:
+        returned = _call_in_evaluation(model, call)
+        return next(each for each in tensors_in(returned) if each.dim() == 3 and each.is_floating_point())
+
     with torch.no_grad():
-        before = _call_in_evaluation(model, step.call)
+        before = run()
         try:  # the tensor is the user's
             given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
-            after = _call_in_evaluation(model, step.call)
+            after = run()
         finally:
             given.copy_(was)
     change = (after - before)[:, :half].abs().amax()

@@ -46,10 +46,9 @@ HALT001 = Rule(
     source="audit",
     causes=(LOGIT_UNINFORMED, LOGIT_CONSTANT, HELD, NEVER_POSITIVE, STARTS_POSITIVE),
     arguments="Halting",
-    what="The probe `Halting`, for a model that decides when a row is done. It fires where 99 % of at least 30"
-    " rows end at the maximum though a tenth of the answers is right, or at their first step though a tenth is"
-    " wrong; where the logit ranks right answers above wrong ones in less than 60 % of pairs, by three standard"
-    " errors; and, with `trained=True`, where the logit is constant.",
+    what="The probe `Halting`: 99 % of at least 30 rows end at the maximum though a tenth of the answers is right, or"
+    " at their first step though a tenth is wrong; the logit ranks right answers above wrong ones in less than 60 % of"
+    " pairs, by three standard errors; or, with `trained=True`, it is constant.",
     why="Halting then costs steps or answers, and its accuracy hides it.",
     example="A halting head with weight and bias 0, which gives 0.5 for every row, against a threshold of 0.5.",
     false_alarms="A fixed number of steps by design; a logit that is still learning: look at the trend of its"
@@ -64,8 +63,8 @@ HALT002 = Rule(
     source="audit",
     causes=(AS_MEASURED,),
     arguments="Halting",
-    what="The probe `Halting`, always: at which steps rows end, the shares that the maximum and exploration"
-    " forced, the share of right answers, skill, area under the curve and change of the loss of the logit, and"
+    what="The probe `Halting`, always: steps at which rows end, shares that the maximum and exploration"
+    " forced, right answers, skill, area under the curve and change of the loss of the logit, and"
     ' the phase: "start" below a tenth of right answers, "late" above nine tenths, "learning" between.',
     why="The often logged mean step of running rows counts long rows more often; it is not the mean step at halt.",
     example="`mean step at halt 11.3 (4: 20%, 9: 20%, 16: 60%); 60% of the rows end at the maximum, ...`",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep, slope
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall
+from diagnostics.auditing.probes.operation_checks import LOSS003, broadcast_cause, one_owner
 from diagnostics.auditing.responses import is_same
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
@@ -145,11 +146,24 @@ def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> li
     one = [_one_target(each) for each in steps]
     if one[0] is not None and all(one):
         found.append(LOSS005.found_once("", one[0]))
+    pairs = [_averaged_pairs(each) for each in steps]
+    if pairs[0] is not None and all(pairs):
+        cause = broadcast_cause(pairs[0])
+        found.append(LOSS003.found_once(one_owner(pairs[0].sources, owner), cause))
     for each in steps:
         each.loss.backward()
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
         found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found
+
+
+def _averaged_pairs(step: ObservedStep) -> PairCall | None:
+    """Arithmetic of a column and a vector whose pairs all count alike in the loss: that is arithmetic of two means."""
+    for call in step.trace.pairs:
+        (weights,) = slope(step.loss, [call.result]) if call.meant else (None,)
+        if weights is not None and bool(weights.any()) and bool((weights == weights.flatten()[0]).all()):
+            return call
+    return None
 
 
 def _raised(step: ObservedStep) -> Cause | None:

@@ -6,13 +6,13 @@ Found are probabilities where logits are expected, shapes that broadcast, a soft
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace, SoftmaxCall
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall, SoftmaxCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
@@ -73,6 +73,32 @@ CLASS_IGNORED = Cause(
     " the targets are left out",
     remedy="Give padding a label of its own, such as -100.",
 )
+SHIFTED_AGAIN = Cause(
+    "shifted-again",
+    "each target is the token {lag} places after its output, and the model is causal: {operation}",
+    remedy="Shift once: a dataset, or a loss inside the model, does it already.",
+)
+TARGET_DRAWN = Cause(
+    "target-drawn",
+    "its target is a random draw of the step, and another draw changes nothing that the model computes: {operation}",
+    remedy="Draw once, and use the same tensor in the input and as the target.",
+)
+PAIRS = Cause(
+    "broadcast-by-hand",
+    "a column {column} meets a vector {vector}, which gives all pairs of samples: {operation}",
+    remedy="Bring both to one shape before: column.squeeze(1), or vector.unsqueeze(1).",
+)
+NOT_SIGNS = Cause(
+    "not-signs",
+    "targets are {low:g} to {high:g} where the function takes -1 and 1: {operation}",
+    remedy="Give 2 * target - 1.",
+)
+CLASSES_MISREAD = Cause(
+    "classes-misread",
+    "the scores of one answer are numbers from several rows of the layer before: {operation}",
+    remedy="Move the dimension of the classes with transpose(), permute() or movedim(); view() and reshape() only cut"
+    " the numbers at other places.",
+)
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
@@ -95,15 +121,23 @@ LOSS003 = Rule(
         CUT_OFF,
         ONE_CLASS,
         CLASS_IGNORED,
+        SHIFTED_AGAIN,
+        TARGET_DRAWN,
+        PAIRS,
+        NOT_SIGNS,
+        CLASSES_MISREAD,
     ),
-    what="An audit records the functions of repeated steps. A loss of torch receives probabilities or logarithms where"
-    " it applies softmax or sigmoid itself, shapes that broadcast to all pairs, equal targets, targets out of range, or"
-    " exchanged arguments; or each token is its own target: a note if the model reads later ones. A warning: each row"
-    " of a contrastive loss is its own target, logits pass a relu, each batch has one class, or a class is ignored.",
+    what="In repeated steps a loss of torch receives probabilities or logarithms where it applies softmax or sigmoid"
+    " itself, shapes that broadcast to all pairs, as also in a loss by hand, equal targets or targets out of range,"
+    " exchanged arguments, scores that a view took from several rows, or each token as its own target (a note if the"
+    " model reads later ones). A warning: each row of a contrastive loss is its own target, logits pass a relu, a batch"
+    " has one class, a class is ignored, a target is a draw that the model never saw, or the token after the next.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
-    upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002"}),
+    explains=frozenset({"RESPONSE003"}),
+    upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002", "RESPONSE003"}),
+    rank=4,
 )
 ONE_ELEMENT = Cause(
     "one-element",
@@ -132,6 +166,12 @@ MASK_MULTIPLIED = Cause(
     " {operation}",
     remedy="scores.masked_fill(mask == 0, -torch.inf) before the softmax.",
 )
+ALWAYS_FLAT = Cause(
+    "flat-for-all-weights",
+    "the scores of a row differ by {spread:.2g} at most, also where weights are ten times as large, so that all classes"
+    " stay nearly as likely: {operation}",
+    remedy="Divide cosines by a temperature such as 0.07, do not multiply them with it.",
+)
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
@@ -140,10 +180,10 @@ SOFTMAX001 = Rule(
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED),
+    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED, ALWAYS_FLAT),
     what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
-    " gives one element all the weight; a mask is multiplied with its scores; or the mask of an attention keeps only"
-    " keys that are the same in all samples.",
+    " gives one element all the weight; a mask is multiplied with its scores; the mask of an attention keeps only"
+    " keys that are the same in all samples; or no weights make the scores of a cross entropy differ.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
     false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain.",
@@ -185,6 +225,10 @@ def check_operations(
         if first.kind in _CUT_OFF.get(first.operation.name, ()):
             (module, *_) = [owner(each) for each in first.sources] or [""]
             _add(found, LOSS003, module, CUT_OFF.of(operation=first.operation))
+    for sources, cause in _find_pairs(traces, samples):
+        _add(found, LOSS003, one_owner(sources, owner), cause)
+    for cause in _find_unsigned(traces):
+        _add(found, LOSS003, "", cause)
     for equal in (_equal_targets(traces), _one_class(traces)):
         if equal is not None:
             _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
@@ -258,6 +302,42 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         yield EXCHANGED.of(operation=operation)
     if name == "cross_entropy" and call.copied:
         yield TARGET_IS_INPUT.of(operation=operation)
+    if call.misread:
+        yield CLASSES_MISREAD.of(operation=operation)
+
+
+def one_owner(sources: Iterable[str], owner: Callable[[str], str]) -> str:
+    """The watched module that all sources are in, "" where there are several."""
+    owners = {owner(each) for each in sources}
+    return owners.pop() if len(owners) == 1 else ""
+
+
+def _find_pairs(traces: Sequence[OperationTrace], samples: int) -> Iterator[tuple[Sequence[str], Cause]]:
+    """Where each step combines a column and a vector of all samples that nobody turned into a column for it."""
+    for call in traces[0].pairs if traces else ():
+        alike = [
+            [each for each in trace.pairs if each.operation.place == call.operation.place] for trace in traces
+        ]
+        if all(alike) and not call.meant and len(call.result) == samples:
+            yield call.sources, broadcast_cause(call)
+            return  # what follows is computed from it
+
+
+def broadcast_cause(call: PairCall) -> Cause:
+    """The cause that names a column and a vector."""
+    column, vector = call.shapes
+    return PAIRS.of(column=column, vector=vector, operation=call.operation)
+
+
+def _find_unsigned(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Losses that take -1 and 1, and never receive a negative target."""
+    for call in traces[0].signed if traces else ():
+        place = call.operation.place
+        targets = [each.target for trace in traces for each in trace.signed if each.operation.place == place]
+        values = torch.cat([each.flatten().float() for each in targets])
+        if len(values) and bool((values >= 0).all()) and bool((values == 0).any()):
+            low, high = float(values.min()), float(values.max())
+            yield NOT_SIGNS.of(low=low, high=high, operation=call.operation)
 
 
 _RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}

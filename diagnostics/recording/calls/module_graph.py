@@ -8,6 +8,7 @@ watched modules. Nodes are held until the step ends, so only the first recorded 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import permutations
 from typing import Any
 
 from torch import Tensor
@@ -23,21 +24,58 @@ class Flow:
     def __init__(self) -> None:
         self.tracing = True
         self._owners: dict[Any, set[str]] = {}  # node of the graph -> modules that returned it
+        self._origins: dict[
+            Any, set[Any]
+        ] = {}  # the same -> nodes of other modules that it was computed from
+        self._gates: set[str] = set()
+        self._others: set[str] = set()  # modules whose result is used otherwise
         self.into: dict[str, frozenset[str]] = {}  # module -> those that feed it directly
 
     def note(self, name: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         """One forward call of a watched module."""
         if not self.tracing:
             return
-        self.into[name] = self.into.get(name, frozenset()) | self.nearest(inputs)
-        for tensor in outputs:
-            if tensor.grad_fn is not None:
-                self._owners.setdefault(tensor.grad_fn, set()).add(name)
+        given = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
+        made = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}
+        read = self._nodes(given)
+        self.into[name] = self.into.get(name, frozenset()) | self._names(read)
+        self._note_reader(given, read)
+        for node in made - self._owners.keys():
+            self._note_reader([node], self._nodes([node]))  # of modules inside of it
+        for node in made:
+            self._owners.setdefault(node, set()).add(name)
+            self._origins.setdefault(node, set()).update(
+                read, *(self._origins.get(each, ()) for each in read)
+            )
+
+    def _note_reader(self, start: Iterable[Any], read: set[Any]) -> None:
+        """Something uses these nodes together; some of them are factors of what they were computed from."""
+        joined = {node for node in read if self._origins.get(node, set()) & read}
+        factors = self._factors(start) if joined else set()
+        for node in read:
+            (self._gates if node in factors else self._others).update(self._owners[node])
+
+    def _factors(self, start: Iterable[Any]) -> set[Any]:
+        """The nodes of modules that are multiplied with what they were computed from."""
+        found = set()
+        for product in self._walk(start)[1]:
+            if product in self._owners or not product.name().startswith("MulBackward"):
+                continue
+            sides = [self._nodes([before]) for before, _ in product.next_functions if before is not None]
+            for one, other in permutations(sides, 2):
+                found |= {node for node in one if self._origins.get(node, set()) & other}
+        return found
+
+    @property
+    def gates(self) -> frozenset[str]:
+        """Modules whose result is only ever a factor of something that it was computed from."""
+        return frozenset(self._gates - self._others)
 
     def close(self) -> None:
         """End of the step: release its graph."""
         self.tracing = False
         self._owners.clear()
+        self._origins.clear()
 
     def replace(self, into: Mapping[str, frozenset[str]]) -> None:
         """Use what several processes found together instead of what this one did."""
@@ -55,18 +93,33 @@ class Flow:
 
     def nearest(self, inputs: Iterable[Tensor]) -> set[str]:
         """The modules whose outputs the tensors were computed from, with no other noted module between."""
-        waiting = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
+        return self._names(self.nearest_nodes(inputs))
+
+    def nearest_nodes(self, inputs: Iterable[Tensor]) -> set[Any]:
+        """The nodes of those outputs in the graph."""
+        return self._nodes([tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None])
+
+    def _names(self, nodes: Iterable[Any]) -> set[str]:
+        return {name for node in nodes for name in self._owners[node]}
+
+    def _nodes(self, start: Iterable[Any]) -> set[Any]:
+        """The nearest nodes that noted modules returned."""
+        return self._walk(start)[0]
+
+    def _walk(self, start: Iterable[Any]) -> tuple[set[Any], set[Any]]:
+        """The nearest nodes that noted modules returned, and all nodes on the way."""
+        waiting = list(start)
         seen: set[Any] = set(waiting)
-        found: set[str] = set()
+        found: set[Any] = set()
         while waiting:
             node = waiting.pop()
             if node in self._owners:
-                found |= self._owners[node]
+                found.add(node)
                 continue
             following = [before for before, _ in node.next_functions if before is not None]
             new = [before for before in following if before not in seen]
             seen.update(new)
             waiting += new
             if len(seen) > _MOST_NODES:
-                return found
-        return found
+                break
+        return found, seen

@@ -21,11 +21,13 @@ from tests.diagnostics.cases import (
     healthy,
     healthy_audited,
     healthy_latest,
+    healthy_loops,
     healthy_objectives,
     healthy_structures,
     reported,
     unlisted_further,
     unlisted_latest,
+    unlisted_loops,
     unlisted_losses,
     unlisted_models,
     unlisted_questions,
@@ -44,8 +46,14 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "latest": unlisted_latest.CASES,
     "questions": unlisted_questions.CASES,
     "scripts": unlisted_scripts.CASES,
+    "loops": unlisted_loops.CASES,
 }
-PROGRAMS = {**healthy_audited.PROGRAMS, **healthy_structures.PROGRAMS, **healthy_objectives.PROGRAMS}
+PROGRAMS = {
+    **healthy_audited.PROGRAMS,
+    **healthy_structures.PROGRAMS,
+    **healthy_objectives.PROGRAMS,
+    **healthy_loops.PROGRAMS,
+}
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.USES, **healthy_latest.USES}
 Row = dict[str, str]
@@ -193,6 +201,7 @@ _TITLES = {
     "latest": "Ten more kinds",
     "questions": "Fourteen kinds that users ask about",
     "scripts": "Sixteen kinds in training scripts",
+    "loops": "Twelve kinds in plain training loops",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -208,7 +217,11 @@ Not named are faults that only the intention tells from sound training: sums of 
 labels that no input explains (labels-random looks like a hard task), and a divergence that is raised (kl-sign looks
 like a bonus). residual-dropped has three findings, one of which is its cause, and blocks-are-one is a note, since a
 list may repeat a block on purpose. Of "scripts", parameter-cast-away replaces a program that torch itself refused.
-Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`.
+Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`, and a dropout
+that stays on in evaluation on purpose (MODE004) looks like one that was not told the mode.
+
+None of the programs can be audited as a script alone: `etrm audit script.py` refuses a file without a function that
+returns the case. RATE001 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.
 
 - Before: {before}
 - Now: {now}

@@ -79,6 +79,7 @@ CASES: Cases = {
     "ROWS001": both("one-position", audited=True),
     "ROWS002": both("padding-hit", audited=True),
     "DROP001": both("dropout-keeps-little", audited=True),
+    "ROUND001": both("places-in-bfloat16", audited=True),
 }
 """For the tests of all rules."""
 
@@ -101,6 +102,8 @@ ACCUSED = {
     # need expect_partial
     "gradient of the last step of a fixed point",
     "recursion with deep supervision",
+    # looks like a dropout that was not told the mode
+    "dropout for uncertainty",
 }
 
 
@@ -126,6 +129,12 @@ def test_a_script_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
     verdict = judge(run_audit(case.make(True)), case.answers)
     assert verdict in (("partly",) if case.name in HALF_NAMED else ("named",))
+
+
+@pytest.mark.parametrize("case", GROUPS["loops"], ids=lambda case: case.name)
+def test_a_loop_is_named_and_its_fix_is_quiet(case: Case) -> None:
+    assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
+    assert judge(run_audit(case.make(True)), case.answers) == "named"
 
 
 def test_the_kept_results_are_of_these_cases_and_the_page_shows_them() -> None:

@@ -91,6 +91,40 @@ def test_a_batch_of_one_sample_again_and_again_is_told() -> None:
     assert collapsed(types, nn.Embedding(2, 16), repeated=True) == ["encoder"]
 
 
+class Gated(nn.Module):
+    """The head reads a signal times a gate that is the same for all samples, and reads the signal or another one."""
+
+    def __init__(self, reads: str) -> None:
+        super().__init__()
+        self.signal, self.other = nn.Linear(4, 16), nn.Linear(4, 16)
+        self.gate = nn.Sequential(nn.Linear(16, 16), nn.Hardsigmoid(), nn.Threshold(1e9, 0.5))
+        self.head = nn.Linear(16, 16)
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        signal, other = self.signal(x), self.other(x)
+        gate = self.gate(other if self.reads == "other" else signal)
+        if self.reads == "added":
+            return self.head(other * signal + gate)
+        return self.head(gate * signal if self.reads != "alone" else gate) + 1e-9 * other
+
+
+@pytest.mark.parametrize(
+    ("reads", "said"), [("signal", []), ("other", ["gate"]), ("added", ["gate"]), ("alone", ["gate"])]
+)
+def test_a_gate_of_its_own_input_loses_nothing(reads: str, said: list[str]) -> None:
+    torch.manual_seed(0)
+    model = Gated(reads)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    monitor = Monitor(model, optimizer)
+    for _ in range(6):
+        with monitor.step(samples=BATCH):
+            model(torch.randn(BATCH, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [each.module for each in monitor.findings() if each.rule == "COLLAPSE001"] == said
+
+
 class Sided(nn.Module):
     """A layer that receives something besides the samples."""
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import audit
-from diagnostics.testing.output_assertions import LEAK001, PLACE_IN_BATCH, find_place_dependence
+from diagnostics.testing.failure import CheckFailed
+from diagnostics.testing.output_assertions import (
+    LEAK001,
+    MIXES_SAMPLES,
+    PLACE_IN_BATCH,
+    RETURNS_SORTED,
+    assert_sample_independence,
+    find_place_dependence,
+)
 
 B = 8
 
@@ -95,3 +103,33 @@ def test_an_audit_accuses_no_form_of_a_batch(form: str) -> None:
         steps=4,
     )
     assert "LEAK001" not in {finding.rule for finding in report.findings}
+
+
+class Sorting(nn.Module):
+    """Sorts its samples by their first feature, and puts them back, or not, or mixes those next to each other."""
+
+    def __init__(self, then: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.head, self.then = nn.Linear(4, 5), nn.Linear(5, 2), then
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        found = self.layer(x[order])
+        if self.then == "mixes":
+            found = found + found.roll(1, 0)
+        found = self.head(found)
+        return found if self.then == "stays" else found[order.argsort()]
+
+
+@pytest.mark.parametrize(
+    ("then", "code"), [("back", None), ("stays", RETURNS_SORTED.code), ("mixes", MIXES_SAMPLES.code)]
+)
+def test_samples_that_are_sorted_inside(then: str, code: str | None) -> None:
+    torch.manual_seed(1)
+    model, found = Sorting(then), None
+    try:
+        assert_sample_independence(model, torch.randn(B, 4))
+    except CheckFailed as failed:
+        (found,) = (each.code for each in failed.findings)
+    assert found == code

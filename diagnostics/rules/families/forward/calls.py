@@ -29,6 +29,12 @@ NOT_USED = Cause(
     remedy="Call it in the step that supervises it, and let the loss use that result, none of an earlier step.",
 )
 
+UNCHOSEN = Cause(
+    "unchosen",
+    "steps choose between modules of its list, and none has chosen it so far",
+    remedy="Watch how often a router chooses each expert; a term of the loss can balance them.",
+)
+
 _CAUSES = {
     (True, False): CALLS_WITHOUT_GRAD,
     (False, True): CALLS_CUT,
@@ -91,11 +97,23 @@ def _is_stop_gradient(
 
 
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """CALL002."""
+    """CALL002; a note for one of several alike that steps choose from, as an expert that no sample was given to."""
     for name, module in learners(record):
         set_aside = record.is_declared_target(name) or name in record.left_out
         if module.state == "not called" and not isinstance(module.coverage, Absent) and not set_aside:
-            yield Observation(name, 0.0, f"{name}: its forward never ran", NOT_USED)
+            idle = is_unchosen(record, name)
+            severity = Severity.NOTE if idle else None
+            message = f"{name}: its forward never ran"
+            yield Observation(name, 0.0, message, UNCHOSEN if idle else NOT_USED, key=idle, severity=severity)
+
+
+def is_unchosen(record: StepRecord, name: str) -> bool:
+    """Whether a step does not call a module, and leaves out it or one of the same list and class that others call."""
+    if record.modules[name].state != "not called":
+        return False
+    path, kind = name.rpartition(".")[0], record.kinds.get(name)
+    alike = (other for other in record.left_out if path and other.rpartition(".")[0] == path)
+    return name in record.left_out or any(record.kinds.get(other) == kind for other in alike)
 
 
 CALL001 = Rule(
@@ -108,10 +126,9 @@ CALL001 = Rule(
     find_partial_calls,
     lasting(5),
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
-    what="The module is called several times in a step, and some calls receive no gradient. It is a note where"
-    " `expect_partial` names the module and these calls ran with gradients disabled, and where fewer than half of"
-    " them received zeros alone, or at most half of the calls on data have none, as those for targets or pseudo-labels."
-    " It does not fire where checkpointing repeats calls.",
+    what="Some of the module's calls in a step receive no gradient. A note where `expect_partial` names it and these"
+    " ran with gradients disabled, where fewer than half of them received zeros alone, or where at most half of the"
+    " calls on data have none, as for targets. Not where checkpointing repeats calls.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",
@@ -125,8 +142,9 @@ CALL002 = Rule(
     "Remove it, or call it; if it is called through other methods, watch the modules inside it.",
     find_uncalled,
     lasting(5),
-    causes=(NOT_USED,),
-    what="The forward of a module with trainable parameters never runs, or no longer.",
+    causes=(NOT_USED, UNCHOSEN),
+    what="The forward of a module with trainable parameters never runs, or no longer. A note where steps call now one"
+    " and now another module of its list, as experts.",
     why="It is dead code, or its results are cached.",
     example="`self.pooler` is created and never used.",
     false_alarms="A module that is called through other methods than `forward`; COV003 if all its parameters have"

@@ -317,8 +317,7 @@ GRAD005 = Rule(
     why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and"
     " `eps`.",
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
-    false_alarms="A module that only an auxiliary loss of tiny weight trains. A deep plain network whose gradient"
-    " vanishes is a true finding.",
+    false_alarms="A module that only an auxiliary loss of tiny weight trains.",
     explains=frozenset({"MOVE004", "REACH007"}),
     spreads="backward",
     rank=70,

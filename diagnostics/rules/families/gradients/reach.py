@@ -23,6 +23,12 @@ FIRST_STATE = Cause(
     "the weights between states have none: the loss reads the state after the first token alone",
     remedy="Read the last state, output[:, -1] with batch_first=True, or all of them.",
 )
+FIRST_STATE_BACK = Cause(
+    "first-state-of-reverse",
+    "the weights between states of the backward direction have none: the loss reads its state at the last token, which"
+    " is the first that it sees",
+    remedy="Read the last states of both directions: torch.cat([h[-2], h[-1]], 1), or average all.",
+)
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
 OVERFLOW_IN_OUTPUT = Cause(
     "overflow-in-output",
@@ -115,7 +121,12 @@ def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     zero = _is_open(record, parameter) and parameter.reach.kind == "zero"
     if not zero or _cancels(record, parameter):
         return None
-    return FIRST_STATE if _joins_states(record, parameter) else DEAD_UNIT
+    if not _joins_states(record, parameter):
+        return DEAD_UNIT
+    backward = any(
+        each is parameter and name.endswith("_reverse") for name, each in record.parameters.items()
+    )
+    return FIRST_STATE_BACK if backward else FIRST_STATE
 
 
 def _cancels(record: StepRecord, parameter: ParameterRecord) -> bool:
@@ -124,8 +135,13 @@ def _cancels(record: StepRecord, parameter: ParameterRecord) -> bool:
     The gradients of the samples then cancel exactly, as in the difference of two means of a critic.
     """
     prefixes = {name.removesuffix("bias") for name, each in record.parameters.items() if each is parameter}
-    weights = [each for prefix in prefixes if (each := record.parameters.get(f"{prefix}weight")) is not None]
+    starts = tuple(f"{prefix}{weight}" for prefix in prefixes for weight in _WEIGHTS)
+    weights = [each for name, each in record.parameters.items() if name.startswith(starts)]
     return any(each is not parameter and each.reach.kind == "all" for each in weights)
+
+
+_WEIGHTS = ("weight", "parametrizations.weight.")
+"""How the names of a layer's weights begin, also where a normalisation computes them from others."""
 
 
 def _joins_states(record: StepRecord, parameter: ParameterRecord) -> bool:
@@ -280,7 +296,7 @@ REACH002 = Rule(
         5,
         why="a zero at initialisation ends with the first update; five steps also outlast a warm-up from 0",
     ),
-    causes=(DEAD_UNIT, FIRST_STATE, ZERO_AT_START),
+    causes=(DEAD_UNIT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
     why="Nothing but weight decay moves them.",
     example="A ReLU with a bias of -100.",
@@ -347,8 +363,7 @@ REACH005 = Rule(
     " inputs and outputs, and neither `model.parameters()` nor an optimiser holds it.",
     why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` leaves it.",
     example="`self.scale = torch.ones(16, requires_grad=True)`; `self.layers = [nn.Linear(16, 16), ...]`.",
-    false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation. A tensor that only"
-    " the loss function uses is not seen.",
+    false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation.",
 )
 REACH006 = Rule(
     "REACH006",

@@ -40,6 +40,8 @@ def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             continue
         if samples_differ and stats.inputs_differ is False:
             continue  # a side input that is the same for all samples, as token types of single sentences
+        if name in record.gates:
+            continue  # the other factor tells the samples apart
         if not isinstance(stats.share, Absent) and stats.share < options["below"]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"
@@ -85,7 +87,8 @@ COLLAPSE001 = Rule(
     "below",
     causes=(SWAMPED, EQUAL_INPUT, EQUAL_AT_START, FIRST_EQUAL),
     what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
-    " first such module is reported. A module whose raw input is the same for every sample is left out.",
+    " first such module is reported. A module whose raw input is the same for every sample is left out, and so is a"
+    " gate of its own input.",
     why="The modules after it cannot distinguish the samples, and the loss may fall all the same.",
     example="`output.mean(0) + 1e-3 * output`.",
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",

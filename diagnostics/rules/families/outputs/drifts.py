@@ -86,8 +86,7 @@ DRIFT001 = Rule(
     causes=(OWN_WEIGHTS, UNDER_WAY),
     what="The module's output on a fixed probe batch, given to `Monitor.probe`, leaves its reference by more than"
     " one reference spread and twelve robust deviations (sliced Wasserstein distance), for at least four of at"
-    " least twelve probes. It is a note unless the pace triples somewhere in the drift: nothing else shows that"
-    " the output was steady before.",
+    " least twelve probes. A note unless the pace triples somewhere in the drift.",
     why="The modules that read the output were tuned to its old place.",
     example="An encoder whose output gains an offset from step 30 to 70.",
     false_alarms="An output that begins to learn after a long warm-up: start to probe later, or give"

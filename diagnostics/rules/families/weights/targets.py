@@ -93,10 +93,10 @@ TARGET001 = Rule(
     lasting(5),
     causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, STANDS_STILL),
     what="A module that `targets` declares is trained by an optimiser, moves away from its source, or is equal to it"
-    " in each step (a warning). It is a note while it stands still. Undeclared modules called target, teacher, ema and"
-    " the like are judged where they are written outside the optimisers, and stand next to one of the same shapes.",
+    " in each step (a warning). Undeclared modules called target, teacher, ema and the like are judged where they are"
+    " written outside the optimisers, and stand next to one of the same shapes.",
     why="The targets of the loss move with the predictions, or mean nothing.",
-    example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag; `2 * target - source` moves away.",
+    example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag.",
     false_alarms="A target that is copied every thousand steps stands still in between: it is a note.",
     explains=frozenset({"MOVE002", "MOVE005"}),
     rank=16,

@@ -13,7 +13,7 @@ from diagnostics import Severity, audit
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.probes.data_checks import check_data
 
-CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001", "ORIGIN001")
+CHECKED = ("LEAK002", "LEAK003", "ROWS001", "ROWS002", "DROP001", "ORIGIN001", "ROUND001")
 WORDS, LENGTH, SAMPLES = 12, 8, 8
 
 
@@ -222,3 +222,87 @@ def test_what_a_dropout_takes_from_the_modules_before_it_is_its_consequence() ->
     (finding,) = [each for each in report.findings if each.severity > Severity.NOTE]
     assert finding.rule == "DROP001"
     assert "COV001" in {each.rule for each in finding.consequences}
+
+
+def after(lag: int, start: int = 0) -> Any:
+    """The loss against the tokens some places after each output, of which the first are left out."""
+
+    def step(model: nn.Module, tokens: Tensor) -> Tensor:
+        scores = model(tokens)[:, start : LENGTH - lag]
+        return F.cross_entropy(scores.transpose(1, 2), tokens[:, start + lag :])
+
+    return step
+
+
+class Labelled(Language):
+    """Is given the labels too, and computes its loss from them."""
+
+    def forward(self, tokens: Tensor, labels: Tensor | None = None) -> Any:
+        scores = super().forward(tokens)
+        if labels is None:
+            return {"scores": scores}
+        loss = F.cross_entropy(scores[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"loss": loss, "scores": scores}
+
+
+def given_labels(shifted: int) -> Any:
+    def step(model: nn.Module, tokens: Tensor) -> Tensor:
+        padding = torch.full((len(tokens), shifted), -100)
+        return model(tokens, labels=torch.cat([tokens[:, shifted:], padding], 1))["loss"]
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "again"),
+    [
+        (Language(), after(1), False),
+        (Language(), after(1, start=2), False),
+        (Language(), after(2), True),
+        (Language(), after(2, start=1), True),
+        (Language("all"), after(2), False),  # it is not causal, which is another fault
+        (Language(), lambda model, tokens: after(1)(model, tokens) + after(2)(model, tokens), False),
+        (Labelled(), given_labels(0), False),
+        (Labelled(), given_labels(1), True),
+    ],
+    ids=[
+        "next",
+        "next of the last",
+        "second",
+        "second of the last",
+        "not causal",
+        "both",
+        "inside",
+        "inside again",
+    ],
+)
+def test_targets_that_are_shifted_again(model: nn.Module, step: Any, again: bool) -> None:
+    report = audit(model, step, sentences(), torch.optim.SGD(model.parameters(), 1e-3), steps=3)
+    assert ("shifted-again" in {each.code for each in report.findings}) == again
+
+
+class Counting(nn.Module):
+    def __init__(self, count: Any) -> None:
+        super().__init__()
+        self.head, self.count = nn.Linear(5, 3), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) + self.count().float().mean()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (lambda: torch.arange(400).to(torch.bfloat16), ["ROUND001"]),
+        (lambda: torch.arange(400.0)[None].bfloat16(), ["ROUND001"]),
+        (lambda: torch.arange(400, dtype=torch.bfloat16), ["ROUND001"]),
+        (lambda: torch.arange(3000).half(), ["ROUND001"]),
+        (lambda: torch.arange(400).half(), []),
+        (lambda: torch.arange(200).bfloat16(), []),
+        (lambda: torch.arange(400).float(), []),
+        (lambda: (torch.arange(400) * 37 % 400).bfloat16(), []),  # a number of each sample, not a count
+    ],
+)
+def test_counted_places_in_half_precision(count: Any, expected: list[str]) -> None:
+    batches = labelled(same_input=False, same_labels=False)
+    assert rules(nn.Sequential(Counting(count)), classify, batches) == expected

@@ -58,6 +58,19 @@ SOUND: dict[str, Step] = {
     "smoothed bits": lambda m, b: F.binary_cross_entropy_with_logits(
         m(b[0]), 0.9 * b[0][:, :3].gt(0).float()
     ),
+    "pairs of differences": lambda m, b: (m(b[0])[:, 0][:, None] - m(b[0])[:, 0]).abs().mean(),
+    "a column and a row of one kernel": lambda m, b: torch.exp(
+        -(m(b[0])[:, 0].unsqueeze(1) - b[0][:, 0]).square()
+    ).mean(),
+    "a column and a column": lambda m, b: (m(b[0])[:, :1] - b[0][:, :1]).square().mean(),
+    "a column and features": lambda m, b: (m(b[0])[:, :1] * torch.arange(3)).square().mean(),
+    "ranks": lambda m, b: F.margin_ranking_loss(m(b[0])[:, 0], m(b[0])[:, 1], b[0][:, 0].sign(), margin=1.0),
+    "alike in all batches": lambda m, b: F.cosine_embedding_loss(m(b[0]), b[0][:, :3], torch.ones(B)),
+    "classes moved": lambda m, b: F.cross_entropy(
+        m(b[0].unflatten(0, (4, 4))).movedim(2, 1), b[1].view(4, 4)
+    ),
+    "classes flattened": lambda m, b: F.cross_entropy(m(b[0].unflatten(0, (4, 4))).flatten(0, 1), b[1]),
+    "some of the scores": lambda m, b: F.cross_entropy(m(b[0])[:, [2, 0, 1]], b[1]),
     "attention": lambda m, b: F.mse_loss(
         (m(b[0])[:, None] * b[0][:, :3, None]).softmax(-1).sum((1, 2)), b[0][:, 0]
     ),
@@ -75,6 +88,21 @@ WRONG: dict[str, tuple[Step, str]] = {
         "not-logarithms",
     ),
     "pairs": (lambda m, b: F.smooth_l1_loss(m(b[0])[:, :1], b[0][:, 0]), "broadcast"),
+    "pairs by hand": (lambda m, b: (m(b[0])[:, :1] - b[0][:, 0]).square().mean(), "broadcast-by-hand"),
+    "weights in a column": (lambda m, b: (b[0][:, :1] * m(b[0])[:, 0]).mean(), "broadcast-by-hand"),
+    "means of pairs": (lambda m, b: (b[0][:, 0].unsqueeze(1) * m(b[0])[:, 0]).mean(), "broadcast-by-hand"),
+    "ranks from 0": (
+        lambda m, b: F.margin_ranking_loss(m(b[0])[:, 0], m(b[0])[:, 1], b[0][:, 0].gt(0).float()),
+        "not-signs",
+    ),
+    "likeness from 0": (
+        lambda m, b: nn.CosineEmbeddingLoss()(m(b[0]), b[0][:, :3], b[0][:, 0].gt(0).float()),
+        "not-signs",
+    ),
+    "classes by a view": (
+        lambda m, b: F.cross_entropy(m(b[0].unflatten(0, (4, 4))).view(4, 3, 4), b[1].view(4, 4)),
+        "classes-misread",
+    ),
     "one": (lambda m, b: (m(b[0]).topk(1).values.softmax(1) * m(b[0])).square().mean(), "one-element"),
     "exchanged": (
         lambda m, b: F.cross_entropy(F.one_hot(b[1], 3).float(), m(b[0]).softmax(1)),
@@ -111,6 +139,28 @@ def test_it_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_it_is_not_accused(name: str) -> None:
     assert codes(SOUND[name]) == set()
+
+
+class Segments(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x[:, None])
+
+
+@pytest.mark.parametrize(
+    ("arrange", "expected"),
+    [
+        (lambda scores: scores.transpose(1, 2).reshape(-1, 3), set()),
+        (lambda scores: scores.reshape(-1, 3), {"classes-misread"}),
+    ],
+    ids=["moved", "viewed"],
+)
+def test_classes_of_a_convolution(arrange: Callable[[Tensor], Tensor], expected: set[str]) -> None:
+    step = lambda m, b: F.cross_entropy(arrange(m(b[0])), (b[0] > 0).long().flatten())  # noqa: E731
+    assert codes(step, nn.Sequential(Segments())) == expected
 
 
 def test_equal_targets() -> None:

@@ -169,3 +169,27 @@ def test_a_block_that_is_no_longer_called_or_at_regular_intervals_is(
     called: Callable[[int], bool], rule: str
 ) -> None:
     assert watch_skipped(called) == {(rule, "block")}
+
+
+class Routed(nn.Module):
+    """Calls one of the first three of four experts, in turn or always the first."""
+
+    def __init__(self, in_turn: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = nn.ModuleList(nn.Linear(4, 2) for _ in range(4))
+        self.in_turn, self.steps = in_turn, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        chosen = (self.steps * self.steps // 3) % 3 if self.in_turn else 0
+        return self.experts[chosen](x[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("in_turn", "severity", "code"),
+    [(True, Severity.NOTE, "unchosen"), (False, Severity.WARNING, "not-used")],
+)
+def test_an_expert_that_no_step_chose(in_turn: bool, severity: Severity, code: str) -> None:
+    found = [each for each in watch(Routed(in_turn)).findings() if each.module == "experts.3"]
+    assert [(each.rule, each.severity, each.code) for each in found] == [("CALL002", severity, code)]

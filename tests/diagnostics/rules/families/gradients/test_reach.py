@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from diagnostics import Monitor
 from tests.diagnostics.rules.trainings import (
@@ -47,6 +50,53 @@ def test_a_bias_that_cannot_change_the_loss_is_no_parameter_that_does_not_move()
     assert train(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01)) & {"MOVE001", "REACH004"} == {
         "REACH004"
     }
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_bias_that_the_difference_of_two_means_cancels_is_no_dead_unit(normed: bool) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, 1)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), parametrizations.weight_norm(head) if normed else head)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(8, 8, 4):
+        with monitor.step(samples=8):
+            (model(x[:4] + 1).mean() - model(x[4:]).mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = {each.rule for each in monitor.findings() if each.module == "2"}
+    assert found & {"REACH002", "REACH004"} == {"REACH004"}
+
+
+@pytest.mark.parametrize(
+    ("read", "codes"),
+    [
+        (lambda out, last: out[:, -1], {"first-state-of-reverse"}),
+        (lambda out, last: out[:, 0], {"first-state"}),
+        (lambda out, last: last.transpose(0, 1).flatten(1), set()),
+        (lambda out, last: out.mean(1), set()),
+    ],
+    ids=["last place", "first place", "last states", "mean"],
+)
+def test_two_directions_of_which_one_is_read_too_early(read: Any, codes: set[str]) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reader = nn.GRU(4, 8, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(read(*self.reader(x)))
+
+    model = Reader()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(8, 6, 5, 4):
+        with monitor.step(samples=6):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert {each.code for each in monitor.findings() if each.rule == "REACH002"} == codes
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])

@@ -1,0 +1,91 @@
+"""Learning rates that swing up and down: a schedule over epochs that advances in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diagnostics.causes import Cause
+from diagnostics.findings import Evidence, Finding
+from diagnostics.records import StepScalars
+from diagnostics.rules.options import Option, Values
+from diagnostics.rules.rule import WARNING, Family, Rule
+
+SWINGS = Cause(
+    "rate-swings",
+    "the learning rate is at {high:.2g} again {steps} steps after it fell from there to {low:.2g}, without a jump: a"
+    " cosine continues past its end",
+    remedy="Step a schedule over epochs once per epoch, or give it the number of steps as T_max.",
+)
+_LOW, _HIGH = 0.05, 0.9
+"""Shares of the largest rate between which it swings."""
+_JUMP = 0.5  # share of the largest rate: a restart is one jump
+
+
+def find_rate_swings(history: Sequence[StepScalars], options: Values) -> list[Finding]:
+    """RATE001, for the first group of the optimisers whose rate falls to nearly nothing and comes back.
+
+    Args:
+        history: Scalars of the recorded steps, in order.
+        options: Options of RATE001.
+    """
+    groups = min((len(record.rates) for record in history), default=0)
+    for group in range(groups):
+        rates = [record.rates[group] for record in history]
+        known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
+        swing = _find_swing(known) if len(known) == len(rates) else None
+        if swing is None:
+            continue
+        first, last = history[swing[0]].step, history[swing[1]].step
+        if last - first > options["steps"]:
+            continue
+        part = known[swing[0] : swing[1] + 1]
+        cause = SWINGS.of(low=min(part), high=part[-1], steps=last - first)
+        message = f"group {group}: {cause}"
+        evidence = Evidence(RATE001.metric, float(last - first), options["steps"], first, last)
+        return [RATE001.finding("", message, evidence, cause)]
+    return []
+
+
+def _find_swing(rates: Sequence[float]) -> tuple[int, int] | None:
+    """The last place before a rate falls to nearly nothing, and the first at which it is back without a jump."""
+    top = max(rates, default=0.0)
+    start = fell = None
+    for place, rate in enumerate(rates):
+        jumped = place > 0 and rate - rates[place - 1] > _JUMP * top
+        if jumped:
+            start = fell = None
+        if rate >= _HIGH * top > 0:
+            if start is not None and fell is not None:
+                return start, place
+            start, fell = place, None
+        elif rate <= _LOW * top and start is not None:
+            fell = place
+    return None
+
+
+RATE001 = Rule(
+    "RATE001",
+    WARNING,
+    "The learning rate swings",
+    "steps",
+    "Step a schedule as often as its length was counted.",
+    None,
+    {
+        "steps": Option(
+            100.0,
+            2.0,
+            1e9,
+            "steps within which the rate is back",
+            whole=True,
+            why="a cosine over 50 epochs that advances with each batch takes as many; cycles on purpose are longer",
+        ),
+    },
+    source="history",
+    needs_optimizer=True,
+    causes=(SWINGS,),
+    what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump.",
+    why="The rate is nearly zero, and large again, many times in an epoch, and training ends anywhere.",
+    example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",
+    false_alarms="Cycles this short on purpose.",
+)
+FAMILY = Family(62, "Movement of parameters", (RATE001,))

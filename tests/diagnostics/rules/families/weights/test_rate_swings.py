@@ -1,0 +1,57 @@
+"""Learning rates that swing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from diagnostics import Monitor
+from tests.diagnostics.rules.trainings import Cases, Training
+
+
+def fired(steps: int, schedule: Any, **given: Any) -> set[str]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    scheduler = schedule(optimizer)
+    monitor = Monitor(model, optimizer, **given)
+    for _ in range(steps):
+        with monitor.step(samples=8):
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        scheduler.step()
+    return {each.rule for each in monitor.findings()}
+
+
+def cosine(length: int) -> Training:
+    return lambda **given: fired(40, lambda o: lr_scheduler.CosineAnnealingLR(o, length), **given)
+
+
+CASES: Cases = {"RATE001": (cosine(8), cosine(40))}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "swings"),
+    [
+        (lambda o: lr_scheduler.CosineAnnealingLR(o, 12), True),
+        (lambda o: lr_scheduler.CosineAnnealingLR(o, 30), False),  # does not come back in 50 steps
+        (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 8), False),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=60), False),
+        (lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=8), False),
+        (lambda o: lr_scheduler.LinearLR(o, 1e-3, 1.0, 10), False),
+        (lambda o: lr_scheduler.ExponentialLR(o, 0.5), False),
+        (lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.0), False),
+    ],
+)
+def test_a_rate_that_falls_and_comes_back(schedule: Any, swings: bool) -> None:
+    assert ("RATE001" in fired(50, schedule)) == swings
+
+
+def test_cycles_longer_than_the_option_are_meant() -> None:
+    options = {"RATE001": {"steps": 10}}
+    assert "RATE001" not in cosine(8)(options=options)
