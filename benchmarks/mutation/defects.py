@@ -86,8 +86,8 @@ DEFECTS = [
         ),
         (
             "padding counts as a label",
-            "[sample.labels for sample in samples], longest, IGNORE)",
-            "[sample.labels for sample in samples], longest, PAD)",
+            "[sample.labels for sample in samples], exists, IGNORE)",
+            "[sample.labels for sample in samples], exists, PAD)",
         ),
         (
             "augmentations do not depend on the seed",
