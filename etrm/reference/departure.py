@@ -27,7 +27,7 @@ class PipelineStage(StrEnum):
     WEIGHTS = "weights"  # the weights that evaluation uses
     ANSWERS = "answers"  # what the model answers
     VOTES = "votes"
-    SCORE = "score"
+    SCORE = "score"  # of an evaluation, and the numbers that a step logs
 
 
 @dataclass(frozen=True)

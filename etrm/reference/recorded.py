@@ -126,6 +126,7 @@ class RecordedStep:
         applied: the gradients that the update gets.
         rates: the learning rate of each parameter that an optimiser updates.
         requiring: names of the parameters that require a gradient when the model is called.
+        logged: the numbers that the step logs, by name; None of a step that ended before.
         at_forward: names of the weights that differ from those of ``before`` when the model is called.
     """
 
@@ -137,6 +138,7 @@ class RecordedStep:
     gradients: dict[str, Tensor] = field(default_factory=dict)
     applied: dict[str, Tensor] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
+    logged: Mapping[str, Any] | None = None
     at_forward: tuple[str, ...] = ()
     requiring: tuple[str, ...] = ()
     after: Snapshot | None = None

@@ -22,6 +22,7 @@ from etrm.reference.data.loaded_rows import compare_batch
 from etrm.reference.data.loader import ReferenceLoader
 from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.logged_numbers import GRADIENT_NORM, compute_logged
 from etrm.reference.network import core_step, part
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import averaged, clipped, frozen_part, rate_factor, rate_of, update
@@ -128,6 +129,7 @@ class _Comparison:
             yield from self._update()
             yield from self._average()
             yield from self._carry_out()
+            yield from self._logged()
 
     def _model(self) -> Iterator[Departure]:
         """Context, core and gradient: what departs by more than rounding explains.
@@ -544,6 +546,22 @@ class _Comparison:
                 not torch.equal(value, after[bucket][name]) for name, value in old.items()
             ):
                 yield Departure(stage, f"states of bucket {bucket}", 1.0, 0.0)
+
+    def _logged(self) -> Iterator[Departure]:
+        """The numbers that the step logs, from its recorded rows."""
+        if self.step.logged is None:
+            yield Departure(PipelineStage.SCORE, "logged numbers", 1.0, 0.0)
+            return
+        for name, wanted in compute_logged(self.step, self.config).items():
+            real = self.step.logged.get(name)
+            limit = self.limits.clipping if name == GRADIENT_NORM else self.limits.exact
+            if real is None or wanted is None:
+                size = 0.0 if real is wanted else math.inf
+            else:
+                size = abs(real - wanted) / max(abs(wanted), 1.0)
+            if not size <= limit:
+                where = f"{real} is logged instead of {wanted}"
+                yield Departure(PipelineStage.SCORE, f"logged {name}", size, limit, where)
 
     def _forward(
         self,

@@ -6,7 +6,7 @@ of them, so that every step has its line, however rarely they are read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,16 @@ class Journal:
     def note(self, entry: LoggedStep) -> None:
         """Keep a step without reading it."""
         self._entries.append(entry)
+
+    def copy_last(self) -> LoggedStep | None:
+        """Return a copy of the newest step that was noted and not yet read, whose metrics are fetched."""
+        if not self._entries:
+            return None
+        alone = Journal()
+        copied = replace(self._entries[-1], fetched=None)
+        alone.note(copied)
+        alone.fetch()
+        return copied
 
     def forget(self) -> None:
         """Drop all noted steps, which failed."""

@@ -145,6 +145,8 @@ def _watched(recipe: Recipe, state: TrainState, step: RecordedStep) -> Recipe:
         for name, parameter in state.model.named_parameters():
             if parameter.grad is not None:
                 step.applied[name] = _copy(parameter.grad)
+        noted = state.journal.copy_last()
+        step.logged = None if noted is None else noted.line()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 step.rates |= {

@@ -17,6 +17,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.step import Limits, compare_step
 from etrm.training import trainer as trainer_module
 from etrm.training.ema import Ema
+from etrm.training.metrics import StepSums
 from etrm.training.optim import build_optimizers
 from etrm.training.recorded_step import record_step
 from etrm.training.slots import Slots
@@ -216,6 +217,19 @@ def test_a_scaled_loss_is_the_loss() -> None:
         trainer.recipe = replace(trainer.recipe, weigh=lambda loss, step: 1.01 * loss)
 
     assert first_stage(config_of(), change) is PipelineStage.LOSS
+
+
+def test_a_logged_number_of_other_rows_is_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums, place = trainer_module.sum_step, StepSums._fields.index("lm_loss")
+
+    def doubled(*args: Any) -> torch.Tensor:
+        found = sums(*args)
+        found[place] *= 2
+        return found
+
+    monkeypatch.setattr(trainer_module, "sum_step", doubled)
+    [found] = departures(config_of(train={"accumulate": 2}), 1)
+    assert (found.stage, found.tensor) == (PipelineStage.SCORE, "logged lm_loss")
 
 
 def test_a_detached_context_is_the_gradient() -> None:

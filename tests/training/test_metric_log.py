@@ -138,3 +138,15 @@ def test_log_every_changes_no_line_and_no_weight(
     assert lines == others
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_copy_of_the_newest_step_leaves_it_unread(smoke: Smoke) -> None:
+    trainer = Trainer(smoke())
+    journal = trainer.state.journal
+    assert journal.copy_last() is None
+    trainer.advance(read=False)
+    copied = journal.copy_last()
+    assert copied is not None
+    assert [step for step, _ in journal.fetch()] == [1]
+    [line] = journal.read()
+    assert copied.line() == {name: line[name] for name in copied.line()}
