@@ -196,7 +196,7 @@ def compare_votes(
     wrong = [
         f"task {task_id}, query {query}"
         for (task_id, query), wanted in expected.items()
-        if not _agree(wanted, reported.candidates.get((task_id, query), ()))
+        if not agree(wanted, reported.candidates.get((task_id, query), ()))
     ]
     wrong += [
         f"task {task_id}, query {query}" for task_id, query in reported.candidates.keys() - expected.keys()
@@ -258,7 +258,8 @@ def _undo(answer: RecordedAnswer, tokens: Integers) -> Grid:
     return read_change(answer.name).undo(read_answer(canvas))
 
 
-def _agree(first: Sequence[CountedAnswer], second: Sequence[CountedAnswer]) -> bool:
+def agree(first: Sequence[CountedAnswer], second: Sequence[CountedAnswer]) -> bool:
+    """Return whether two lists of candidates are the same."""
     return len(first) == len(second) and all(
         np.array_equal(a.grid, b.grid) and a.votes == b.votes and abs(a.halting - b.halting) <= ROUNDING
         for a, b in zip(first, second, strict=True)

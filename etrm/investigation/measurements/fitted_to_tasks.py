@@ -28,6 +28,7 @@ from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
 from etrm.reference.network import part
+from etrm.reference.search_starts import SearchedRow, start_contexts
 from etrm.reference.step import SAMPLES, dither
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
@@ -39,6 +40,8 @@ TASKS, STEPS, ROWS, RESTARTS = 2, 2, 2, 2
 """Tasks, steps, rows of a step and searches of a task: each can be wrong from the second on."""
 FASTER = 10.0
 """Times the rate of a search, at which the loss also rises, so that the last context is not always the best."""
+ANY_LOSS = 1e9
+"""A loss per token that every context is below."""
 EXACT = 1e-3
 """Largest relative difference of what is computed from given contexts, apart from rounding."""
 FITTED = 1e-2
@@ -197,6 +200,7 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
     asked = build_evaluation_samples(whole, config.data, 1, config.train.seed, variant=config.model.variant)
     samples = list({sample.task_id: sample for sample in asked}.values())
     with _left_alone(model, "searching", found):
+        found += _compare_starts(trainer, samples, config)
         found += _compare_fit(model, samples, config)
         search = ContextSearch(model, config, trainer.tasks)
         contexts = search.search(samples).context
@@ -214,6 +218,34 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
         for sample, given in zip(repeated, answers, strict=True)
     ]
     return [*found, *_compare_given(_copy_weights(model), config, recorded, list(contexts))]
+
+
+def _compare_starts(trainer: Trainer, samples: Sequence[Sample], config: Config) -> list[Departure]:
+    """Compare the first contexts of searches, which a search returns if any loss is low enough to stop at once."""
+    stopping = with_settings(config, evaluate={"search": {"steps": STEPS, "stop_loss": ANY_LOSS}})
+    found = ContextSearch(trainer.model, stopping, trainer.tasks).search(samples)
+    weights = {name: value.float() for name, value in _copy_weights(trainer.model).items()}
+    rows = [SearchedRow(sample.name, plain_row(sample)) for sample in samples]
+
+    def start(weights: Mapping[str, Tensor]) -> Tensor:
+        return start_contexts(weights, stopping, trainer.tasks, rows)
+
+    wanted, name = start(weights), "first context of a search"
+    departed = _depart_beyond_rounding(
+        {name: _find_farthest(found.context, wanted)},
+        lambda seed: {name: _find_farthest(start(_dither(weights, seed)), wanted)},
+        limit=EXACT,
+    )
+    taken = found.steps.tolist()
+    return [*departed, *_depart("steps of a search", float(max(taken)), 0.0, f"{taken}")]
+
+
+def _find_farthest(real: Tensor, wanted: Tensor) -> float:
+    """The largest difference of a context (P, D), relative to the usual norm."""
+    if real.shape != wanted.shape:
+        return math.inf
+    norms = wanted.flatten(1).norm(dim=1)
+    return float((real - wanted).flatten(1).norm(dim=1).max() / norms.square().mean().sqrt().clamp(min=1e-12))
 
 
 def _compare_given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.investigation.measurements.checkpoint_check import CheckpointCheck, draws_noise
+from etrm.investigation.measurements.finished_run import compare_requested, compare_resumed
 from etrm.investigation.measurements.fitted_to_tasks import compare_fits
 from etrm.investigation.measurements.known_losses import compare_known_losses
 from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
@@ -200,7 +202,8 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
     """
     comparisons = _Comparisons()
     if evaluated:
-        comparisons.run(lambda: check_evaluated(path))
+        for compare in (check_evaluated, compare_resumed, compare_requested):
+            comparisons.run(partial(compare, path))
     return ReferenceFacts(tuple(read_compared(path)), tuple(comparisons.found), comparisons.error)
 
 
@@ -238,7 +241,7 @@ def _check_loaded(path: Path, which: Literal["newest", "best"], held: Path) -> t
 def _check_logged(path: Path, logged: dict[str, Any]) -> tuple[Departure, ...]:
     """Compare the logged score of the best checkpoint with the one that it has."""
     model, config, tasks, _ = load_model(path, read_config(path).evaluate.weights, which="best")
-    predictor = make_predictor(model, config.evaluate.halting)
+    predictor = make_predictor(model, config.evaluate.halting, config.evaluate.precision)
     found = evaluate_tasks(build_recipe(config), predictor, load_held_out_tasks(config), config, tasks)
     first = found.pass_at[1]
     real = {SOLVED: first.solved / first.asked, TOKENS: found.token_accuracy}

@@ -14,7 +14,7 @@ from etrm.investigation.measurements import fitted_to_tasks
 from etrm.investigation.measurements.fitted_to_tasks import compare_fits
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.context_fit import _Search
-from etrm.training.scoring import adaptation
+from etrm.training.scoring import adaptation, context_search
 from etrm.training.scoring.context_search import ContextSearch
 from etrm.training.trainer import Trainer
 from tests.reference.test_step import config_of
@@ -33,9 +33,15 @@ def fit(**changes: Any) -> list[Departure]:
         pytest.param(
             {}, marks=pytest.mark.slow
         ),  # planted faults below are the only departures of the same fits
-        pytest.param({"model": {"encoder": {"kind": "recurrent"}}}, marks=pytest.mark.slow),
+        pytest.param(
+            {"model": {"encoder": {"kind": "recurrent"}}, "evaluate": {"search": {"start": "mean"}}},
+            marks=pytest.mark.slow,
+        ),
         {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 0.01, "loss": "softmax"}},
-        {"model": {"variant": "etrm_cached"}, "evaluate": {"halting": "early", "search": {"hold_out": True}}},
+        {
+            "model": {"variant": "etrm_cached"},
+            "evaluate": {"halting": "early", "search": {"hold_out": True, "start": "encoder"}},
+        },
         {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted, or searched yet
     ],
 )
@@ -107,8 +113,9 @@ def test_a_search_that_returns_the_next_context_is_named(monkeypatch: pytest.Mon
         return keep(self, losses)
 
     monkeypatch.setattr(_Search, "_keep", late)
-    [found] = fit()
-    assert (found.stage, found.tensor) == (PipelineStage.ANSWERS, "loss of a searched context")
+    found = fit()
+    assert {one.stage for one in found} == {PipelineStage.ANSWERS}
+    assert {one.tensor for one in found} == {"first context of a search", "loss of a searched context"}
 
 
 @pytest.mark.usefixtures("searched_only")
@@ -120,6 +127,16 @@ def test_a_search_that_keeps_its_start_is_named(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(_Search, "_keep", once)
     assert [found.tensor for found in fit()] == ["lowest loss of a search"]
+
+
+@pytest.mark.usefixtures("searched_only")
+def test_searches_with_the_same_noise_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = context_search._draw_noise
+    monkeypatch.setattr(
+        context_search, "_draw_noise", lambda shape, seed, name, restart: draw(shape, seed, name, 0)
+    )
+    [found] = fit()
+    assert (found.stage, found.tensor) == (PipelineStage.ANSWERS, "first context of a search")
 
 
 @pytest.mark.usefixtures("searched_only")

@@ -1,0 +1,148 @@
+"""A run folder against what a command makes of it: the run that resumes there, and its evaluation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.run_folder import RunFolder, read_config
+from etrm.config import Changes, with_settings
+from etrm.device import to_host
+from etrm.investigation.measurements.checkpoint_check import draws_noise
+from etrm.investigation.measurements.plain_values import plain_report
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation import ROUNDING, CountedScores, agree
+from etrm.training.faults import build_recipe
+from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
+from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
+from etrm.training.scoring.score_run import evaluate_run
+from etrm.training.task_sets import load_held_out_tasks
+from etrm.training.trainer import Trainer
+
+TASKS = 4
+"""Tasks of an evaluation by command."""
+OTHERS = "best", "nonfinite", "reference.jsonl"
+"""Files of a run folder that resuming does not read."""
+Score: TypeAlias = tuple[float, float]
+"""The share of solved tasks, and of right tokens."""
+BEST_SCORE, LOWER_SCORE = (0.5, 0.1), (0.2, 0.9)
+"""As long in a file as the shortest score, 0.0."""
+STAGES = {
+    "ema": PipelineStage.AVERAGE,
+    "optimizer": PipelineStage.UPDATE,
+    "random": PipelineStage.HALTING,
+    "carry": PipelineStage.CARRY,
+}
+"""By the first part of the name of a tensor of a checkpoint."""
+
+
+# -- the run that resumes ---------------------------------------------------------------------------
+
+
+def compare_resumed(path: Path) -> list[Departure]:
+    """Resume a copy of a run folder, and compare the state of the run with the newest checkpoint and logged scores."""
+    newest = max((path / "checkpoints").glob("step_*"))
+    with TemporaryDirectory() as folder:
+        copied = Path(folder) / "run"
+        older = [one.name for one in newest.parent.glob("step_*") if one != newest]
+        shutil.copytree(path, copied, ignore=shutil.ignore_patterns(*OTHERS, *older))
+        best = _write_known_scores(copied / "metrics.jsonl")
+        opened = RunFolder(copied, read_config(path), resume=True)
+        try:
+            trainer = Trainer(read_config(path), opened)
+            trainer.resume()
+            trainer.state.folder = None  # nothing is written to it any more
+            found = trainer.state.capture()
+        finally:
+            opened.close()
+        noise = draws_noise(trainer.model)
+        compared = _compare_checkpoints(checkpoints.read(copied / "checkpoints" / newest.name), found, noise)
+        return [*compared, *_compare_best(best, trainer.curve.best)]
+
+
+def _compare_checkpoints(held: Checkpoint, found: Checkpoint, noise: bool) -> Iterator[Departure]:
+    """What a resumed run is, against the checkpoint; without noise the generator of torch draws nothing."""
+    where = f"resumed from the checkpoint of step {held.step}"
+    if found.step != held.step:
+        yield Departure(PipelineStage.SCHEDULE, "step", 1.0, 0.0, where)
+    for name in held.model:
+        if not _equal(held.model[name], found.model.get(name)):
+            yield Departure(PipelineStage.UPDATE, name, 1.0, 0.0, where)
+    for name in sorted(held.tensors.keys() | found.tensors.keys()):
+        if not _equal(held.tensors.get(name), found.tensors.get(name)) and (noise or name != "random.torch"):
+            yield Departure(STAGES[name.partition(".")[0]], name, 1.0, 0.0, where)
+    if found.state["slots"] != held.state["slots"]:
+        yield Departure(PipelineStage.DATA, "rows", 1.0, 0.0, where)
+    if found.state["ema_updates"] != held.state["ema_updates"]:
+        yield Departure(PipelineStage.AVERAGE, "updates of the average", 1.0, 0.0, where)
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(to_host(one), to_host(other))
+
+
+def _write_known_scores(file: Path) -> Score | None:
+    """Replace the logged scores by known ones, and return the best, which is neither the first nor the last of three.
+
+    Every line keeps its length, because a checkpoint says how many bytes belong to it.
+    """
+    lines = file.read_text("utf-8").splitlines()
+    scored = [place for place, line in enumerate(lines) if SOLVED in json.loads(line)]
+    for number, place in enumerate(scored):
+        solved, tokens = BEST_SCORE if number == (len(scored) - 1) // 2 else LOWER_SCORE
+        known = json.dumps(json.loads(lines[place]) | {SOLVED: solved, TOKENS: tokens})
+        lines[place] = known.ljust(len(lines[place]))
+    file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return BEST_SCORE if scored else None
+
+
+def _compare_best(wanted: Score | None, best: Score | None) -> list[Departure]:
+    """The score that later ones must exceed is the best one that the run logged."""
+    if best == wanted:
+        return []
+    return [Departure(PipelineStage.WEIGHTS, "best score", 1.0, 0.0, f"{best} is resumed with, not {wanted}")]
+
+
+# -- the evaluation ---------------------------------------------------------------------------------
+
+
+def compare_requested(path: Path) -> list[Departure]:
+    """Compare what ``etrm evaluate`` reports of a run folder with an evaluation of the weights as the config says.
+
+    Both are of a few tasks. Only models with an encoder are compared, since a puzzle table may lack the tasks.
+    """
+    config = read_config(path)
+    if not config.model.has_encoder:
+        return []
+    few: Changes = {"evaluate": {"max_tasks": min(TASKS, config.evaluate.max_tasks or TASKS)}}
+    reported = plain_report(evaluate_run(path, few).report)
+    asked = with_settings(config, **few).evaluate
+    model, trained_with, tasks, _ = load_model(path, asked.weights, which=asked.checkpoint)
+    used = with_settings(trained_with, **few)
+    predictor = make_predictor(model, asked.halting, asked.precision)
+    held_out = load_held_out_tasks(used)
+    wanted = plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
+    return list(_compare_reports(reported, wanted))
+
+
+def _compare_reports(reported: CountedScores, wanted: CountedScores) -> Iterator[Departure]:
+    where = "reported by the command"
+    for query, candidates in wanted.candidates.items():
+        if not agree(candidates, reported.candidates.get(query, ())):
+            yield Departure(
+                PipelineStage.ANSWERS, "candidates", 1.0, 0.0, f"{where}, task {query[0]}, query {query[1]}"
+            )
+            break
+    for name, value in wanted.values.items():
+        size = abs(reported.values.get(name, torch.inf) - value)
+        if not size <= ROUNDING:
+            yield Departure(PipelineStage.SCORE, name, size, ROUNDING, where)

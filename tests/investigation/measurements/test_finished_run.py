@@ -1,0 +1,85 @@
+"""A finished run against the run that resumes there and its evaluation: equal, and a planted change is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from etrm.checkpoints.run_folder import read_metrics
+from etrm.config import Config
+from etrm.investigation.measurements.finished_run import compare_requested, compare_resumed
+from etrm.reference.departure import PipelineStage
+from etrm.training.scoring import score_run
+from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutCurve
+from etrm.training.train_state import TrainState
+from etrm.training.trainer import train
+from tests.reference.test_step import config_of
+
+EVERY: dict[str, Any] = {
+    "train": {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2, "lr": 1e-2},
+    "evaluate": {"every": 1, "max_tasks": 2},
+}
+
+
+def run_of(path: Path, **changes: Any) -> Config:
+    config = config_of(**{**EVERY, **changes})
+    train(config, path)
+    return config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "run"
+    run_of(path)
+    return path
+
+
+def test_a_healthy_run_is_resumed_and_evaluated_as_it_is(folder: Path) -> None:
+    before = sorted(one.name for one in folder.rglob("*"))
+    assert compare_resumed(folder) == []
+    assert compare_requested(folder) == []
+    assert sorted(one.name for one in folder.rglob("*")) == before
+
+
+def test_a_run_without_evaluations_is_resumed(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", evaluate={"max_tasks": 2}, model={"encoder": {"kind": "hybrid_variational"}})
+    assert compare_resumed(tmp_path / "run") == []
+
+
+def test_a_table_of_ids_is_resumed_and_not_evaluated(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", model={"variant": "trm"}, data={"augmentations": 2}, evaluate={"max_tasks": 2})
+    assert compare_resumed(tmp_path / "run") == []
+    assert compare_requested(tmp_path / "run") == []
+
+
+def test_another_best_score_after_resuming_is_the_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recall(self: HeldOutCurve, path: Path, size: int) -> None:
+        last = read_metrics(path, size)[-1]
+        self.best = last[SOLVED], last[TOKENS]
+
+    monkeypatch.setattr(HeldOutCurve, "recall", recall)
+    assert [(found.stage, found.tensor) for found in compare_resumed(folder)] == [
+        (PipelineStage.WEIGHTS, "best score")
+    ]
+
+
+def test_states_that_are_not_restored_are_the_carry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(self: TrainState, bucket: int, carry: Any) -> None:
+        if bucket not in self.carries:
+            first(self, bucket, carry)
+
+    first = TrainState.set_carry
+    monkeypatch.setattr(TrainState, "set_carry", keep)
+    assert {found.stage for found in compare_resumed(folder)} == {PipelineStage.CARRY}
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.precision")
+def test_an_evaluation_of_other_answers_is_the_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = score_run.make_predictor
+    monkeypatch.setattr(score_run, "make_predictor", lambda model, *args: make(model, args[0], "bfloat16"))
+    found = compare_requested(folder)
+    assert found[0].stage is PipelineStage.ANSWERS
