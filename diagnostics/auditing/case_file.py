@@ -8,12 +8,14 @@ The dictionary holds the arguments of `diagnostics.audit` by name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -53,7 +55,7 @@ def audit_file(target: str, **options: Any) -> Audit:
     named = is_named_model(target)
     path, function = (Path(), "") if named else _split(target)
     try:
-        made = build_named_case(target) if named else _function(_imported(path), path, function)()
+        made = build_named_case(target) if named else _find_function(path, function)()
         return audit(**{**_checked(made, target), **options})
     except CaseError:
         raise
@@ -95,30 +97,29 @@ def _split(target: str) -> tuple[Path, str]:
     return path, function
 
 
-def _imported(path: Path) -> ModuleType:
+def _imported(path: Path, spec: ModuleSpec) -> ModuleType:
     """The file as a module, run as `python FILE` would, less its `__main__` part."""
-    name = f"audited_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise CaseError("case.not-python", "{got} is not a Python file", got=str(path))
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look classes up there
+    sys.modules[spec.name] = module  # dataclasses and pickle look classes up there
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    assert spec.loader is not None
     spec.loader.exec_module(module)
     return module
 
 
-def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
-    found = getattr(module, name, None)
-    if callable(found):
-        return found  # type: ignore[no-any-return]  # whatever it returns is checked
-    functions = [
-        key
-        for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__
-    ]
+def _find_function(path: Path, name: str) -> Callable[[], Any]:
+    """The function of a file, which is not run if its text cannot define it: a script may train for hours."""
+    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise CaseError("case.not-python", "{got} is not a Python file", got=str(path))
+    tree = ast.parse(path.read_bytes(), str(path))
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if _may_define(tree, name):
+        found = getattr(_imported(path, spec), name, None)
+        if callable(found):
+            return found  # type: ignore[no-any-return]  # whatever it returns is checked
     raise CaseError(
         "case.no-function",
         "{path} has no function {got!r}; it has {allowed}",
@@ -126,6 +127,16 @@ def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
         got=name,
         allowed=", ".join(functions) or "none",
     )
+
+
+def _may_define(tree: ast.Module, name: str) -> bool:
+    """Whether a name occurs in a file, as one or as a text, or may come from a star import."""
+    words: set[object] = set()
+    for node in ast.walk(tree):
+        for field in ("id", "name", "asname", "value"):
+            word = getattr(node, field, None)
+            words |= {word} if isinstance(word, str) else set()
+    return not words.isdisjoint({name, "*"})
 
 
 def _checked(case: Any, target: str) -> Mapping[str, Any]:

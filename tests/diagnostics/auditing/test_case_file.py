@@ -80,6 +80,30 @@ def test_a_case_that_cannot_be_audited(file: Path, function: str, code: str, fac
     assert all(fact in str(caught.value) for fact in facts.values())
 
 
+def test_a_script_is_not_run_for_a_function_that_it_cannot_have(tmp_path: Path) -> None:
+    script, ran = tmp_path / "train.py", tmp_path / "ran"
+    script.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef train():\n    pass\n")
+    with refused(CaseError, "case.no-function", got="make_case", allowed="train"):
+        audit_file(f"{script}:make_case")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from {other} import *",
+        "from {other} import made as make_case",
+        "globals()['make_case'] = __import__('{other}').made",
+        "for make_case in [__import__('{other}').made]: pass",
+    ],
+)
+def test_a_function_may_come_from_anywhere(tmp_path: Path, file: Path, line: str) -> None:
+    (tmp_path / "elsewhere.py").write_text(f"{file.read_text()}\nmade = make_case\n")
+    script = tmp_path / "script.py"
+    script.write_text(line.format(other="elsewhere"))
+    audit_file(f"{script}:make_case")
+
+
 def test_a_missing_function_and_a_wrong_argument_list_what_is_allowed(file: Path) -> None:
     with pytest.raises(CaseError) as caught:
         audit_file(f"{file}:make_cas")
@@ -127,7 +151,7 @@ def test_a_file_that_does_not_parse_or_import(tmp_path: Path) -> None:
     path.write_text("def make_case(:\n")
     with pytest.raises(UserError, match=r"broken.py\", line 1"):
         audit_file(f"{path}:make_case")
-    path.write_text("import no_such_module_of_mine\n")
+    path.write_text("import no_such_module_of_mine\nmake_case = dict\n")
     with pytest.raises(UserError, match="No module named 'no_such_module_of_mine'") as raised:
         audit_file(f"{path}:make_case")
     assert "import no_such_module_of_mine" in str(raised.value).splitlines()[2]
