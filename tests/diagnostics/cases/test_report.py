@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,12 @@ def trained(name: str, broken: bool, audited: bool = False) -> Training:
     return run
 
 
+SHOWN: set[str] = set()
+"""Cases that the tests of all rules run, broken and fixed; here they are slow tests."""
+
+
 def both(name: str, audited: bool = False) -> tuple[Training, Training]:
+    SHOWN.add(name)
     return trained(name, True, audited), trained(name, False, audited)
 
 
@@ -84,7 +90,15 @@ CASES: Cases = {
 """For the tests of all rules."""
 
 
-@pytest.mark.parametrize("case", reported.CASES, ids=lambda case: case.name)
+def mark(cases: Sequence[Case]) -> list[Any]:
+    """Cases as parameters."""
+    return [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in SHOWN else [])
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize("case", mark(reported.CASES))
 def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
     row = run_case(case)
     assert better(row) == "named"
@@ -119,19 +133,19 @@ def test_a_healthy_program_is_quiet(name: str) -> None:
     assert [each for each in findings if each.severity > Severity.NOTE] == []
 
 
-@pytest.mark.parametrize("case", GROUPS["questions"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", mark(GROUPS["questions"]))
 def test_what_users_ask_about_has_a_quiet_fix(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
 
 
-@pytest.mark.parametrize("case", GROUPS["scripts"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", mark(GROUPS["scripts"]))
 def test_a_script_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
     verdict = judge(run_audit(case.make(True)), case.answers)
     assert verdict in (("partly",) if case.name in HALF_NAMED else ("named",))
 
 
-@pytest.mark.parametrize("case", GROUPS["loops"], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", mark(GROUPS["loops"]))
 def test_a_loop_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
     assert judge(run_audit(case.make(True)), case.answers) == "named"

@@ -114,7 +114,7 @@ def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_bu
     assert trainer.episodes.buckets == 2
 
 
-@pytest.mark.parametrize("width", [16, 24, 32])  # with 24 or 32 some length equals the width
+@pytest.mark.parametrize("width", [16, 24])  # with 24 some length equals the width
 @pytest.mark.usefixtures("eager_backend")
 def test_without_static_shapes_four_graphs_serve_all_steps(
     smoke: Smoke, graphs: Callable[[], int], width: int
