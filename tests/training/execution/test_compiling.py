@@ -114,16 +114,13 @@ def test_with_static_shapes_nothing_is_compiled_after_the_first_pass_over_the_bu
     assert trainer.episodes.buckets == 2
 
 
-@pytest.mark.parametrize("width", [16, 24])  # with 24 some length equals the width
 @pytest.mark.usefixtures("eager_backend")
-def test_without_static_shapes_four_graphs_serve_all_steps(
-    smoke: Smoke, graphs: Callable[[], int], width: int
-) -> None:
+def test_without_static_shapes_four_graphs_serve_all_steps(smoke: Smoke, graphs: Callable[[], int]) -> None:
     """One of the encoder's blocks; of the core without gradient, and with one for the states or also before them."""
     trainer = Trainer(
         smoke(
             *("train.compile=true", "data.augmentations=fresh", "train.batch_size=4"),
-            f"model.hidden_size={width}",
+            "model.hidden_size=24",  # some length equals the width
             *("model.layers=1", "model.encoder.layers=1", "model.halt.max_steps=3"),
             *("model.H_cycles=2", "model.L_cycles=2", "monitor.every=1", "monitor.probe_every=2"),
         )
@@ -135,7 +132,7 @@ def test_without_static_shapes_four_graphs_serve_all_steps(
     assert graphs() == 4
     trained = [length for length in seen if length % 8 == 0]
     assert len(trained) > 1
-    assert width == 16 or width in trained
+    assert 24 in trained
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def prefetch() -> Iterator[Prefetch]:
     wait_for_no_worker()
 
 
+@pytest.mark.slow
 def test_a_stream_of_rules_is_the_same_with_workers_who_draw_whole_blocks() -> None:
     rules = {"source": "rules:colours", "stream": "endless", "max_side": 3, "max_tasks": None}
     config = with_settings(load("smoke"), data={**rules, "workers": 1, "augmentations": 1})

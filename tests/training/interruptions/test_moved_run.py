@@ -142,6 +142,7 @@ def steps_of(smoke: Smoke) -> Iterator[Callable[..., list[dict[str, Any]]]]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_two_threads_give_the_numbers_of_one_within_the_documented_bounds(
     steps_of: Callable[..., list[dict[str, Any]]],
 ) -> None:
