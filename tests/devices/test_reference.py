@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from etrm.config import load, with_settings
-from etrm.investigation.measurements.reference_check import check_start
+from etrm.investigation.measurements.reference_check import check_course, check_start
 from etrm.training.step_check import read_compared
 from etrm.training.trainer import train
 from tests.devices.test_training import SUBJECTS
@@ -35,9 +35,13 @@ def test_compared_steps_are_equal_on_the_device(name: str, device: torch.device,
 
 
 @pytest.mark.slow  # compared steps, and answers in tests/devices/test_training.py, are on the device in every run
-def test_evaluator_loader_and_answers_are_equal_on_the_device(device: torch.device) -> None:
+def test_evaluator_loader_and_answers_are_equal_on_the_device(device: torch.device, tmp_path: Path) -> None:
     config = with_settings(
         load("smoke"), data={"max_tasks": 6, "max_side": 3}, train={"batch_size": 4, "threads": 1}
     )
     found = check_start(config)
     assert (found.departures, found.error) == ([], "")
+    train(with_settings(config, train={"steps": 4}, evaluate={"every": 2}), tmp_path / "run")
+    course = check_course(tmp_path / "run", evaluated=True)
+    assert course.compared
+    assert (course.departures, course.error) == ([], "")
