@@ -18,6 +18,9 @@ from etrm.training.trainer import Trainer
 SPREAD = 2.0
 """Standard deviation of the halting logits over the rows. About half of them are positive."""
 
+FILLED = 0.1
+"""Standard deviation of parameters that were zero: of the size of the others."""
+
 
 @torch.no_grad()
 def unsettle(trainer: Trainer, states: Tensor) -> None:
@@ -51,6 +54,19 @@ def unsettle(trainer: Trainer, states: Tensor) -> None:
 def _leave_out(rows: Tensor, common: Tensor) -> Tensor:
     """Return (n, D) rows without their part along (D,) what all states share, which would decide for all alike."""
     return rows - torch.outer(rows @ common, common) / (common @ common)
+
+
+@torch.no_grad()
+def fill_zeros(trainer: Trainer) -> None:
+    """Give parameters that are zero in a new model, or were a few steps ago, random values.
+
+    What they do has no effect at first.
+    """
+    random = torch.Generator().manual_seed(trainer.config.train.seed)
+    for parameter in trainer.model.parameters():
+        if float(parameter.square().mean().sqrt()) < FILLED / 10:
+            drawn = torch.randn(parameter.shape, generator=random)
+            parameter.copy_(FILLED * to_device(drawn, parameter.device))
 
 
 def next_states(trainer: Trainer) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,12 @@ from etrm.investigation.measurements.checkpoint_check import CheckpointCheck, dr
 from etrm.investigation.measurements.finished_run import compare_requested, compare_resumed
 from etrm.investigation.measurements.fitted_to_tasks import compare_fits
 from etrm.investigation.measurements.known_losses import compare_known_losses
-from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
+from etrm.investigation.measurements.later_training import (
+    exchange_readers,
+    fill_zeros,
+    next_states,
+    unsettle,
+)
 from etrm.investigation.measurements.plain_values import plain_row
 from etrm.investigation.measurements.recorded_evaluation import (
     compare_loaded_weights,
@@ -143,6 +148,8 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
             comparisons.run(lambda: _check_later(trainer, check, saved))
             if covers_model(config):
                 comparisons.run(lambda: compare_fits(trainer))
+        elif _begins_at_gradient(check):
+            comparisons.run(lambda: _check_forward(trainer, StepCheck(config)))
         return ()
 
     comparisons.run(compare_run)
@@ -160,6 +167,27 @@ def _train(trainer: Trainer, check: StepCheck, steps: int) -> tuple[()]:
         with check.step(trainer):
             trainer.advance()
     return ()
+
+
+def _begins_at_gradient(check: StepCheck) -> bool:
+    first = ReferenceFacts(tuple(check.compared)).first
+    return first is not None and first.stage is PipelineStage.GRADIENT
+
+
+def _check_forward(trainer: Trainer, check: StepCheck) -> list[Departure]:
+    """What departs before the gradient of a step in which no parameter is zero.
+
+    A wrong factor of what is zero in a new model changes the gradient alone, and its cause is where it is multiplied.
+    """
+    order = list(PipelineStage)
+    fill_zeros(trainer)
+    _train(trainer, check, 1)
+    return [
+        replace(departure, step=None, where=f"{departure.where} with no parameter of zeros".lstrip())
+        for step in check.compared
+        for departure in step.departures
+        if order.index(departure.stage) < order.index(PipelineStage.GRADIENT)
+    ]
 
 
 def _check_later(trainer: Trainer, check: StepCheck, saved: CheckpointCheck) -> Sequence[Departure]:

@@ -9,7 +9,13 @@ import torch
 from etrm.config import Config, load, with_settings
 from etrm.investigation.measurements import reference_check
 from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
-from etrm.investigation.measurements.later_training import exchange_readers, next_states, unsettle
+from etrm.investigation.measurements.later_training import (
+    FILLED,
+    exchange_readers,
+    fill_zeros,
+    next_states,
+    unsettle,
+)
 from etrm.investigation.measurements.recorded_evaluation import record_own_answers
 from etrm.investigation.measurements.reference_check import TURNS, check_start
 from etrm.model.act import Carry
@@ -100,3 +106,15 @@ def test_a_token_that_is_never_answered_is_the_answers(monkeypatch: pytest.Monke
     first = check_start(config_of()).first
     assert first is not None
     assert first.stage is PipelineStage.ANSWERS
+
+
+def test_parameters_of_zeros_are_filled_and_no_others() -> None:
+    trainer = Trainer(config_of())
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    fill_zeros(trainer)
+    changed = {
+        name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])
+    }
+    assert changed == {name for name, value in before.items() if not value.any()} == {"core.q_head.weight"}
+    found = dict(trainer.model.named_parameters())["core.q_head.weight"]
+    assert float(found.detach().std()) == pytest.approx(FILLED, rel=0.3)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, load, with_settings
+from etrm.evaluation import Predictor
 from etrm.investigation.measurements import reference_check
 from etrm.investigation.measurements.reference_check import (
     LAST_STEP,
@@ -18,9 +21,12 @@ from etrm.investigation.measurements.reference_check import (
     check_evaluated,
     check_start,
 )
+from etrm.model.encoders.variational import Latent
+from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
+from etrm.training.scoring.predictor import make_predictor
 from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import train
 
@@ -56,6 +62,23 @@ def test_a_fault_is_named_at_its_stage(fault: str, stage: PipelineStage) -> None
     first = check_start(config_of(faults=(fault,))).first
     assert first is not None
     assert first.stage is stage
+
+
+def test_a_factor_of_what_is_zero_at_first_is_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise times the variance, whose logarithm is zero in a new model, changes its gradient alone."""
+
+    def forward(self: Latent, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        wide = 2 * self.logvar_proj(x)
+        mu, kl = self.mu_proj(x), latent(self, x, noise)[1]
+        assert not self.training or noise is not None
+        return mu if noise is None else mu + (0.5 * wide).exp() * noise, kl
+
+    latent = Latent.forward
+    monkeypatch.setattr(Latent, "forward", forward)
+    found = check_start(config_of(model={"encoder": {"kind": "lpn_variational"}}))
+    assert found.steps[0].departures[0].stage is PipelineStage.GRADIENT
+    assert found.first is not None
+    assert found.first.stage is PipelineStage.CONTEXT
 
 
 def test_no_step_after_one_that_departs_is_compared() -> None:
@@ -130,6 +153,22 @@ def test_a_logged_score_that_the_checkpoint_does_not_have_is_the_score(tmp_path:
         "".join(json.dumps(line | {TOKENS: line[TOKENS] + 0.1}) + "\n" for line in lines), "utf-8"
     )
     assert {found.stage for found in check_evaluated(tmp_path / "run")} == {PipelineStage.SCORE}
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.precision")
+def test_a_logged_score_is_computed_again_in_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(with_settings(EVALUATED, evaluate={"precision": "bfloat16"}), tmp_path / "run")
+    asked = []
+
+    def make(model: Variant, *settings: Any) -> Predictor:
+        asked.append(settings)
+        return make_predictor(model, *settings)
+
+    monkeypatch.setattr(reference_check, "make_predictor", make)
+    assert check_evaluated(tmp_path / "run") == ()
+    assert asked == [("all_steps", "bfloat16")]
 
 
 def test_a_config_that_cannot_be_built_says_why() -> None:
