@@ -14,7 +14,7 @@ investigate: $(READY)  ## investigate the preset small; writes runs/investigatio
 quick: lint  ## lint, and the tests nearest to what changed since main: under a minute
 	$(BIN)/python -m tests.affected --run --seconds 25 -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)  ## all tests but the slow ones (10 minutes on two cores)
+test: $(READY)  ## all tests but the slow ones (12 minutes on two cores)
 	$(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(READY)  ## tests that train for minutes

@@ -51,7 +51,6 @@ def compute_logged(step: RecordedStep, config: Config) -> dict[str, float | None
     classes = [_mean([row.foretold for row in scored if row.right is wanted]) for wanted in (True, False)]
     begins = step.before.carries[step.bucket]["halted"].tolist()
     found = {
-        "loss": sum(float(part.total) for part in step.parts if part.total is not None) / step.batch_size,
         "lm_loss": _mean([row.cross_entropy for row in scored]),
         "q_halt_loss": _mean([row.halting for row in scored]),
         "accuracy_all": _mean([row.share for row in scored]),
@@ -69,6 +68,9 @@ def compute_logged(step: RecordedStep, config: Config) -> dict[str, float | None
         "reset_share": sum(begins) / len(begins),
         "lr_factor": rate_factor(step.before.step, config.train),
     }
+    totals = [part.total for part in step.parts if part.total is not None]
+    if len(totals) == len(step.parts):  # a recipe that cannot be watched records none
+        found["loss"] = sum(map(float, totals)) / step.batch_size
     if any(row.kl is not None for row in rows):
         found["kl"] = _mean([row.kl or 0.0 for row in scored])
     if any(row.entropy is not None for row in rows):
