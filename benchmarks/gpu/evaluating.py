@@ -26,7 +26,7 @@ def measure_evaluation(config: Config) -> dict[str, Any]:
     tasks = load_held_out_tasks(config)
     synchronize(trainer.device)
     began = time.perf_counter()
-    predictor = make_predictor(trainer.model, config.evaluate.halting, config.evaluate.precision)
+    predictor = make_predictor(trainer.model, config.evaluate)
     report: EvaluationReport = evaluate_tasks(trainer.recipe, predictor, tasks, config, trainer.tasks)
     found: dict[str, Any] = {
         "seconds": time.perf_counter() - began,

@@ -51,9 +51,8 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
                 for name, each in found.items()
                 if name.split("-")[0] == size and each is not base
             ]
-            paragraphs += (
-                [f"Rows per second, divided by those of commit aa7834e: {', '.join(times)}."] if times else []
-            )
+            if times:
+                paragraphs.append(f"Rows per second, divided by those of commit aa7834e: {', '.join(times)}.")
     if "evaluation" in found:
         each = found["evaluation"]
         paragraphs.append(

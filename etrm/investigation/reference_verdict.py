@@ -14,14 +14,14 @@ from etrm.investigation.evidence.table import Direction, Metric, Table
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.judgement import Judgement
-from etrm.investigation.measurements.reference_check import (
+from etrm.investigation.records import Verdict
+from etrm.investigation.reference_comparison.reference_check import (
     LAST_STEP,
     ReferenceFacts,
     check_course,
     check_start,
 )
-from etrm.investigation.measurements.repeated_steps import add_steps_before_departure
-from etrm.investigation.records import Verdict
+from etrm.investigation.reference_comparison.repeated_steps import add_steps_before_departure
 from etrm.investigation.result import CauseCode, HypothesisResult, RecordedDeparture, ReferenceResult
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed

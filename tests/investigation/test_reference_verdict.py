@@ -11,8 +11,8 @@ from etrm.config import Config, load, with_settings
 from etrm.investigation import reference_verdict
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import Judgement
-from etrm.investigation.measurements.reference_check import ReferenceFacts
 from etrm.investigation.records import Verdict
+from etrm.investigation.reference_comparison.reference_check import ReferenceFacts
 from etrm.investigation.reference_verdict import (
     HYPOTHESES,
     ReferenceReason,

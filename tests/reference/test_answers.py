@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from etrm.config import KINDS, load, with_settings
-from etrm.investigation.measurements.recorded_evaluation import record_own_answers
+from etrm.investigation.reference_comparison.recorded_evaluation import record_own_answers
 from etrm.reference.answers import compare_answers
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation

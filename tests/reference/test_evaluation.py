@@ -14,7 +14,7 @@ from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import Answer, evaluate
 from etrm.evaluation.statistics import binomial_interval
 from etrm.evaluation.submission import build_submission
-from etrm.investigation.measurements.plain_values import plain_report, plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_report, plain_row
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import (
     EvaluationRequest,

@@ -7,7 +7,7 @@ import torch
 
 from etrm.config import with_settings
 from etrm.data import build_evaluation_samples
-from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.reference.search_starts import SearchedRow, start_contexts
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer

@@ -88,7 +88,7 @@ def _evaluate_held_out(run: RunUnderTest, model: Variant) -> Iterator[RecordedFa
     options = {"augmentations": 1, "data": run.used.data, "variant": run.used.model.variant}
 
     def score(one: Variant) -> EvaluationReport:
-        answers = make_predictor(one, run.used.evaluate.halting, run.used.evaluate.precision)
+        answers = make_predictor(one, run.used.evaluate)
         return evaluate(tasks, answers, **options)  # type: ignore[arg-type]
 
     trained, untrained = score(model), score(run.start.model.eval())

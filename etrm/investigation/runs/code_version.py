@@ -46,6 +46,7 @@ ONLY_JUDGE = tuple(
         "own_model",
         "planned_runs.py",
         "recorded_run",
+        "reference_comparison",
         "reference_verdict.py",
         "session.py",
         "result.py",

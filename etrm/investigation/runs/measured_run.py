@@ -135,7 +135,7 @@ def _evaluate_held_out(trainer: Trainer) -> tuple[dict[str, float], list[ShownAn
     tasks = load_held_out_tasks(config)
     report = trainer.recipe.evaluate(
         tasks,
-        make_predictor(trainer.model, config.evaluate.halting, config.evaluate.precision),
+        make_predictor(trainer.model, config.evaluate),
         augmentations=config.evaluate.augmentations,
         data=config.data,
         batch_size=config.evaluate.batch_size,

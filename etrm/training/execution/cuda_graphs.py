@@ -102,8 +102,11 @@ class CudaGraphs:
                 next_step="train.cuda_graphs=false",
             )
         self._capture: Capture = capture or torch.cuda.make_graphed_callables
-        # torch captures in a stream of its own. The nodes that accumulate gradients stay there, which it warns of.
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+        # torch captures in a stream of its own. The nodes that accumulate gradients stay there, of which newer versions
+        # warn.
+        warn = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if warn is not None:
+            warn(False)
         self._make_pool = make_pool
         # One for each part. All shapes of a part share it, because only one of them is in use at a time. Two parts
         # in one pool would overwrite what the backward pass of the other reads.

@@ -121,7 +121,7 @@ def measure_gap(model: Variant, config: Config, asked: TaskSet, trained: TaskSet
         ConfigError: the context of the model is no free vector.
     """
     samples = build_evaluation_samples(asked, config.data, 1, config.train.seed, variant=config.model.variant)
-    predictor = make_predictor(model, config.evaluate.halting, config.evaluate.precision)
+    predictor = make_predictor(model, config.evaluate)
     plain = score(tuple(asked), samples, predict(samples, predictor, config.evaluate.batch_size))
 
     def search(start: str, shown: Sequence[Sample] | None = None) -> dict[str, bool]:

@@ -226,7 +226,7 @@ def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: 
     began = time.perf_counter()
     found = predict(
         samples,
-        make_predictor(model, config.evaluate.halting, config.evaluate.precision),
+        make_predictor(model, config.evaluate),
         config.evaluate.batch_size,
     )
     answers.plain += [prediction for prediction in found if prediction is not None]

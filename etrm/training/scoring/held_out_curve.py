@@ -122,7 +122,7 @@ class HeldOutCurve:
 
     def _evaluate(self, model: Variant) -> EvaluationReport:
         config = self._config
-        predictor = make_predictor(model, config.evaluate.halting, config.evaluate.precision)
+        predictor = make_predictor(model, config.evaluate)
         return evaluate_tasks(self._recipe, predictor, load_held_out_tasks(config), config, self._trained)
 
     def recall(self, folder: Path, size: int) -> None:

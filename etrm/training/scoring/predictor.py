@@ -12,7 +12,7 @@ import numpy as np
 from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import Config, Precision
+from etrm.config import Config, EvaluateConfig
 from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError
@@ -28,26 +28,24 @@ BEST = "best"
 """The subfolder of a run folder with its best checkpoint."""
 
 
-def make_predictor(
-    model: Variant,
-    halting: Literal["all_steps", "early"] = "all_steps",
-    precision: Precision = "float32",
-) -> Predictor:
+def make_predictor(model: Variant, settings: EvaluateConfig | None = None) -> Predictor:
     """Return a predictor, which computes the context once per sample.
 
     Args:
         model: the model.
-        halting: the step at which an answer is read, as ``evaluate.halting`` says.
-        precision: the precision of products, as ``evaluate.precision`` says.
+        settings: the evaluate section, for the step at which an answer is read and the precision of products; None
+            for its defaults.
 
     Raises:
         ConfigError: the device of the model lacks the precision.
     """
+    settings = settings or EvaluateConfig()
+    early, precision = settings.halting == "early", settings.precision
     check_precision(precision, model.device, "evaluate.precision")
 
     def answer(samples: Sequence[Sample]) -> list[Answer]:
         with autocast(precision, model.device):
-            _, output = solve_samples(model, samples, early=halting == "early")
+            _, output = solve_samples(model, samples, early=early)
         tokens = to_host(output.logits.argmax(-1)).numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]

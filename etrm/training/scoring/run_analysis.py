@@ -200,9 +200,7 @@ def analyse_run(
     progress("steps")
     trace = trace_steps(model, plain, size)
     progress("votes")
-    predictions = predict(
-        samples, make_predictor(model, config.evaluate.halting, config.evaluate.precision), size
-    )
+    predictions = predict(samples, make_predictor(model, config.evaluate), size)
     progress("ablations")
     ablations = list(score_ablations(model, config, trained, plain, trace))
     progress("noise")

@@ -160,14 +160,13 @@ def score_run(
 def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
     """Score a run and the trivial baselines in ways that overstate them; the noise is the same at every call."""
     config, model = found.config, found.model
-    halting, precision = config.evaluate.halting, config.evaluate.precision
     options: dict[str, Any] = {"data": config.data, "batch_size": config.evaluate.batch_size}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.train.seed)
         scores = score_misleading(
             found.asked,
-            make_predictor(model, halting, precision),
-            make_predictor(make_noisy(model), halting, precision),
+            make_predictor(model, config.evaluate),
+            make_predictor(make_noisy(model), config.evaluate),
             augmentations=config.evaluate.augmentations,
             seed=config.train.seed,
             variant=config.model.variant,
@@ -206,7 +205,7 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
 
 
 def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
-    predictor = make_predictor(model, config.evaluate.halting, config.evaluate.precision)
+    predictor = make_predictor(model, config.evaluate)
     return evaluate_tasks(build_recipe(config), predictor, asked, config, tasks)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from etrm.batch import IGNORE, Batch
 from etrm.data import DemoPair, Sample, collate
 from etrm.data.tokens import EOS
-from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.reference.data.loaded_rows import choose_places, compare_batch, compare_passes, compare_task_sets
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.recorded_step import record_batch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from etrm.config import DataConfig, list_presets
 from etrm.data import Episodes
 from etrm.data.build import build_store
-from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.reference.data.loaded_rows import compare_passes, compare_task_sets
 from etrm.reference.data.loader import ReferenceLoader, choose_tasks_of, choose_training_tasks
 from etrm.training.task_sets import load_held_out_tasks, load_training_tasks

@@ -9,7 +9,7 @@ import pytest
 
 from etrm.config import DataConfig
 from etrm.data import Sample, choose_training_tasks, open_episodes
-from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.reference.data.loaded_rows import compare_passes, compare_task_sets
 from etrm.reference.data.stream_loader import list_stream_tasks, open_reference
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etrm.config import Changes, Config
+from etrm.config import Changes, Config, EvaluateConfig
 from etrm.data import Sample, build_evaluation_samples, load_tasks
 from etrm.device import to_host
 from etrm.errors import CheckpointError, ConfigError, LeakageError, RunFolderError
@@ -170,7 +170,8 @@ def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
 def test_products_are_computed_in_the_precision_of_the_evaluation(run: Path, samples: list[Sample]) -> None:
     model = load_model(run, "ema")[0]
     exact, low = (
-        [q for _, q in make_predictor(model, precision=p)(samples)] for p in ("float32", "bfloat16")
+        [q for _, q in make_predictor(model, EvaluateConfig(precision=p))(samples)]
+        for p in ("float32", "bfloat16")
     )
     assert low != exact
     assert low == pytest.approx(exact, abs=0.05)
@@ -185,4 +186,4 @@ def test_a_device_without_the_precision_is_refused_before_anything_is_answered(
     model = load_model(run, "ema")[0]
     monkeypatch.setattr(type(model), "device", torch.device("mps"))
     with raises_code(ConfigError, "train.no-bfloat16", "evaluate.precision", "mps"):
-        make_predictor(model, precision="bfloat16")
+        make_predictor(model, EvaluateConfig(precision="bfloat16"))

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 
 from etrm.checkpoints.run_folder import read_metrics
-from etrm.config import Config
-from etrm.investigation.measurements.finished_run import compare_requested, compare_resumed
+from etrm.config import Config, EvaluateConfig
+from etrm.data import Episodes
+from etrm.investigation.reference_comparison.finished_run import compare_requested, compare_resumed
 from etrm.reference.departure import PipelineStage
+from etrm.training import trainer
+from etrm.training.execution.prefetch import Prefetch
 from etrm.training.scoring import score_run
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutCurve
+from etrm.training.scoring.predictor import make_predictor
 from etrm.training.train_state import TrainState
 from etrm.training.trainer import train
 from tests.reference.test_step import config_of
@@ -41,6 +45,27 @@ def test_a_healthy_run_is_resumed_and_evaluated_as_it_is(folder: Path) -> None:
     assert compare_resumed(folder) == []
     assert compare_requested(folder) == []
     assert sorted(one.name for one in folder.rglob("*")) == before
+
+
+def test_no_process_that_draws_samples_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    class InThisProcess(Prefetch):
+        """Draws in this process and counts."""
+
+        def __init__(self, config: Config, episodes: Episodes, loader: Any, depth: int) -> None:
+            started.append(config.data.workers)
+            self._draw, self._open = loader(config), False
+
+        def close(self) -> None:
+            """Has nothing to end."""
+
+    monkeypatch.setattr(trainer, "Prefetch", InThisProcess)
+    run_of(tmp_path / "run", data={"workers": 1}, evaluate={"max_tasks": 2})
+    assert compare_resumed(tmp_path / "run") == []
+    assert started == [1]
 
 
 def test_a_run_without_evaluations_is_resumed(tmp_path: Path) -> None:
@@ -79,7 +104,7 @@ def test_states_that_are_not_restored_are_the_carry(folder: Path, monkeypatch: p
 
 @pytest.mark.filterwarnings("ignore:evaluate.precision")
 def test_an_evaluation_of_other_answers_is_the_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = score_run.make_predictor
-    monkeypatch.setattr(score_run, "make_predictor", lambda model, *args: make(model, args[0], "bfloat16"))
+    low = EvaluateConfig(precision="bfloat16")
+    monkeypatch.setattr(score_run, "make_predictor", lambda model, settings: make_predictor(model, low))
     found = compare_requested(folder)
     assert found[0].stage is PipelineStage.ANSWERS

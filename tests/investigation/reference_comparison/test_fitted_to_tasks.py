@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from etrm.config import with_settings
-from etrm.investigation.measurements import fitted_to_tasks
-from etrm.investigation.measurements.fitted_to_tasks import compare_fits
+from etrm.investigation.reference_comparison import fitted_to_tasks
+from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.context_fit import _Search
 from etrm.training.scoring import adaptation, context_search

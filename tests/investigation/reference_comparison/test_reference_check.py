@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
-from etrm.config import Config, load, with_settings
+from etrm.config import Config, EvaluateConfig, load, with_settings
 from etrm.evaluation import Predictor
-from etrm.investigation.measurements import reference_check
-from etrm.investigation.measurements.reference_check import (
+from etrm.investigation.reference_comparison import reference_check
+from etrm.investigation.reference_comparison.reference_check import (
     LAST_STEP,
     ReferenceFacts,
     check_course,
@@ -162,9 +161,9 @@ def test_a_logged_score_is_computed_again_in_its_own_precision(
     train(with_settings(EVALUATED, evaluate={"precision": "bfloat16"}), tmp_path / "run")
     asked = []
 
-    def make(model: Variant, *settings: Any) -> Predictor:
-        asked.append(settings)
-        return make_predictor(model, *settings)
+    def make(model: Variant, settings: EvaluateConfig) -> Predictor:
+        asked.append((settings.halting, settings.precision))
+        return make_predictor(model, settings)
 
     monkeypatch.setattr(reference_check, "make_predictor", make)
     assert check_evaluated(tmp_path / "run") == ()

@@ -7,7 +7,7 @@ import torch
 
 from etrm.checkpoints.format import Checkpoint
 from etrm.config import load, with_settings
-from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
+from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck
 from etrm.reference.departure import PipelineStage
 from etrm.training.train_state import TrainState
 from etrm.training.trainer import Trainer

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from etrm.config import load, with_settings
-from etrm.investigation.measurements import known_losses
-from etrm.investigation.measurements.known_losses import compare_known_losses
+from etrm.investigation.reference_comparison import known_losses
+from etrm.investigation.reference_comparison.known_losses import compare_known_losses
 from etrm.reference.departure import PipelineStage
 from etrm.training import loss
 from etrm.training.trainer import Trainer

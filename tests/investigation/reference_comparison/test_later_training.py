@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.measurements import reference_check
-from etrm.investigation.measurements.checkpoint_check import CheckpointCheck
-from etrm.investigation.measurements.later_training import (
+from etrm.investigation.reference_comparison import reference_check
+from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck
+from etrm.investigation.reference_comparison.later_training import (
     FILLED,
     exchange_readers,
     fill_zeros,
     next_states,
     unsettle,
 )
-from etrm.investigation.measurements.recorded_evaluation import record_own_answers
-from etrm.investigation.measurements.reference_check import TURNS, check_start
+from etrm.investigation.reference_comparison.recorded_evaluation import record_own_answers
+from etrm.investigation.reference_comparison.reference_check import TURNS, check_start
 from etrm.model.act import Carry
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation

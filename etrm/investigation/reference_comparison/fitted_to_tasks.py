@@ -19,7 +19,7 @@ from etrm.batch import IGNORE
 from etrm.config import AdaptedPart, Config, with_settings
 from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstrations
 from etrm.device import to_device, to_host
-from etrm.investigation.measurements.plain_values import plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.model.variant import Variant
 from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
 from etrm.reference.answers import answer, compare_answers

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_device
-from etrm.investigation.measurements.checkpoint_check import draws_noise
+from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.model.core import VOCABULARY
 from etrm.model.variant import StepOutput
 from etrm.reference.departure import Departure, PipelineStage

@@ -16,8 +16,8 @@ from etrm.data.task import Grid
 from etrm.data.tokens import EOS
 from etrm.evaluation import Candidate, EvaluationReport, Prediction, Predictor, passk, submission, voting
 from etrm.evaluation.passk import PassK, QueryResult
-from etrm.investigation.measurements import recorded_evaluation
-from etrm.investigation.measurements.recorded_evaluation import (
+from etrm.investigation.reference_comparison import recorded_evaluation
+from etrm.investigation.reference_comparison.recorded_evaluation import (
     choose_held_out,
     compare_loaded_weights,
     record_known_answers,

@@ -17,8 +17,8 @@ from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, read_config
 from etrm.config import Changes, with_settings
 from etrm.device import to_host
-from etrm.investigation.measurements.checkpoint_check import draws_noise
-from etrm.investigation.measurements.plain_values import plain_report
+from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
+from etrm.investigation.reference_comparison.plain_values import plain_report
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import ROUNDING, CountedScores, agree
 from etrm.training.faults import build_recipe
@@ -56,9 +56,11 @@ def compare_resumed(path: Path) -> list[Departure]:
         older = [one.name for one in newest.parent.glob("step_*") if one != newest]
         shutil.copytree(path, copied, ignore=shutil.ignore_patterns(*OTHERS, *older))
         best = _write_known_scores(copied / "metrics.jsonl")
-        opened = RunFolder(copied, read_config(path), resume=True)
+        config = read_config(path)
+        opened = RunFolder(copied, config, resume=True)
         try:
-            trainer = Trainer(read_config(path), opened)
+            # Processes that draw samples ahead would only be started and ended; they change no sample.
+            trainer = Trainer(with_settings(config, data={"workers": 0}), opened)
             trainer.resume()
             trainer.state.folder = None  # nothing is written to it any more
             found = trainer.state.capture()
@@ -128,7 +130,7 @@ def compare_requested(path: Path) -> list[Departure]:
     asked = with_settings(config, **few).evaluate
     model, trained_with, tasks, _ = load_model(path, asked.weights, which=asked.checkpoint)
     used = with_settings(trained_with, **few)
-    predictor = make_predictor(model, asked.halting, asked.precision)
+    predictor = make_predictor(model, asked)
     held_out = load_held_out_tasks(used)
     wanted = plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
     return list(_compare_reports(reported, wanted))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etrm.checkpoints import format as checkpoints
 from etrm.config import Config, with_settings
-from etrm.investigation.measurements.reference_check import ReferenceFacts
+from etrm.investigation.reference_comparison.reference_check import ReferenceFacts
 from etrm.training.step_check import ComparedStep, StepCheck
 from etrm.training.trainer import Trainer
 

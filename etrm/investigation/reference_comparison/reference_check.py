@@ -18,18 +18,18 @@ from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
-from etrm.investigation.measurements.checkpoint_check import CheckpointCheck, draws_noise
-from etrm.investigation.measurements.finished_run import compare_requested, compare_resumed
-from etrm.investigation.measurements.fitted_to_tasks import compare_fits
-from etrm.investigation.measurements.known_losses import compare_known_losses
-from etrm.investigation.measurements.later_training import (
+from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck, draws_noise
+from etrm.investigation.reference_comparison.finished_run import compare_requested, compare_resumed
+from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
+from etrm.investigation.reference_comparison.known_losses import compare_known_losses
+from etrm.investigation.reference_comparison.later_training import (
     exchange_readers,
     fill_zeros,
     next_states,
     unsettle,
 )
-from etrm.investigation.measurements.plain_values import plain_row
-from etrm.investigation.measurements.recorded_evaluation import (
+from etrm.investigation.reference_comparison.plain_values import plain_row
+from etrm.investigation.reference_comparison.recorded_evaluation import (
     compare_loaded_weights,
     record_known_answers,
     record_own_answers,
@@ -269,7 +269,7 @@ def _check_loaded(path: Path, which: Literal["newest", "best"], held: Path) -> t
 def _check_logged(path: Path, logged: dict[str, Any]) -> tuple[Departure, ...]:
     """Compare the logged score of the best checkpoint with the one that it has."""
     model, config, tasks, _ = load_model(path, read_config(path).evaluate.weights, which="best")
-    predictor = make_predictor(model, config.evaluate.halting, config.evaluate.precision)
+    predictor = make_predictor(model, config.evaluate)
     found = evaluate_tasks(build_recipe(config), predictor, load_held_out_tasks(config), config, tasks)
     first = found.pass_at[1]
     real = {SOLVED: first.solved / first.asked, TOKENS: found.token_accuracy}

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from etrm.checkpoints.format import Checkpoint
-from etrm.config import Config
+from etrm.config import Config, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.evaluation import Answer, EvaluationReport, Predictor, write_submission
-from etrm.investigation.measurements.plain_values import plain_report, plain_row
+from etrm.investigation.reference_comparison.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
 from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
 from etrm.reference.data.loader import ReferenceRow
@@ -103,7 +103,8 @@ def record_own_answers(trainer: Trainer, model: Variant | None = None) -> Record
     request = _request_own(trainer)
     if isinstance(request, NotCovered):
         return request
-    predictor = make_predictor(model or trainer.model, trainer.config.evaluate.halting)
+    exact = with_settings(trainer.config, evaluate={"precision": "float32"})  # that of the reference
+    predictor = make_predictor(model or trainer.model, exact.evaluate)
 
     def evaluate(predictor: Predictor) -> EvaluationReport:
         """Evaluate as a run does, not by the request, so that a wrong argument departs from the reference too."""

@@ -10,8 +10,8 @@ import pytest
 from torch import Tensor
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation.measurements.reference_check import ReferenceFacts, check_course
-from etrm.investigation.measurements.repeated_steps import add_steps_before_departure
+from etrm.investigation.reference_comparison.reference_check import ReferenceFacts, check_course
+from etrm.investigation.reference_comparison.repeated_steps import add_steps_before_departure
 from etrm.reference.departure import PipelineStage
 from etrm.training import recipe
 from etrm.training.trainer import Trainer, train

@@ -1,0 +1,1 @@
+"""Runs, evaluations and fits compared with the independent implementation in :mod:`etrm.reference`."""
