@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from tests.diagnostics.cases.unlisted_further import adam
+from tests.diagnostics.cases.unlisted_further import adam, made_of_lengths
 from tests.diagnostics.cases.unlisted_losses import Made, labelled, made
 from tests.diagnostics.cases.unlisted_training import loss_of
 
@@ -239,15 +239,7 @@ class Packed(nn.Module):
 
 def packed_sequences() -> Made:
     torch.manual_seed(0)
-    model, data = Packed(), []
-    for ids in torch.randint(1, 20, (20, 32, 10)):
-        lengths = torch.randint(3, 11, (32,))
-        data.append((ids.masked_fill(torch.arange(10) >= lengths[:, None], 0), lengths, ids[:, 0] % 3))
-
-    def step(model: nn.Module, batch: Any) -> Tensor:
-        return F.cross_entropy(model(batch[0], batch[1]), batch[2])
-
-    return made(model, step, data, adam(model))
+    return made_of_lengths(Packed())
 
 
 class Exits(nn.Module):

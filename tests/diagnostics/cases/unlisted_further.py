@@ -17,6 +17,19 @@ def adam(model: nn.Module, rate: float = 3e-3) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), rate)
 
 
+def made_of_lengths(model: nn.Module) -> Made:
+    """The case of a model that classifies padded sequences by their lengths."""
+    data = []
+    for ids in torch.randint(1, 20, (20, 32, 10)):
+        lengths = torch.randint(3, 11, (32,))
+        data.append((ids.masked_fill(torch.arange(10) >= lengths[:, None], 0), lengths, ids[:, 0] % 3))
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0], batch[1]), batch[2])
+
+    return made(model, step, data, adam(model))
+
+
 def dropout_keeps_little(broken: bool) -> Made:
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_further import adam
+from tests.diagnostics.cases.unlisted_further import adam, made_of_lengths
 from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
 from tests.diagnostics.cases.unlisted_training import loss_of
 
@@ -138,15 +138,7 @@ class Packed(nn.Module):
 
 def sorted_and_not_restored(broken: bool) -> Made:
     torch.manual_seed(0)
-    model, data = Packed(broken), []
-    for ids in torch.randint(1, 20, (20, 32, 10)):
-        lengths = torch.randint(3, 11, (32,))
-        data.append((ids.masked_fill(torch.arange(10) >= lengths[:, None], 0), lengths, ids[:, 0] % 3))
-
-    def step(model: nn.Module, batch: Any) -> Tensor:
-        return F.cross_entropy(model(batch[0], batch[1]), batch[2])
-
-    return made(model, step, data, adam(model))
+    return made_of_lengths(Packed(broken))
 
 
 def advantages_in_a_column(broken: bool) -> Made:
