@@ -106,7 +106,7 @@ def test_an_audit_accuses_no_form_of_a_batch(form: str) -> None:
 
 
 class Sorting(nn.Module):
-    """Sorts its samples by their first feature, and puts them back, or not, or mixes those next to each other."""
+    """Sorts its samples by their first feature, and puts them back, or not, or one place off, or mixes neighbours."""
 
     def __init__(self, then: str) -> None:
         super().__init__()
@@ -119,11 +119,20 @@ class Sorting(nn.Module):
         if self.then == "mixes":
             found = found + found.roll(1, 0)
         found = self.head(found)
-        return found if self.then == "stays" else found[order.argsort()]
+        if self.then == "stays":
+            return found
+        back = found[order.argsort()]
+        return back.roll(1, 0) if self.then == "exchanges" else back
 
 
 @pytest.mark.parametrize(
-    ("then", "code"), [("back", None), ("stays", RETURNS_SORTED.code), ("mixes", MIXES_SAMPLES.code)]
+    ("then", "code"),
+    [
+        ("back", None),
+        ("stays", RETURNS_SORTED.code),
+        ("mixes", MIXES_SAMPLES.code),
+        ("exchanges", MIXES_SAMPLES.code),
+    ],
 )
 def test_samples_that_are_sorted_inside(then: str, code: str | None) -> None:
     torch.manual_seed(1)
