@@ -161,6 +161,7 @@ STAGES: tuple[StageRow, ...] = (
         "model/act.py",
         ("Carry.rows", "", "carry"),
         ("Carry.join", "", "carry"),
+        ("Carry.begin", "self.steps", "halting carry"),
         ("Carry.begin", "", "carry"),
         ("_fit", "", "carry"),
         ("explore", "", "halting"),

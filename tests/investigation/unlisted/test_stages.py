@@ -19,6 +19,7 @@ PLACES = [
         "carry, output = self.step(carry, batch, given.context, minimum)",
         ("context", "carry"),
     ),
+    ("etrm/model/act.py", "Carry.begin", "self.steps", "self.steps = steps", ("halting", "carry")),
     ("etrm/training/loss.py", "act_loss", "count", "divisor = count.clamp(min=1)", ("loss",)),
     ("etrm/data/episodes.py", "Episodes.sample", "index", "rng = _stream(_EPISODE, index)", None),
     ("etrm/data/tokens.py", "read_grid", "areas", "best = int(np.argmax(areas))", ("votes",)),
