@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("etrm", "diagnostics", "reports", "benchmarks")
@@ -23,22 +24,46 @@ ABOUT_SETTING_TEXTS = (
 """Code and tests that are about settings as text."""
 
 
-def modules(*folders: str) -> Iterator[tuple[str, ast.Module]]:
-    """The path of every module below some folders, and its syntax tree."""
-    for folder in folders:
+class Module(NamedTuple):
+    """What the rules ask of a module.
+
+    Attributes:
+        path: its path below the root.
+        setting_texts: whether it changes a config by texts.
+        classes: the names of its classes.
+        bare: its constants at the top that are numbers without a reason.
+    """
+
+    path: str
+    setting_texts: bool
+    classes: list[str]
+    bare: list[str]
+
+
+@cache
+def modules() -> list[Module]:
+    """Every module of the packages and of the tests; each is parsed once for all rules."""
+    found = []
+    for folder in (*PACKAGES, "tests"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             if "build" not in file.relative_to(ROOT).parts:
-                yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text("utf-8"))
+                source = file.read_text("utf-8")
+                tree = ast.parse(source)
+                nodes = [*ast.walk(tree)]
+                found.append(
+                    Module(
+                        file.relative_to(ROOT).as_posix(),
+                        any(map(has_setting_texts, nodes)),
+                        [node.name for node in nodes if isinstance(node, ast.ClassDef)],
+                        find_bare_numbers(tree, source.split("\n")),
+                    )
+                )
+    return found
 
 
 def test_settings_are_text_at_the_command_line_alone() -> None:
     """Code changes a config by values, which a type checker reads; text is for people."""
-    found = {
-        path
-        for path, tree in modules(*PACKAGES, "tests")
-        for node in ast.walk(tree)
-        if has_setting_texts(node)
-    }
+    found = {module.path for module in modules() if module.setting_texts}
     assert {path for path in found if not path.startswith(ABOUT_SETTING_TEXTS)} == set()
 
 
@@ -56,37 +81,41 @@ def has_setting_texts(node: ast.AST) -> bool:
 def test_no_two_classes_have_the_same_name() -> None:
     """A leading underscore does not tell two names apart: a reader who meets `_Group` thinks of `Group`."""
     found = defaultdict(list)
-    for path, tree in modules(*PACKAGES):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                found[node.name.lstrip("_")].append(path)
+    for module in modules():
+        if not module.path.startswith("tests/"):
+            for name in module.classes:
+                found[name.lstrip("_")].append(module.path)
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
 def test_no_two_files_of_a_package_have_the_same_name() -> None:
     found = defaultdict(list)
-    for path, _ in modules(*PACKAGES):
-        name = Path(path).name
-        if not name.startswith("__"):
-            found[path.partition("/")[0], name].append(path)
+    for path in (module.path for module in modules()):
+        folder, name = path.partition("/")[0], Path(path).name
+        if folder != "tests" and not name.startswith("__"):
+            found[folder, name].append(path)
     assert {key: paths for key, paths in found.items() if len(paths) > 1} == {}
 
 
 def test_every_number_has_its_reason_beside_it() -> None:
     """A constant at the top of a module has a comment or a docstring: what it is, and where it comes from."""
+    shown = ("etrm/", "diagnostics/", "reports/")
+    assert [(m.path, name) for m in modules() for name in m.bare if m.path.startswith(shown)] == []
+
+
+def find_bare_numbers(tree: ast.Module, lines: list[str]) -> list[str]:
+    """The names of a module's constants that are numbers and have neither a comment nor a docstring."""
     bare = []
-    for path, tree in modules("etrm", "diagnostics", "reports"):
-        lines = (ROOT / path).read_text("utf-8").split("\n")
-        for statement, following in itertools.pairwise([*tree.body, ast.Pass()]):
-            if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not is_number(statement.value):
-                continue
-            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
-            docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            own = "".join(lines[statement.lineno - 1 : statement.end_lineno])
-            comment = "#" in own or lines[statement.lineno - 2].startswith("#")
-            if isinstance(target, ast.Name) and target.id.isupper() and not (docstring or comment):
-                bare.append(f"{path}: {target.id}")
-    assert bare == []
+    for statement, following in itertools.pairwise([*tree.body, ast.Pass()]):
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not is_number(statement.value):
+            continue
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+        docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        own = "".join(lines[statement.lineno - 1 : statement.end_lineno])
+        comment = "#" in own or lines[statement.lineno - 2].startswith("#")
+        if isinstance(target, ast.Name) and target.id.isupper() and not (docstring or comment):
+            bare.append(target.id)
+    return bare
 
 
 def is_number(value: ast.expr | None) -> bool:

@@ -6,6 +6,7 @@ import ast
 import pickle
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -105,14 +106,22 @@ def test_a_finding_has_the_remedy_of_its_cause_and_else_that_of_its_rule() -> No
     assert example(MOVE001, told_elsewhere).remedy == MOVE001.causes[0].remedy != MOVE001.remedy
 
 
+@cache
+def nodes() -> tuple[list[tuple[str, ast.Call]], list[tuple[str, ast.Raise]]]:
+    """Every call and every `raise` in the toolkit, with its file; parsed once for all tests."""
+    found = [(path.name, node) for path in SOURCES for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    return (
+        [(file, node) for file, node in found if isinstance(node, ast.Call)],
+        [(file, node) for file, node in found if isinstance(node, ast.Raise)],
+    )
+
+
 def calls(name: str) -> list[tuple[str, ast.Call]]:
     """Every call of something of this name in the toolkit, with its file."""
     return [
-        (path.name, node)
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and name in (getattr(node.func, "id", None), getattr(node.func, "attr", None))
+        (file, node)
+        for file, node in nodes()[0]
+        if name in (getattr(node.func, "id", None), getattr(node.func, "attr", None))
     ]
 
 
@@ -157,10 +166,7 @@ def test_every_error_is_explained_with_its_message() -> None:
 
 def test_no_other_error_is_raised() -> None:
     raised = {
-        (path.name, ast.unparse(node.exc.func))
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+        (file, ast.unparse(node.exc.func)) for file, node in nodes()[1] if isinstance(node.exc, ast.Call)
     }
     assert {(file, name) for file, name in raised if name not in KINDS} == {
         ("__init__.py", "AttributeError"),  # the protocol of modules
