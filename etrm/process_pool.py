@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,32 @@ from typing import Any
 def start_workers(
     workers: int, prepare: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """Return a pool of spawned processes; after a fork, torch would deadlock in its thread pools.
+    """Return a pool of processes that import torch once between them.
+
+    They are forked by a server, which imports torch and computes nothing: after a fork of this process, torch would
+    deadlock in its thread pools. Anywhere but on Linux they are spawned.
 
     Args:
-        workers: the largest number of processes; each starts when it is first needed.
+        workers: the largest number of processes; each starts when it is first needed, with the environment of
+            now.
         prepare: a function that is called once in every worker.
         arguments: the arguments of ``prepare``, pickled once; all workers share the memory of their arrays.
     """
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     if prepare is None:
-        return ProcessPoolExecutor(workers, context, _begin)
+        return ProcessPoolExecutor(workers, context, _begin, (dict(os.environ),))
     shared = write_shared(arguments)
-    pool = ProcessPoolExecutor(workers, context, _begin, (prepare, shared))
+    pool = ProcessPoolExecutor(workers, context, _begin, (dict(os.environ), prepare, shared))
     weakref.finalize(pool, shared.unlink, missing_ok=True)
     return pool
+
+
+def _context() -> BaseContext:
+    if sys.platform != "linux":  # there is no fork, or libraries of the system do not survive it
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch"])
+    return context
 
 
 def write_shared(arguments: tuple[Any, ...]) -> Path:
@@ -81,7 +95,13 @@ def end_workers(pool: ProcessPoolExecutor) -> None:
         process.kill()
 
 
-def _begin(prepare: Callable[..., None] | None = None, shared: Path | None = None) -> None:
+def _begin(
+    environment: dict[str, str],
+    prepare: Callable[..., None] | None = None,
+    shared: Path | None = None,
+) -> None:
+    os.environ.clear()  # the server has that of the time when it was started
+    os.environ.update(environment)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole process group; only the parent handles it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -25,6 +26,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 STARTED = time.monotonic()
+gc.disable()  # until the tests are collected: what is imported and collected stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave what stays out of every later garbage collection, which otherwise takes a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

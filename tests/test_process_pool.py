@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ _sums: list[int] = []
 
 def keep_sum(values: Any, text: str) -> None:
     _sums.append(int(values.sum()))
+
+
+def read_place() -> tuple[str | None, str, bool]:
+    return os.environ.get("ETRM_TEST_WORKER"), str(Path.cwd()), "HOME" in os.environ
 
 
 def read_sum() -> int:
@@ -61,7 +66,9 @@ def test_a_worker_gets_a_short_message_and_the_file_goes_with_the_pool() -> None
     values = np.arange(100_000)
     pool = start_workers(1, keep_sum, (values, "x" * 100_000))
     sent: Any = pool._initargs  # type: ignore[attr-defined]
-    assert len(pickle.dumps(sent)) < 1000
+    environment, *others = sent
+    assert environment == dict(os.environ)
+    assert len(pickle.dumps(others)) < 1000
     file = next(part for part in sent if isinstance(part, Path))
     assert pool.submit(read_sum).result() == int(values.sum())
     pool.shutdown()
@@ -69,3 +76,17 @@ def test_a_worker_gets_a_short_message_and_the_file_goes_with_the_pool() -> None
     del pool
     gc.collect()
     assert not file.exists()
+
+
+def test_every_pool_has_the_environment_and_the_folder_of_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when workers were started before, and what started them is kept."""
+    monkeypatch.setenv("HOME", "/home")
+    with start_workers(1) as pool:
+        assert pool.submit(read_place).result() == (None, str(Path.cwd()), True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ETRM_TEST_WORKER", "second")
+    monkeypatch.delenv("HOME")
+    with start_workers(1) as pool:
+        assert pool.submit(read_place).result() == ("second", str(tmp_path), False)

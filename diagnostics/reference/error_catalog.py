@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 GAP = "…"
@@ -47,8 +48,9 @@ def read_sites(files: Iterable[Path], root: Path, kind_of: Callable[[str], str |
     return sorted(found, key=lambda site: (site.code, site.module, site.meaning))
 
 
-def toolkit_sites() -> list[Site]:
-    """The errors of the toolkit."""
+@cache
+def toolkit_sites() -> tuple[Site, ...]:
+    """The errors of the toolkit, by code; read from its source once in a process."""
     package = Path(__file__).parents[1]
     kinds = {
         "CaseError",
@@ -60,7 +62,7 @@ def toolkit_sites() -> list[Site]:
         "WrongOrder",
     }
     files = (file for file in package.rglob("*.py") if "build" not in file.relative_to(package).parts)
-    return read_sites(files, package.parent, lambda name: name if name in kinds else None)
+    return tuple(read_sites(files, package.parent, lambda name: name if name in kinds else None))
 
 
 def _sites(file: Path, root: Path, kind_of: Callable[[str], str | None]) -> Iterator[Site]:
