@@ -59,7 +59,9 @@ def test_a_code_of_one_kind_stands_in_one_group_once() -> None:
     for heading, topics in all_groups().items():
         repeated = [code for code, count in Counter(topic.code for topic in topics).items() if count > 1]
         assert repeated == [], heading
-    errors = [topic.code for heading in ("Errors", "Errors of the toolkit") for topic in all_groups()[heading]]
+    errors = [
+        topic.code for heading in ("Errors", "Errors of the toolkit") for topic in all_groups()[heading]
+    ]
     assert [code for code, count in Counter(errors).items() if count > 1] == []
 
 
