@@ -75,7 +75,7 @@ PLACES = {
     ),
     False: (
         ReferenceReason.IN_THE_RUN,
-        "The healthy control does not: the fault is in what this run adds to the code.",
+        "The healthy control does not: the fault is in what only this run has, its settings or code that it adds.",
     ),
     None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs so late too."),
 }
@@ -158,6 +158,8 @@ def judge_reference(
     first = facts.first
     if first is None:
         absent = facts.error or next((step.absent for step in facts.steps if step.absent), "")
+        if not steps and before is not None:
+            return before  # which says why the run ended in an error
         if not steps:
             return ReferenceResult(
                 codes=(ReferenceReason.NOT_COMPARED,),

@@ -22,9 +22,10 @@ from etrm.config import Config, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.device import to_host
 from etrm.errors import EtrmError
-from etrm.evaluation import Answer, EvaluationReport, Predictor, write_submission
+from etrm.evaluation import Answer, EvaluationReport, Predictor, evaluate_baselines, write_submission
 from etrm.investigation.reference_comparison.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
+from etrm.reference.baselines import compare_baselines
 from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
 from etrm.reference.data.loader import ReferenceRow
 from etrm.reference.departure import Departure, NotCovered
@@ -111,6 +112,18 @@ def record_own_answers(trainer: Trainer, model: Variant | None = None) -> Record
         return evaluate_tasks(trainer.recipe, predictor, request.tasks, trainer.config, trainer.tasks)
 
     return record_evaluation(request, predictor, "answers of the model", evaluate)
+
+
+def compare_trivial(config: Config) -> list[Departure]:
+    """Compare the scores of the trivial baselines on some held-out tasks, with one vote for each query.
+
+    Raises:
+        DataError: the held-out tasks cannot be read.
+    """
+    tasks, ks = choose_held_out(config), (1, 2)
+    request = replace(request_evaluation(config, tasks, augmentations=1), ks=ks)
+    reports = evaluate_baselines(tasks, config.data, ks)
+    return compare_baselines(request, {name: plain_report(report) for name, report in reports.items()})
 
 
 def choose_held_out(config: Config, count: int = TASKS) -> TaskSet:

@@ -31,6 +31,7 @@ from etrm.investigation.reference_comparison.later_training import (
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.investigation.reference_comparison.recorded_evaluation import (
     compare_loaded_weights,
+    compare_trivial,
     record_known_answers,
     record_own_answers,
 )
@@ -334,6 +335,7 @@ def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
     """Known answers and those of the model through the evaluator, and the weights that an evaluation loads."""
     found = [departure for known in record_known_answers(trainer) for departure in compare_evaluation(known)]
     found += _compare_own_answers(trainer, record_own_answers(trainer))
+    found += compare_trivial(trainer.config)
     found += compare_choice(load_held_out_tasks(trainer.config), trainer.config)
     return [*found, *compare_loaded_weights(trainer)]
 

@@ -11,7 +11,7 @@ import torch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, EvaluateConfig, load, with_settings
-from etrm.evaluation import Predictor
+from etrm.evaluation import Predictor, baselines
 from etrm.investigation.reference_comparison import reference_check
 from etrm.investigation.reference_comparison.reference_check import (
     LAST_STEP,
@@ -78,6 +78,15 @@ def test_a_factor_of_what_is_zero_at_first_is_the_context(monkeypatch: pytest.Mo
     assert found.steps[0].departures[0].stage is PipelineStage.GRADIENT
     assert found.first is not None
     assert found.first.stage is PipelineStage.CONTEXT
+
+
+def test_a_wrong_baseline_is_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every score of a model is compared with theirs."""
+    wrong = {**baselines.BASELINES, "all black": baselines.copy_input}
+    monkeypatch.setattr(baselines, "BASELINES", wrong)
+    first = check_start(config_of()).first
+    assert first is not None
+    assert first.stage in (PipelineStage.VOTES, PipelineStage.SCORE)
 
 
 def test_no_step_after_one_that_departs_is_compared() -> None:
