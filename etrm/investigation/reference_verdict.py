@@ -239,10 +239,12 @@ def explain_departure(reference: ReferenceResult) -> tuple[CauseCode, str, str] 
 
 def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
     first = departures[0]
-    at_stage = [found.tensor for found in departures if found.stage is first.stage]
-    if first.stage is PipelineStage.UPDATE and all(name.startswith("encoder.") for name in at_stage):
-        return "H2"
-    if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in at_stage):
+    at_stage = [found for found in departures if found.stage is first.stage]
+    names = [found.tensor for found in at_stage]
+    if first.stage is PipelineStage.UPDATE and all(name.startswith("encoder.") for name in names):
+        # A gradient that does not arrive; what moves the encoder by another formula is the optimiser.
+        return "H2" if any(found.unmoved for found in at_stage) else HYPOTHESES[first.stage]
+    if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in names):
         return None
     named = HYPOTHESES[first.stage]
     return "H4" if named == "H2" and not subject.model.has_encoder else named

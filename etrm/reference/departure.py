@@ -42,6 +42,7 @@ class Departure:
         where: the place in words that a reader can look up, such as the first row and its task.
         step: the 1-based optimiser step; None for evaluation.
         bucket: the bucket of the step; None for evaluation.
+        unmoved: whether the value is a parameter that an update left where it was.
     """
 
     stage: PipelineStage
@@ -51,6 +52,7 @@ class Departure:
     where: str = ""
     step: int | None = None
     bucket: int | None = None
+    unmoved: bool = False
 
 
 @dataclass(frozen=True)

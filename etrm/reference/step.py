@@ -510,7 +510,7 @@ class _Comparison:
             )
             size = _moved_apart(new, wanted.weight, old)
             if not size <= self.limits.exact:
-                yield Departure(stage, name, size, self.limits.exact)
+                yield Departure(stage, name, size, self.limits.exact, unmoved=torch.equal(new, old))
             for kind, value in (("exp_avg", wanted.mean), ("exp_avg_sq", wanted.square)):
                 real = self.after.moments.get(f"{name}.{kind}")
                 if value is not None:

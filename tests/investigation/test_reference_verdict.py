@@ -71,12 +71,18 @@ def test_the_first_stage_names_the_hypothesis_and_the_control_whose_code_it_is()
 
 
 @pytest.mark.parametrize(
-    ("names", "hypothesis"), [(("encoder.a", "encoder.b"), "H2"), (("core.a", "encoder.b"), "H4")]
+    ("names", "unmoved", "hypothesis"),
+    [
+        (("encoder.a", "encoder.b"), True, "H2"),
+        (("core.a", "encoder.b"), True, "H4"),
+        (("encoder.a", "encoder.b"), False, "H4"),
+    ],
 )
-def test_an_update_of_the_encoder_alone_is_its_gradient_path(names: tuple[str, ...], hypothesis: str) -> None:
-    assert (
-        judged(*(Departure(PipelineStage.UPDATE, name, 1.0, 0.0) for name in names)).hypothesis == hypothesis
-    )
+def test_an_encoder_that_does_not_move_is_its_gradient_path(
+    names: tuple[str, ...], unmoved: bool, hypothesis: str
+) -> None:
+    departures = (Departure(PipelineStage.UPDATE, name, 1.0, 0.0, unmoved=unmoved) for name in names)
+    assert judged(*departures).hypothesis == hypothesis
 
 
 def test_a_halting_logit_belongs_to_no_hypothesis_and_the_end_of_a_row_to_the_data() -> None:

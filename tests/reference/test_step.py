@@ -333,6 +333,22 @@ def test_what_happens_in_the_update_is_the_update(kind: str) -> None:
     assert first_stage(config_of(), change) is PipelineStage.UPDATE
 
 
+@pytest.mark.parametrize("left_out", [True, False])
+def test_an_update_says_which_parameters_it_leaves_where_they_were(left_out: bool) -> None:
+    """An optimiser without the encoder, or one that does not decay it."""
+
+    def change(trainer: Trainer) -> None:
+        for group in trainer.optimizers[0].param_groups:
+            if group["name"] == "encoder":
+                group |= {"params": []} if left_out else {"weight_decay": 0.0}
+
+    found = departures(config_of(), 1, change)
+    assert {one.stage for one in found} == {PipelineStage.UPDATE}
+    weights = [one for one in found if not one.tensor.endswith(("exp_avg", "exp_avg_sq"))]
+    assert weights
+    assert all(one.unmoved is left_out and one.tensor.startswith("encoder.") for one in weights)
+
+
 def test_an_average_that_stands_still_is_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ema, "update", lambda self, model: None)
     assert first_stage(config_of(), lambda trainer: None) is PipelineStage.AVERAGE
