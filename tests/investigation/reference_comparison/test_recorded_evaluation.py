@@ -210,6 +210,19 @@ def test_a_planted_change_is_named_at_its_stage(name: str, monkeypatch: pytest.M
     assert tensor in {departure.tensor for departure in found if departure.stage is stage}
 
 
+def test_a_task_that_is_solved_in_part_is_among_any_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only task with two queries is the third by id, and every third task has no answer."""
+
+    def solve_by_any(k: int, results: Sequence[Sequence[QueryResult]]) -> PassK:
+        found = pass_at(k, results)
+        return replace(found, solved=sum(any(result.solved(k) for result in tests) for tests in results))
+
+    pass_at = passk._pass_at
+    monkeypatch.setattr(passk, "_pass_at", solve_by_any)
+    trainer = build_trainer(few_of("smoke", evaluate={"max_tasks": 40}))
+    assert "pass@1.solved" in {found.tensor for found in compare_all(record_known_answers(trainer))}
+
+
 def reverse_ranks(attempts: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     return lambda ranked: attempts(ranked[::-1])
 
