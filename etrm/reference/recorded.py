@@ -54,6 +54,15 @@ class RecordedCore:
     q: Tensor
 
 
+@dataclass(frozen=True)
+class RecordedEncoding:
+    """One call of the encoder: pairs of R rows, the state that it got by name if any, and its context (R, P, D)."""
+
+    demos: DemoPairs
+    state: Tensors | None
+    context: Tensor
+
+
 @dataclass
 class RecordedPart:
     """The rows of one micro-batch.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etrm.batch import Batch
+from etrm.batch import Batch, Demos
 from etrm.model.act import Carry
 from etrm.model.core import Core
 from etrm.reference.context import DemoPairs
@@ -165,15 +165,6 @@ def _carry(carry: Carry) -> dict[str, Tensor]:
 
 def record_batch(batch: Batch) -> RecordedBatch:
     """Copy the tensors of a batch, so that a later change in place is seen as one of labels and not of data."""
-    demos = batch.demos
-    shown = DemoPairs(
-        _copy(demos.tokens),
-        _copy(demos.positions),
-        _copy(demos.valid),
-        _copy(demos.owner),
-        demos.rows,
-        _copy(demos.noise),
-    )
     return RecordedBatch(
         _copy(batch.inputs),
         _copy(batch.labels),
@@ -181,7 +172,19 @@ def record_batch(batch: Batch) -> RecordedBatch:
         _copy(batch.valid),
         _copy(batch.puzzle_ids),
         _copy(batch.sample_ids),
-        shown,
+        record_demos(batch.demos),
+    )
+
+
+def record_demos(demos: Demos) -> DemoPairs:
+    """Copy the tensors of demonstrations."""
+    return DemoPairs(
+        _copy(demos.tokens),
+        _copy(demos.positions),
+        _copy(demos.valid),
+        _copy(demos.owner),
+        demos.rows,
+        _copy(demos.noise),
     )
 
 

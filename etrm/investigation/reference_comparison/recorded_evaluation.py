@@ -25,7 +25,6 @@ from etrm.errors import EtrmError
 from etrm.evaluation import Answer, EvaluationReport, Predictor, evaluate_baselines, write_submission
 from etrm.investigation.reference_comparison.plain_values import plain_report, plain_row
 from etrm.model.variant import Variant
-from etrm.reference.baselines import compare_baselines
 from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
 from etrm.reference.data.loader import ReferenceRow
 from etrm.reference.departure import Departure, NotCovered
@@ -37,6 +36,7 @@ from etrm.reference.evaluation import (
     Submission,
     list_evaluated,
 )
+from etrm.reference.trivial_answers import compare_baselines
 from etrm.training.scoring.predictor import evaluate_tasks, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer

@@ -28,6 +28,7 @@ from etrm.investigation.reference_comparison.later_training import (
     next_states,
     unsettle,
 )
+from etrm.investigation.reference_comparison.network_calls import compare_networks
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.investigation.reference_comparison.recorded_evaluation import (
     compare_loaded_weights,
@@ -148,7 +149,7 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         if not comparisons.found and not any(step.departures for step in check.compared):
             comparisons.run(lambda: _check_later(trainer, check, saved))
             if covers_model(config):
-                comparisons.run(lambda: compare_fits(trainer))
+                comparisons.run(lambda: _check_fits(trainer))
         elif _begins_at_gradient(check):
             comparisons.run(lambda: _check_forward(trainer, StepCheck(config)))
         return ()
@@ -350,5 +351,24 @@ def _compare_own_answers(trainer: Trainer, own: RecordedEvaluation | NotCovered)
         early = config.evaluate.halting == "early"
         chosen = np.linspace(0, len(own.answers) - 1, min(ANSWERS, len(own.answers))).astype(int)
         some = [own.answers[place] for place in chosen]
-        found += compare_answers(trainer.model.state_dict(), config.model, some, early)
+        departed = compare_answers(trainer.model.state_dict(), config.model, some, early)
+        found += [*departed, *_find_network(trainer, departed, lambda: record_own_answers(trainer))]
     return found
+
+
+def _check_fits(trainer: Trainer) -> list[Departure]:
+    """Fits to a few tasks."""
+    found = compare_fits(trainer)
+    return [*found, *_find_network(trainer, found, lambda: compare_fits(trainer))]
+
+
+def _find_network(
+    trainer: Trainer, departed: Sequence[Departure], again: Callable[[], object]
+) -> list[Departure]:
+    """What departs in the networks where answers do: the fault of a network that computes something else there.
+
+    Without one it is that of the evaluator.
+    """
+    if not any(departure.stage is PipelineStage.ANSWERS for departure in departed):
+        return []
+    return compare_networks(trainer.model, again)

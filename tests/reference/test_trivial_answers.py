@@ -13,9 +13,9 @@ from etrm.data.task import Pair, Task
 from etrm.data.tokens import EOS
 from etrm.evaluation import Answer, Predictor, baselines, evaluate_baselines
 from etrm.investigation.reference_comparison.plain_values import plain_report
-from etrm.reference.baselines import compare_baselines
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import EvaluationRequest
+from etrm.reference.trivial_answers import compare_baselines
 from tests.reference.invented import make_tasks
 
 
