@@ -41,6 +41,7 @@ def run_investigation(subject: tuple[Config, str], out: Path, **options: Any) ->
             command=command,
             progress=view.update,
             on_verdict=view.decide,
+            on_departure=view.depart,
             on_plan=view.plan,
             **options,
         )

@@ -67,6 +67,7 @@ from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 Progress = Callable[[str, int, int], None]
 """Takes a phase, the steps done and the steps in all."""
 OnVerdict = Callable[[HypothesisResult], None]
+OnDeparture = Callable[[ReferenceResult], None]
 Conduct = Callable[[Investigation, float], ExperimentResult]
 """Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 
@@ -117,6 +118,7 @@ def investigate(
     first_seed: int = 0,
     recorded_in: Path | None = None,
     on_verdict: OnVerdict = lambda hypothesis: None,
+    on_departure: OnDeparture = lambda reference: None,
     on_plan: OnPlan = lambda planned: None,
 ) -> Result:
     """Decide hypotheses about a subject and write ``out/result.json``.
@@ -135,6 +137,7 @@ def investigate(
         first_seed: the first of consecutive seeds.
         recorded_in: the run folder, or checkpoint in one, that is under test: what it recorded is judged first.
         on_verdict: called with each hypothesis as it is decided, except those whose verdict depends on later ones.
+        on_departure: called where the run departs from the reference, which is known before the first verdict.
         on_plan: called with the planned runs before the first of them starts.
 
     Raises:
@@ -173,6 +176,8 @@ def investigate(
 
     reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
     reference = reference or _compare(investigation, given, chosen, until_root_cause)
+    if reference.stage is not None:
+        on_departure(reference)
     decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)

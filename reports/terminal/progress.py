@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from reports.markdown import duration
+from reports.markdown import duration, plain
 from reports.terminal.console import open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from etrm.investigation.planned_runs import PlannedWork
-    from etrm.investigation.result import HypothesisResult, Result
+    from etrm.investigation.result import HypothesisResult, ReferenceResult, Result
 
 Clock = Callable[[], float]
 LOOK_S = 1.0
@@ -81,7 +81,7 @@ class Phases:
 class InvestigationProgress(Phases):
     """The progress of a whole investigation: the time left for all of it, the current phase, and each verdict.
 
-    In a pipe, each verdict is one plain line, and nothing else is printed.
+    In a pipe, a departure from the reference and each verdict is one plain line, and nothing else is printed.
 
     Args:
         names: the titles of the hypotheses by id.
@@ -143,6 +143,12 @@ class InvestigationProgress(Phases):
             self.cause = found.id
             if not self._stops and not set(self._expected) <= set(self._decided):
                 self._print(Text(describe_stop(found.id or "", resumes=self._resumes), "dim"))
+
+    def depart(self, reference: ReferenceResult) -> None:
+        """Print where the run departs from the reference, unless the verdict on it follows at once."""
+        if not self._stops:
+            belongs = f" It belongs to {reference.hypothesis}." if reference.hypothesis else ""
+            self._print(Text.assemble(("Reference: ", "bold"), plain(reference.sentence), belongs))
 
     def finish(self, result: Result) -> None:
         """Print the verdicts that were not known before the end; a terminal shows them in the summary."""

@@ -126,7 +126,11 @@ def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_cha
     for id in ORDER:
         monkeypatch.setattr(type(all_hypotheses()[id]), "decide", planted(id))
     told: list[HypothesisResult] = []
-    result = _tiny(tmp_path, hypotheses=ORDER, on_verdict=told.append, experiments=())
+    departed: list[ReferenceResult] = []
+    result = _tiny(
+        tmp_path, hypotheses=ORDER, on_verdict=told.append, on_departure=departed.append, experiments=()
+    )
+    assert departed == []
     assert [hypothesis.id for hypothesis in told] == ["H5", "H6", "H1", "H2", "H3"]
     after = [result.hypotheses[id].decided_after_s for id in ORDER]
     assert all(seconds is not None for seconds in after)
@@ -253,7 +257,9 @@ def test_a_departure_of_no_hypothesis_is_the_answer_where_none_is_named(
         codes=("reference.departs-in-shared-code",), sentence="planted", stage=PipelineStage.HALTING
     )
     monkeypatch.setattr(run, "_compare", lambda *args: departs)
-    result = _tiny(tmp_path, hypotheses=(), experiments=())
+    told: list[ReferenceResult] = []
+    result = _tiny(tmp_path, hypotheses=(), experiments=(), on_departure=told.append)
+    assert told == [departs]
     assert (result.root_cause, result.cause_code) == (None, CauseCode.DEPARTS)
     assert "planted" in result.sentence
 

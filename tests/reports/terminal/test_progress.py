@@ -12,7 +12,8 @@ from rich.console import Console
 
 from etrm.investigation.planned_runs import WorkState
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import HypothesisResult, Result
+from etrm.investigation.result import HypothesisResult, ReferenceResult, Result
+from etrm.reference.departure import PipelineStage
 from reports.terminal import progress
 from reports.terminal.progress import (
     InvestigationProgress,
@@ -138,6 +139,24 @@ def test_nothing_is_suggested_where_the_investigation_ends_by_itself(
         assert isinstance(shown, InvestigationProgress)
         shown.decide(decided["H2"])
     assert "--until-root-cause" not in text_of(console)
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_departure_is_told_before_the_verdicts_unless_one_follows_at_once(
+    console: Console, stops: bool
+) -> None:
+    departs = ReferenceResult(
+        codes=("reference.departs-in-the-run",),
+        sentence="It departs.",
+        stage=PipelineStage.DATA,
+        hypothesis="H5",
+    )
+    with view(stops=stops) as shown:
+        assert isinstance(shown, InvestigationProgress)
+        shown.depart(departs)
+        shown.depart(departs.replace(hypothesis=None))
+    text = ESCAPES.sub("", text_of(console))
+    assert (text.count("It departs."), text.count("H5")) == ((0, 0) if stops else (2, 1))
 
 
 def test_without_a_cause_the_same_command_resumes(console: Console) -> None:
