@@ -12,6 +12,7 @@ import pytest
 import cli
 import etrm.checkpoints.format
 import etrm.training.nonfinite  # noqa: F401 -- the two modules with error classes of their own
+from diagnostics.reference.error_catalog import Site
 from etrm.commands.error_codes import CODE, sites
 from etrm.errors import ArgumentError, ConfigError, EtrmError
 
@@ -37,26 +38,31 @@ KINDS = sorted(subclasses(EtrmError), key=lambda kind: kind.__name__)
 NAMES = {kind.__name__ for kind in KINDS} | {"ArgumentError"}
 
 
-def test_every_code_is_an_area_and_a_kind() -> None:
-    found = sites()
+@pytest.fixture(scope="module")
+def found() -> list[Site]:
+    """Those of this code base."""
+    return sites()
+
+
+def test_every_code_is_an_area_and_a_kind(found: list[Site]) -> None:
     assert len(found) > 150
     assert [site for site in found if not CODE.fullmatch(site.code)] == []
     assert {site.kind for site in found} <= NAMES
 
 
-def test_a_code_means_one_mistake_of_one_class() -> None:
+def test_a_code_means_one_mistake_of_one_class(found: list[Site]) -> None:
     modules, classes = defaultdict(set), defaultdict(set)
-    for site in sites():
+    for site in found:
         modules[site.code].add(site.module)
         classes[site.code].add(site.kind)
     assert {code for code, of_code in modules.items() if len(of_code) > 1} == SHARED
     assert {code: of_code for code, of_code in classes.items() if len(of_code) > 1} == {}
 
 
-def test_no_error_is_made_without_a_code_that_is_listed() -> None:
+def test_no_error_is_made_without_a_code_that_is_listed(found: list[Site]) -> None:
     """Independent of the list: a call of an error class whose code is not a literal passes another error's on."""
     names = NAMES | {"refused", "_Problem"}
-    listed = {site.code for site in sites()}
+    listed = {site.code for site in found}
     passed_on = []
     for file in [*(ROOT / "etrm").rglob("*.py"), *(ROOT / "reports").rglob("*.py"), ROOT / "cli.py"]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

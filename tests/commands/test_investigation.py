@@ -9,10 +9,12 @@ import pytest
 
 from etrm.investigation.runs import launchers
 from tests.command_line import etrm
+from tests.investigation.conftest import equal  # noqa: F401 - a fixture
 from tests.investigation.planted import inline
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("equal")
 def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> None:
     words = [
         "investigate",

@@ -7,7 +7,9 @@ import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from subprocess import run
+from subprocess import PIPE, STDOUT, run
+
+import pytest
 
 import diagnostics
 
@@ -47,45 +49,66 @@ def test_nothing():
 """
 
 
-def pytest_on(folder: Path, source: str, *options: str) -> str:
-    (folder / "test_it.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-p", "diagnostics.pytest_plugin", "-W", "error", *options]
+SOURCES = {
+    "test_without_torch.py": WITHOUT_TORCH,  # first: the others import it
+    "test_failing.py": FAILING,
+    "test_helper.py": FAILING.replace("def test_coverage", "def check")
+    + "\ndef test_coverage():\n    check()\n",
+    "test_monitored.py": MONITORED,
+}
+RUNS = """
+import pytest, sys
+for name in sys.argv[1:]:
+    print(f"\\0{name}\\0", end="")
+    pytest.main(["-p", "diagnostics.pytest_plugin", "-W", "error", name])
+"""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run of pytest prints for each of the files; all run in one process, which imports torch once."""
+    folder = tmp_path_factory.mktemp("plugin")
+    for name, source in SOURCES.items():
+        (folder / name).write_text(source)
     inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    found = run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-    return found.stdout + found.stderr
+    command = [sys.executable, "-c", RUNS, *SOURCES]
+    found = run(command, stdout=PIPE, stderr=STDOUT, text=True, cwd=folder, env=environment, check=False)
+    _, *parts = found.stdout.split("\0")
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_a_failed_assertion_prints_its_table_and_no_frames_of_the_toolkit(tmp_path: Path) -> None:
-    output = pytest_on(tmp_path, FAILING)
+def test_a_failed_assertion_prints_its_table_and_no_frames_of_the_toolkit(
+    outputs: dict[str, str],
+) -> None:
+    output = outputs["test_failing.py"]
     assert "1 failed" in output
     assert "E   module  gradient" in output
     assert "diagnostics.CheckFailed: COV001 0: a share of 0" in output
     shown = output.partition("short test summary")[0]  # which repeats the message where CI is set
     assert shown.count("what to do") == 1
     assert [line for line in shown.splitlines() if ".py:" in line and "FAILED" not in line] == [
-        "test_it.py:8: in test_coverage"
+        "test_failing.py:8: in test_coverage"
     ]  # one frame: none of the toolkit, of pytest or of pluggy
     shown = output.partition("= FAILURES =")[2].partition("= short test summary")[0]
     assert len(shown.splitlines()) < 18
 
 
-def test_a_helper_of_the_tests_keeps_its_frame(tmp_path: Path) -> None:
-    nested = FAILING.replace("def test_coverage", "def check")
-    output = pytest_on(tmp_path, nested + "\ndef test_coverage():\n    check()\n")
-    frames = [line for line in output.splitlines() if ".py:" in line and "FAILED" not in line]
-    assert frames == ["test_it.py:11: in test_coverage", "test_it.py:8: in check"]
+def test_a_helper_of_the_tests_keeps_its_frame(outputs: dict[str, str]) -> None:
+    lines = outputs["test_helper.py"].splitlines()
+    frames = [line for line in lines if ".py:" in line and "FAILED" not in line]
+    assert frames == ["test_helper.py:11: in test_coverage", "test_helper.py:8: in check"]
 
 
-def test_a_failed_test_shows_the_last_step_of_its_monitor(tmp_path: Path) -> None:
-    output = pytest_on(tmp_path, MONITORED)
+def test_a_failed_test_shows_the_last_step_of_its_monitor(outputs: dict[str, str]) -> None:
+    output = outputs["test_monitored.py"]
     assert "1 failed, 1 passed" in output
     assert "- diagnostics -" in output
     assert "0       arrived   1 of 1  1 " in output
 
 
-def test_it_imports_no_torch_by_itself(tmp_path: Path) -> None:
-    assert "1 passed" in pytest_on(tmp_path, WITHOUT_TORCH)
+def test_it_imports_no_torch_by_itself(outputs: dict[str, str]) -> None:
+    assert "1 passed" in outputs["test_without_torch.py"]
 
 
 def test_it_is_an_entry_point() -> None:

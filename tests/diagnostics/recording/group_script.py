@@ -1,12 +1,8 @@
-"""Run as a program by one process or several: a toy trains on a share of each batch; the monitor's records are saved.
-
-python group_script.py RANK SIZE STORE OUT
-"""
+"""Run by one process or several: a toy trains on a share of each batch; the monitor's records are saved."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +38,11 @@ def number(value: Any) -> Any:
     return f"absent: {value.reason}" if isinstance(value, Absent) else value
 
 
-def main() -> None:
-    rank, size, store, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+def train_share(rank: int, size: int, out: Path) -> None:
+    """Train as one process of ``size``, which meet at a file in ``out``; write the records there."""
     torch.set_num_threads(1)
     if size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+        dist.init_process_group("gloo", init_method=f"file://{out / 'store'}", rank=rank, world_size=size)
     torch.manual_seed(0)
     model, batches = Toy(), [torch.randn(ROWS, 3) * 3**step for step in range(STEPS)]
     if rank == size - 1:
@@ -114,7 +110,3 @@ def main() -> None:
     (out / f"{size}-{rank}.json").write_text(json.dumps({"steps": lines, "findings": findings}))
     if size > 1:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +12,22 @@ from torch import nn
 
 from diagnostics import Absent, Monitor
 from diagnostics.recording.process_group import ModuleFacts, OutputSums, StepFacts, _merge_outputs, merge
+from tests.diagnostics.recording.group_script import train_share
 from tests.diagnostics.refusals import refused
-
-ROOT = Path(__file__).parents[3]
+from tests.forked import forking
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """By size and rank."""
     folder = tmp_path_factory.mktemp("group")
-    script = str(Path(__file__).with_name("group_script.py"))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), str(size), str(folder / f"store{size}"), str(folder)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for size in (1, 2)
-        for rank in range(size)
-    ]
+    running = [forking().Process(target=train_share, args=(rank, 2, folder)) for rank in range(2)]
     for process in running:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+        process.start()
+    train_share(0, 1, folder)
+    for process in running:
+        process.join()
+        assert process.exitcode == 0
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 

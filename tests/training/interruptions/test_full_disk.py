@@ -18,16 +18,15 @@ import torch
 from etrm.checkpoints import format as checkpoints
 from etrm.errors import CheckpointError, EtrmError, RunFolderError
 from etrm.training.trainer import Trainer, train
+from tests.command_line import etrm
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import (
-    ROOT,
     SMALL,
     RunBytes,
     SettingsOfSmoke,
     Smoke,
     assert_every_checkpoint_is_whole,
     assert_same_run,
-    command,
     new_run,
 )
 
@@ -190,19 +189,23 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_whe
     assert_same_run(run_bytes(tmp_path / "whole"), run_bytes(folder))
 
 
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Limits the bytes of every file that this process writes; the limit ends with the test."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_process_whose_files_may_not_grow_exits_2_without_a_traceback(
-    tmp_path: Path, settings_of_smoke: SettingsOfSmoke
+    tmp_path: Path, settings_of_smoke: SettingsOfSmoke, small_files: Callable[[int], None]
 ) -> None:
     """RLIMIT_FSIZE: the weights do not fit, what is small does."""
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    words = command(tmp_path / "run", *new_run(settings_of_smoke()))
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited)
-    assert done.returncode == 2, done.stderr
-    assert_holds(done.stderr, "checkpoint.not-written", "step 0", os.strerror(errno.EFBIG))
-    assert "Traceback" not in done.stderr
+    small_files(20_000)
+    done = etrm("train", "--out", tmp_path / "run", *new_run(settings_of_smoke()))
+    assert done.code == 2, done.err
+    assert_holds(done.err, "checkpoint.not-written", "step 0", os.strerror(errno.EFBIG))
+    assert "Traceback" not in done.err
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
