@@ -36,6 +36,7 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
     record_known_answers,
     record_own_answers,
 )
+from etrm.investigation.reference_comparison.whole_schedule import check_schedule
 from etrm.model.core import VOCABULARY
 from etrm.reference.answers import compare_answers
 from etrm.reference.data.held_out_tasks import compare_choice
@@ -137,6 +138,7 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         trainer = Trainer(with_settings(config, monitor={"enabled": False}))
         saved = CheckpointCheck(trainer.state, noise=draws_noise(trainer.model))
         comparisons.run(lambda: _check_loading(trainer))
+        comparisons.run(lambda: check_schedule(trainer, check.config.train))
         for _ in range(2):
             comparisons.run(lambda: _train(trainer, check, FIRST_STEPS // 2))
             comparisons.run(lambda: compare_known_losses(trainer))
