@@ -19,7 +19,7 @@ from tests.devices.simulated import simulated_device
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
-settings.register_profile("shared cores", deadline=None, max_examples=50)
+settings.register_profile("shared cores", deadline=None, max_examples=30)
 settings.load_profile("shared cores")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs with Ctrl-C ignored, and the processes of the tests would inherit that.

@@ -26,7 +26,7 @@ SEMANTICS = st.builds(
     quantifier=st.sampled_from(["product", "minimum", "mean"]),
 )
 RELAXED = settings(
-    deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 
