@@ -93,9 +93,10 @@ def png(canvas: Canvas) -> bytes:
     """Return the PNG bytes of a figure, without the version of matplotlib in their metadata."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(canvas)
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    canvas.set_dpi(DPI)
+    # ``savefig`` would draw everything twice, the first time for the layout alone.
+    FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

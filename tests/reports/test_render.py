@@ -41,6 +41,13 @@ def rendered(example: Result, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of which files there are: a figure is a second of drawing."""
+    agg = "matplotlib.backends.backend_agg.FigureCanvasAgg.print_png"
+    monkeypatch.setattr(agg, lambda self, file, **_: file.write(b"a figure"))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -56,6 +63,7 @@ def test_page_equals_its_golden_file(rendered: Path, page: str) -> None:
     )
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_every_file_is_returned_and_the_index_is_last(example: Result, tmp_path: Path) -> None:
     written = render(example, tmp_path)
     expected = sorted([*PAGES, *FIGURES, "report.html"])
@@ -112,6 +120,7 @@ def test_every_run_links_to_its_raw_data(rendered: Path) -> None:
     assert "(runs/cached%20context/seed0/metrics.jsonl)" in (rendered / "h2.md").read_text("utf-8")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_other_files_stay_and_no_temporary_file_is_left(example: Result, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
@@ -122,6 +131,7 @@ def test_other_files_stay_and_no_temporary_file_is_left(example: Result, tmp_pat
     assert [name for name in contents(tmp_path) if "tmp" in name] == []
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_folder_that_is_a_file_is_an_error_with_a_next_step(example: Result, tmp_path: Path) -> None:
     (tmp_path / "figures").write_text("in the way")
     with raises_code(RunFolderError, "report.not-writable", "verdicts.png"):
@@ -146,6 +156,7 @@ def test_tables_are_aligned_up_to_the_last_column(rendered: Path, page: str) -> 
         assert all(row == bars[0] for row in bars)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_same_names_get_pages_and_figures_of_their_own(example: Result, tmp_path: Path) -> None:
     gradients = example.hypotheses["H2"]
     twins = {
