@@ -25,11 +25,13 @@ from etrm.errors import ConfigError
 from etrm.training.execution.distributed import LaunchedWorld
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
+from tests.forked import forking
+from tests.training.execution.world_script import Scenarios, train_all, train_as
 
 ROOT = Path(__file__).parents[3]
 HELD = "model.halt.exploration=0.5"
 SLOW = "train.lr=1e-4"  # the first steps of these optimisers have the size of the rate, whatever the gradient
-SCENARIOS: dict[str, tuple[tuple[str, ...], int]] = {
+SCENARIOS: Scenarios = {
     "etrm": ((HELD,), 6),
     "adam_atan2 and no clipping": (("train.optimizer=adam_atan2", "train.clip_norm=none"), 3),
     "parts": ((HELD, "train.accumulate=2"), 6),
@@ -125,15 +127,15 @@ def outcomes(
     return lambda name: run(name in LONGER)[name]
 
 
-def run_in_processes(
-    folder: Path, scenarios: dict[str, tuple[tuple[str, ...], int]]
-) -> dict[str, tuple[Outcome, ...]]:
-    (folder / "scenarios.json").write_text(json.dumps(scenarios))
-    script = Path(__file__).with_name("world_script.py")
-    command = [sys.executable, str(script), str(folder / "scenarios.json"), str(folder)]
-    for process in [*start(command, 1), *start(command, 2)]:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+def run_in_processes(folder: Path, scenarios: Scenarios) -> dict[str, tuple[Outcome, ...]]:
+    port = free_port()
+    two = [forking().Process(target=train_as, args=(rank, 2, port, scenarios, folder)) for rank in range(2)]
+    for process in two:
+        process.start()
+    train_all(scenarios, folder)
+    for process in two:
+        process.join()
+        assert process.exitcode == 0
     found = [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
     return {name: tuple(part[name] for part in found) for name in scenarios}
 

@@ -1,12 +1,8 @@
-"""Run as a program, in one process or several: trains the scenarios of a JSON file and saves what came out.
-
-python world_script.py SCENARIOS OUT    where SCENARIOS holds {name: [overrides, steps]}
-"""
+"""Run in one process or several: trains scenarios and saves what came out."""
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,9 @@ from etrm.training.execution.distributed import World, join_processes
 from etrm.training.trainer import Trainer
 
 
-def outcome(world: World, settings: list[str], steps: int) -> dict[str, Any]:
+def outcome(world: World, settings: tuple[str, ...], steps: int) -> dict[str, Any]:
     """Metrics, gradients as the optimiser found them, weights, and which samples were drawn here."""
-    trainer = Trainer(load("smoke", overrides=tuple(settings)), world=world)
+    trainer = Trainer(load("smoke", overrides=settings), world=world)
     draw, update = trainer.recipe.draw, trainer.recipe.update
     drawn: list[tuple[int, int]] = []
     gradients: list[dict[str, torch.Tensor]] = []
@@ -55,13 +51,20 @@ def outcome(world: World, settings: list[str], steps: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    scenarios, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+Scenarios = dict[str, tuple[tuple[str, ...], int]]
+"""Settings and a number of steps by name."""
+
+
+def train_as(rank: int, size: int, port: int, scenarios: Scenarios, out: Path) -> None:
+    """Train them as one of several processes, which meet at a port."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    train_all(scenarios, out)
+
+
+def train_all(scenarios: Scenarios, out: Path) -> None:
+    """Train them as the process that this one is, and write ``{size}-{rank}.pt``."""
     with join_processes("cpu") as world:
         found = {name: outcome(world, settings, steps) for name, (settings, steps) in scenarios.items()}
         torch.save(found, out / f"{world.size}-{world.rank}.pt")
-
-
-if __name__ == "__main__":
-    main()
