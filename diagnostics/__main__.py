@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from diagnostics.audit_command import add_options, run
+from diagnostics.audit_command import add_options, run, split_arguments
 from diagnostics.errors import ToolkitError
 from diagnostics.reference.explanations import explain_code, list_groups, toolkit_groups
 from diagnostics.rules import load
@@ -33,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pages = commands.add_parser("pages", help="write the pages of all rules")
     pages.add_argument("--out", required=True, type=Path, help="folder to write to")
     commands.add_parser("agents", help="print the instructions for coding agents")
-    chosen = parser.parse_args(arguments)
+    words, given = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser.parse_args(words)
     if chosen.command == "audit":
-        return run(chosen)
+        return run(chosen, given)
     if chosen.command == "agents":
         sys.stdout.write(Path(__file__).with_name("AGENTS.md").read_text(encoding="utf-8"))
         return 0

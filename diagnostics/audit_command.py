@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diagnostics.auditing.audit import FORMATS
+from diagnostics.auditing.audit import FORMATS, Audit
 from diagnostics.auditing.case_file import UserError, artifact_of, audit_file
 from diagnostics.auditing.probes.probe import check_probe
+from diagnostics.auditing.script import ScriptAudit
 from diagnostics.errors import ToolkitError
 from diagnostics.object_loading import load_object
 from diagnostics.report.baselines import read_baseline, write_baseline
 from diagnostics.report.text import is_colored, terminal_width
 from diagnostics.rules import load
 
-TARGETS = "FILE.py:FUNCTION that returns the arguments of diagnostics.audit, or hf:NAME, timm:NAME, torchvision:NAME"
+TARGETS = (
+    "FILE.py, a training script, with its arguments after --; FILE.py:FUNCTION that returns the arguments of"
+    " diagnostics.audit, for more checks; or hf:NAME, timm:NAME, torchvision:NAME"
+)
+
+
+def split_arguments(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words before and after the first `--`; those after it are the arguments of a script."""
+    given = list(words)
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help=TARGETS)
     parser.add_argument("--format", choices=FORMATS, default="table", help="output format")
     parser.add_argument("--out", type=Path, help="file to write the output to, instead of printing it")
-    parser.add_argument("--steps", type=int, help="number of training steps")
+    parser.add_argument("--steps", type=int, help="number of training steps; a script is stopped after them")
+    parser.add_argument("--all", action="store_true", help="let a script run to its end")
     parser.add_argument("--watch", metavar="PATTERN", **many, help="modules to watch; repeatable")
     parser.add_argument(
         "--expect-frozen", metavar="PATTERN", **many, help="modules that must not move; repeatable"
@@ -52,8 +65,12 @@ def choose_options(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def run(chosen: argparse.Namespace) -> int:
+def run(chosen: argparse.Namespace, arguments: Sequence[str] = ()) -> int:
     """Audit, and print or write the report.
+
+    Args:
+        chosen: Target and options.
+        arguments: Arguments of a script.
 
     Returns:
         The exit code: 0 if nothing is above a note, 1 if something is, 2 for bad input or an exception in the user's
@@ -68,7 +85,7 @@ def run(chosen: argparse.Namespace) -> int:
             options["probes"] = [check_probe(_made(name), name) for name in chosen.probe]
         if chosen.rule:
             options["rules"] = [load(name) for name in chosen.rule]
-        found = audit_file(chosen.target, **options)
+        found = audit_file(chosen.target, arguments, to_end=chosen.all, **options)
         shown: dict[str, Any] = {} if chosen.out else {"width": terminal_width(), "color": is_colored()}
         text = found.render(chosen.format, artifact_of(chosen.target), **shown)
         if chosen.out:
@@ -84,7 +101,21 @@ def run(chosen: argparse.Namespace) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(f"audit: {chosen.out}\n" if chosen.out else text)
-    return 0 if found.clean else 1
+    return finish(found, chosen.format, bool(chosen.out))
+
+
+def finish(found: Audit, form: str, to_file: bool) -> int:
+    """Print on stderr what the report of a script does not show.
+
+    Returns:
+        The exit code.
+    """
+    if not isinstance(found, ScriptAudit):
+        return 0 if found.clean else 1
+    if to_file or form not in ("table", "markdown"):
+        sys.stderr.write(f"{found.summary}\n")
+    sys.stderr.write(found.trace)
+    return 2 if found.trace else 0 if found.clean else 1
 
 
 def _made(name: str) -> Any:

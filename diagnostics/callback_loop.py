@@ -63,10 +63,14 @@ class LoopMonitor:
         if self._steps is not None and self.monitor.history:
             self._steps.append(self.monitor.history[-1])
 
-    def end(self) -> None:
-        """Remove the hooks and close the file; a second call does nothing."""
+    def drop(self) -> None:
+        """Forget the step that is open, if one is."""
         broken = InterruptedError("training broke off in the step: it is not recorded")
         self._step.__exit__(InterruptedError, broken, None)
+
+    def end(self) -> None:
+        """Remove the hooks and close the file; a second call does nothing."""
+        self.drop()
         self._run.close()
 
     def report(self) -> list[Finding]:

@@ -365,6 +365,11 @@ class Monitor:
         """The watched modules, by name."""
         return self._modules
 
+    @property
+    def reached(self) -> bool:
+        """Whether gradient has come to a parameter in the step that is open."""
+        return self._recorder.reached
+
     def coverage(self, module: str) -> Number:
         """Share of the samples whose loss has gradient through `module`, in the latest step."""
         return watched_one(self.last.modules, module).coverage

@@ -118,7 +118,7 @@ def parse_options(arguments: list[str]) -> dict[str, list[str]]:
         command = command.commands[name]
     options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
     found: dict[str, list[str]] = {}
-    left = iter(arguments)
+    left = iter(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     for word in left:
         name, sign, value = word.partition("=")
         if name.startswith("--") and name != "--help":

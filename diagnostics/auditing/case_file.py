@@ -1,4 +1,7 @@
-"""Audits the case that a user's file describes, or a model of a library: `etrm audit train.py:make_case`.
+"""Audits what a target names: a script, the case that a file describes, or a model of a library.
+
+    etrm audit train.py
+    etrm audit train.py:make_case
 
     def make_case():
         return {"model": model, "step": step, "batches": loader, "optimizer": optimizer}
@@ -9,49 +12,58 @@ The dictionary holds the arguments of `diagnostics.audit` by name.
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.util
 import inspect
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from diagnostics.auditing.audit import Audit, audit
 from diagnostics.auditing.named_models import LIBRARIES, build_named_case, is_named_model
+from diagnostics.auditing.script import ScriptAudit, audit_script
+from diagnostics.auditing.user_code import CaseError as CaseError
+from diagnostics.auditing.user_code import UserError as UserError
+from diagnostics.auditing.user_code import users_lines
 from diagnostics.errors import ToolkitError
 
-_HERE = Path(__file__).parents[1]
-_BETWEEN = {contextlib.__file__}
-"""Files whose frames are between those of the toolkit: the step of a monitor is a context manager."""
 _ARGUMENTS = inspect.signature(audit).parameters
+_SCRIPT_OPTIONS = tuple(
+    name
+    for name, argument in inspect.signature(audit_script).parameters.items()
+    if argument.kind is argument.KEYWORD_ONLY
+)
 _REQUIRED = tuple(name for name, argument in _ARGUMENTS.items() if argument.default is argument.empty)
 
 
-class CaseError(ToolkitError):
-    """The case cannot be audited; the message has the reason and what is allowed."""
-
-
-class UserError(ToolkitError):
-    """The user's code raised an exception; the message is its traceback, from the user's first line on."""
-
-
-def audit_file(target: str, **options: Any) -> Audit:
-    """Audit the case that `target`, as PATH:FUNCTION, returns, or the model that it names, as hf:NAME.
+def audit_file(target: str, arguments: Sequence[str] = (), *, to_end: bool = False, **options: Any) -> Audit:
+    """Audit the case that `target`, as PATH:FUNCTION, returns, the model that it names, as hf:NAME, or a script.
 
     Args:
-        options: Arguments of `audit` that come on top of those of the case, such as `ignore`.
+        target: What to audit.
+        arguments: Arguments of a script.
+        to_end: Whether a script runs to its end.
+        options: Arguments of `audit` that come on top of those of the case, such as `ignore`; of a script those
+            of `audit_script`.
 
     Raises:
         CaseError: The file or the function is missing, it does not return the arguments of an audit, or the
             audit cannot take them.
         UserError: The user's code raised.
     """
+    if is_script(target):
+        return _audit_script(Path(target), arguments, to_end, options)
+    if arguments or to_end:
+        raise CaseError(
+            "case.not-a-script",
+            "{got} is not a script: {options} are for TARGET.py alone",
+            got=target,
+            options="arguments after -- and --all",
+        )
     named = is_named_model(target)
     path, function = (Path(), "") if named else _split(target)
     try:
@@ -62,10 +74,9 @@ def audit_file(target: str, **options: Any) -> Audit:
     except Exception as error:
         if named and isinstance(error, ToolkitError):
             raise CaseError(error.code, "{reason}", **{**error.facts, "reason": str(error)}) from error
-        theirs = _users_part(error)
-        if theirs is not None or isinstance(error, SyntaxError):  # which names its line by itself
-            lines = traceback.format_exception(type(error), error, theirs)
-            raise UserError("case.user-code", "{trace}", trace="".join(lines)) from error
+        trace = users_lines(error)
+        if trace:
+            raise UserError("case.user-code", "{trace}", trace=trace) from error
         if isinstance(error, ToolkitError):
             facts = {**error.facts, "target": target, "reason": str(error)}
             raise CaseError(error.code, "{target}: {reason}", **facts) from error
@@ -77,8 +88,37 @@ def audit_file(target: str, **options: Any) -> Audit:
         raise
 
 
+def is_script(target: str) -> bool:
+    """Whether a target names a file, and nothing in it."""
+    return not is_named_model(target) and (target.endswith(".py") or Path(target).is_file())
+
+
+def _audit_script(
+    path: Path, arguments: Sequence[str], to_end: bool, options: Mapping[str, Any]
+) -> ScriptAudit:
+    if not path.is_file():
+        raise CaseError("case.no-file", "there is no file {got}", got=str(path))
+    given = {name: value for name, value in options.items() if name not in _SCRIPT_OPTIONS}
+    if given:
+        raise CaseError(
+            "script.needs-function",
+            "{options} need a function that returns the step: {script}:FUNCTION, see --help; a script takes {allowed}",
+            options=", ".join(given),
+            script=str(path),
+            allowed=", ".join(_SCRIPT_OPTIONS),
+        )
+    if to_end and "steps" in options:
+        raise CaseError(
+            "script.steps-and-all", "--steps stops the script, and --all does not: give one of them"
+        )
+    chosen: dict[str, Any] = {**options, "steps": None} if to_end else dict(options)
+    return audit_script(path, arguments, **chosen)
+
+
 def artifact_of(target: str) -> str:
     """The audited file, "" for a model of a library."""
+    if is_script(target):
+        return target
     return "" if is_named_model(target) else target.rpartition(":")[0]
 
 
@@ -87,7 +127,8 @@ def _split(target: str) -> tuple[Path, str]:
     if not colon or not name or not function.isidentifier():
         raise CaseError(
             "case.bad-target",
-            "{got!r} is neither PATH:FUNCTION, such as train.py:make_case, nor {allowed}:NAME",
+            "{got!r} is neither a script, such as train.py, nor PATH:FUNCTION, such as train.py:make_case, nor"
+            " {allowed}:NAME",
             got=target,
             allowed=":NAME, ".join(LIBRARIES),
         )
@@ -174,14 +215,3 @@ def _checked(case: Any, target: str) -> Mapping[str, Any]:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
-
-
-def _users_part(error: BaseException) -> TracebackType | None:
-    """The traceback from the first line outside the toolkit and the import system; None if there is none."""
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<frozen") and file not in _BETWEEN and _HERE not in Path(file).parents:
-            return trace
-        trace = trace.tb_next
-    return None

@@ -188,6 +188,11 @@ class Recorder:
         """Gradients are now those of all processes."""
         self._parameters.measure_again()
 
+    @property
+    def reached(self) -> bool:
+        """Whether gradient has come to a parameter in the step that is recorded."""
+        return bool(self._parameters.arrived)
+
     def begin(self, samples: int) -> None:
         """Start a step."""
         self._look_again()

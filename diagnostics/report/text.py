@@ -51,6 +51,11 @@ def to_text(findings: Iterable[Finding], *, width: int = PIPE_WIDTH, color: bool
     return "\n\n".join(filter(None, [head, *parts, "\n".join(listed)])) + "\n"
 
 
+def wrap_line(text: str, width: int) -> str:
+    """A sentence in lines of `width` characters; names are not broken."""
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
+
+
 def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
     groups: dict[tuple[str, str, Severity], list[Finding]] = {}
     for finding in findings:

@@ -44,7 +44,7 @@ class AuditRequest:
     """The options of the command.
 
     `known` is the baseline to read, `learn` the baseline to write, `probes` and `rules` are names of code, and `audit`
-    has further arguments of `diagnostics.audit`.
+    has further arguments of `diagnostics.audit`. `arguments` are those of a script, which `to_end` lets run to its end.
     """
 
     target: str
@@ -57,6 +57,8 @@ class AuditRequest:
     probes: Sequence[str] = ()
     rules: Sequence[str] = ()
     audit: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    to_end: bool = False
 
 
 def run_audit(request: AuditRequest) -> tuple[Audit, str]:
@@ -90,11 +92,11 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             options["probes"] = [find_probe(name) for name in request.probes]
         if request.rules:
             options["rules"] = [find_rule(name) for name in request.rules]
-        found = audit_file(request.target, **options)
+        found = audit_file(request.target, request.arguments, to_end=request.to_end, **options)
     except CaseError as error:
         raise ConfigError(
             "audit.bad-case",
-            f"the case {request.target} cannot be audited",
+            f"{request.target} cannot be audited",
             got=str(error),
             next_step="etrm audit --help, which shows a complete case",
         ) from error

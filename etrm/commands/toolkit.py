@@ -18,17 +18,23 @@ def audit_case(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="File and name of a function that returns the arguments of the audit, or hf:NAME, timm:NAME or"
-            " torchvision:NAME.",
+            help="A training script, train.py; or a function that returns the arguments of the audit,"
+            " train.py:make_case; or hf:NAME, timm:NAME, torchvision:NAME.",
         ),
     ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="Arguments of the script.")
+    ] = None,
     form: Annotated[
         str, typer.Option("--format", help="Output format: table, markdown, json, jsonl, sarif or html.")
     ] = "table",
     out: Annotated[
         Path | None, typer.Option(help="File to write the output to, instead of the terminal.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Number of training steps.", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps; a script is stopped after them.", min=1)
+    ] = None,
+    to_end: Annotated[bool, typer.Option("--all", help="Let a script run to its end.")] = False,
     watch: Annotated[list[str] | None, typer.Option(help="Modules to watch, a pattern. Repeatable.")] = None,
     expect_frozen: Annotated[
         list[str] | None, typer.Option(help="Modules that must not move, a pattern. Repeatable.")
@@ -61,9 +67,10 @@ def audit_case(
         ),
     ] = None,
 ) -> None:
-    """Audit a training step of any torch model.
+    """Audit the training of any torch model.
 
-    The function returns the arguments of `diagnostics.audit`:
+    A script runs unchanged and is watched from update to update; after 20 steps it is stopped. Checks that repeat a
+    step need a function that returns the arguments of `diagnostics.audit`:
 
     \b
         def make_case():
@@ -79,7 +86,7 @@ def audit_case(
 
     Exit code: 0 if nothing above a note was found, 1 if there are findings, 2 for bad input.
     """
-    from diagnostics.audit_command import choose_options
+    from diagnostics.audit_command import choose_options, finish
     from diagnostics.auditing.case_file import UserError
     from etrm.commands.audit_case import AuditRequest, run_audit
     from reports.terminal.console import open_console
@@ -97,6 +104,8 @@ def audit_case(
         probe or (),
         rule or (),
         chosen,
+        arguments or (),
+        to_end,
     )
     try:
         found, text = run_audit(request)
@@ -104,5 +113,6 @@ def audit_case(
         open_console(stderr=True).out(error, end="", highlight=False)
         raise typer.Exit(2) from None
     sys.stdout.write(f"audit: {out}\n" if out else text)
-    if not found.clean:
-        raise typer.Exit(1)
+    code = finish(found, form, bool(out))
+    if code:
+        raise typer.Exit(code)

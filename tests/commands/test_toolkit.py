@@ -49,6 +49,21 @@ def test_a_file_in_the_format_asked_for(file: Path) -> None:
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == str(file)
 
 
+def test_a_script_is_audited_as_it_is(file: Path) -> None:
+    script = file.with_name("script.py")
+    script.write_text(
+        "import sys\nfrom case import *\nmodel = make_case(sys.argv[1] == '--cut')['model']\n"
+        "optimizer = torch.optim.SGD(model.parameters(), 0.1)\n"
+        "for _ in range(30):\n"
+        "    optimizer.zero_grad()\n    model(torch.randn(8, 4)).square().mean().backward()\n    optimizer.step()\n"
+    )
+    ended = audit(str(script), "--steps", "6", "--", "--cut")
+    assert ended.code == 1
+    assert "GRAD001  encoder" in ended.out
+    assert audit(str(script), "--all", "--", "--whole").code == 0
+    assert audit(str(script)).code == 2  # without its argument it raises
+
+
 @pytest.mark.parametrize(
     ("words", "values"),
     [

@@ -77,7 +77,9 @@ def test_a_report_and_a_baseline_are_files(file: Path, capsys: pytest.CaptureFix
     ("words", "text"),
     [
         (["{file}:nothing"], "'nothing'"),
-        (["{file}"], "hf:NAME"),
+        (["{file}:"], "hf:NAME"),
+        (["{file}"], "{file}:FUNCTION"),
+        (["{file}:make_case", "--", "--epochs", "3"], "{file}:make_case"),
         (["{file}:make_case", "--steps", "0"], "at least 1"),
         (["{file}:make_case", "--baseline", "{file}.no"], "No such file"),
         (["{file}:make_case", "--rule", "{file}:Net"], "diagnostics.Rule"),
@@ -89,8 +91,52 @@ def test_bad_input_gives_2(
 ) -> None:
     assert main(["audit", *(word.format(file=file) for word in words)]) == 2
     error = capsys.readouterr().err
-    assert text in error
+    assert text.format(file=file) in error
     assert "diagnostics/" not in error
+
+
+SCRIPT = """
+import sys, torch
+from case import Net
+torch.manual_seed(0)
+net = Net(cut=sys.argv[1] == "--cut")
+optimizer = torch.optim.SGD(net.parameters(), 0.1)
+for step in range(int(sys.argv[2])):
+    optimizer.zero_grad()
+    net(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+    print("step", step)
+assert len(sys.argv) == 3, "the last line"
+"""
+
+
+def test_a_script_is_run_with_the_arguments_after_two_hyphens(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = file.with_name("script.py")
+    script.write_text(SCRIPT)
+    words = ["audit", str(script), "--format", "jsonl", "--ignore", "RULE001"]
+    assert main([*words, "--steps", "7", "--", "--cut", "90"]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()  # what the script prints is elsewhere
+    assert (json.loads(line)["code"], json.loads(line)["last_step"]) == ("detached", 6)
+    assert "step 6\n" in printed.err
+    assert "step 7\n" not in printed.err
+    assert str(script) in printed.err.splitlines()[-1]  # that it was stopped
+    assert main([*words, "--all", "--", "--whole", "9"]) == 0
+    assert "step 8\n" in capsys.readouterr().err
+
+
+def test_a_script_that_raises_gives_2_with_its_findings_and_its_lines(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = file.with_name("script.py")
+    script.write_text(SCRIPT)
+    assert main(["audit", str(script), "--", "--cut", "9", "more"]) == 2
+    printed = capsys.readouterr()
+    assert "GRAD001" in printed.out
+    assert printed.err.endswith("AssertionError: the last line\n")
+    assert "diagnostics/" not in printed.err
 
 
 def test_the_page_for_agents_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

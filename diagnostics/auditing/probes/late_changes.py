@@ -97,6 +97,7 @@ class LateChanges:
 
     def _is_changed(self, parameter: Tensor) -> bool:
         gradient, version = self._versions.get(id(parameter), (None, 0))
-        if gradient is None or parameter.grad is not gradient or gradient._version == version:
-            return False
+        replaced = parameter.grad is not None and parameter.grad is not gradient
+        if gradient is None or replaced or gradient._version == version:
+            return False  # zero_grad() may have let go of it since
         return bool(stored_values(gradient).any())

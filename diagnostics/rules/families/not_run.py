@@ -23,6 +23,10 @@ UNKNOWN_REGULARISER = Cause(
 )
 
 
+NO_STEP_FUNCTION = Cause(
+    "no-step-function",
+    "they repeat the step, and a script that is audited as it is offers no function for it",
+)
 STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
 
 
@@ -105,6 +109,7 @@ RULE001 = Rule(
         REFERENCE_INCOMPLETE,
         REFERENCE_WITHOUT_SPREAD,
         FEW_PROBES,
+        NO_STEP_FUNCTION,
     ),
     what="Some rules could not run: too few recorded steps, no optimiser, no probe.",
     why="That a rule did not fire means nothing if it did not run.",

@@ -80,6 +80,17 @@ def test_a_case_that_cannot_be_audited(file: Path, function: str, code: str, fac
     assert all(fact in str(caught.value) for fact in facts.values())
 
 
+def test_a_file_without_a_function_is_run_as_a_script(file: Path) -> None:
+    with refused(CaseError, "script.no-update", script=str(file)):  # which only makes functions
+        audit_file(str(file))
+    with refused(CaseError, "script.needs-function", options="terms"):
+        audit_file(str(file), terms=["task"])
+    with refused(CaseError, "script.steps-and-all"):
+        audit_file(str(file), to_end=True, steps=3)
+    with refused(CaseError, "case.not-a-script", got=f"{file}:make_case"):
+        audit_file(f"{file}:make_case", ["--lr", "1"])
+
+
 def test_a_script_is_not_run_for_a_function_that_it_cannot_have(tmp_path: Path) -> None:
     script, ran = tmp_path / "train.py", tmp_path / "ran"
     script.write_text(f"from pathlib import Path\nPath({str(ran)!r}).touch()\ndef train():\n    pass\n")
@@ -113,13 +124,15 @@ def test_a_missing_function_and_a_wrong_argument_list_what_is_allowed(file: Path
     assert caught.value.facts["allowed"].startswith("model, step, batches")
 
 
-@pytest.mark.parametrize("target", ["my_case.py", ":make", "my_case.py:", "my_case.py:a b"])
+@pytest.mark.parametrize("target", ["my_case", ":make", "my_case.py:", "my_case.py:a b"])
 def test_a_target_that_is_none(target: str) -> None:
     with refused(CaseError, "case.bad-target", got=target):
         audit_file(target)
 
 
 def test_no_file(tmp_path: Path) -> None:
+    with refused(CaseError, "case.no-file", got=str(tmp_path / "no.py")):
+        audit_file(str(tmp_path / "no.py"))
     with refused(CaseError, "case.no-file", got=str(tmp_path / "no.py")):
         audit_file(f"{tmp_path / 'no.py'}:make_case")
     (tmp_path / "notes.txt").write_text("")

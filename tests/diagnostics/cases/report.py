@@ -220,8 +220,8 @@ list may repeat a block on purpose. Of "scripts", parameter-cast-away replaces a
 Of the healthy loops, calls without gradient inside a recursion have to be declared with `expect_partial`, and a dropout
 that stays on in evaluation on purpose (MODE004) looks like one that was not told the mode.
 
-None of the programs can be audited as a script alone: `etrm audit script.py` refuses a file without a function that
-returns the case. RATE001 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.
+A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
+needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.
 
 - Before: {before}
 - Now: {now}

@@ -124,14 +124,17 @@ def _is_set_aside(record: StepRecord, name: str) -> bool:
     """Whether a step does without the module: a target network; one whose readers or optimiser wait too."""
     if is_target(record, name):
         return True
-    if record.modules[name].state != "not called":
+    state = record.modules[name].state
+    if state == "arrived":
         return False
     places = [each.place for each in record.held_by(name)]
     waits = any(not isinstance(place, Absent) and not place.stepped for place in places) and any(
         record.optimizers
     )
+    if waits or state != "not called":
+        return waits
     readers = [other for other, sources in record.into.items() if name in sources and other != name]
-    return waits or not any(record.modules[other].state != "not called" for other in readers)
+    return not any(record.modules[other].state != "not called" for other in readers)
 
 
 def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: float) -> Observation:
