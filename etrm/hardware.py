@@ -10,12 +10,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from etrm.config import TrainConfig
 from etrm.setting_texts import flatten
+
+if TYPE_CHECKING:  # commands that only list runs do not wait for torch
+    import torch
 
 COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
 """Entries of ``run.json`` that the numbers of a run may depend on."""
@@ -57,12 +58,16 @@ class RecordChange:
 
 def compute(train: TrainConfig, device: torch.device) -> Compute:
     """Return what a run with this ``train`` section uses on this machine and device."""
+    import torch
+
     threads = torch.get_num_threads() if train.threads is None else train.threads
     return Compute(describe(device), train.precision, threads, torch.__version__)
 
 
 def describe(device: torch.device) -> str:
     """Return the type and hardware of a device, e.g. ``cuda: NVIDIA H100`` or ``cpu: AMD EPYC 9B45``."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else read_processor_name()
     return f"{device.type}: {name}"
 

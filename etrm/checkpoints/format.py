@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etrm.atomic_files import sync_folder
+from etrm.checkpoints.saved_steps import PREFIX as PREFIX
+from etrm.checkpoints.saved_steps import list_saved as list_saved
+from etrm.checkpoints.saved_steps import name_of as name_of
 from etrm.device import to_host
 from etrm.errors import CheckpointError
 
-PREFIX = "step_"
 WeightsKind = Literal["ema", "raw"]
 WEIGHTS: dict[WeightsKind, str] = {"raw": "model.safetensors", "ema": "ema.safetensors"}
 """The file name of each kind of weights."""
@@ -128,16 +130,6 @@ def _drop_old(newest: Path, keep: int) -> None:
     # Checkpoints after `newest` were damaged, so the run went back; they do not count among those to keep.
     for old in [path for path in list_saved(newest.parent) if path.name <= newest.name][:-keep]:
         _drop(old)
-
-
-def name_of(step: int) -> str:
-    """Return the folder name of a step. The names sort by step."""
-    return f"{PREFIX}{step:08d}"
-
-
-def list_saved(folder: Path) -> list[Path]:
-    """Return the complete checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
 
 
 def read(path: Path) -> Checkpoint:

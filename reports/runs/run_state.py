@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import PREFIX, list_saved
 from etrm.errors import RunFolderError
 
 LOCKS = Path("/proc/locks")
@@ -66,9 +66,7 @@ def read_status(folder: Path, steps: int, logged: int, holder: int | None) -> St
     """
     if holder is not None:
         return Status(State.RUNNING, f"process {holder}")
-    names = [
-        path.name.removeprefix(checkpoints.PREFIX) for path in checkpoints.list_saved(folder / "checkpoints")
-    ]
+    names = [path.name.removeprefix(PREFIX) for path in list_saved(folder / "checkpoints")]
     newest = max((int(name) for name in names if name.isdecimal()), default=-1)
     if newest >= steps:
         return Status(State.FINISHED)

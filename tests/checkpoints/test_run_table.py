@@ -59,7 +59,10 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
         read_table(tmp_path)
 
 
-def test_the_command_line_starts_without_pandas() -> None:
-    code = "import sys, cli; print('pandas' in sys.modules, 'torch' in sys.modules)"
+def test_the_command_line_starts_without_pandas_and_lists_runs_without_torch() -> None:
+    code = (
+        "import sys, cli; print('pandas' in sys.modules, 'torch' in sys.modules);"
+        "import reports.runs.listing, reports.runs.watch; print('torch' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert found.stdout.split() == ["False", "False"]
+    assert found.stdout.split() == ["False"] * 3
