@@ -33,7 +33,7 @@ def decoder(place: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     with pytest.MonkeyPatch.context() as patch, entered(place):
         patch.setenv("ETRM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        smoke = with_settings(load("smoke"), train={"threads": 1})
+        smoke = with_settings(load("smoke"), train={"threads": 1}, monitor={"reference_every": None})
         return pretrain.pretrained(pretrain.trm_config(smoke, smoke.train.steps), lambda done, total: None)
 
 

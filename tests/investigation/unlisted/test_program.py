@@ -14,7 +14,10 @@ from etrm.investigation.unlisted.program import EVALUATION, REFUSED, InThisProce
 from etrm.investigation.unlisted.unlisted_benchmark import BRIEF
 
 TINY = with_settings(
-    load("smoke"), data={"max_tasks": 3}, train={"steps": 2, "warmup_steps": 0, "threads": 1}
+    load("smoke"),
+    data={"max_tasks": 3},
+    train={"steps": 2, "warmup_steps": 0, "threads": 1},
+    monitor={"reference_every": None},
 )
 
 
