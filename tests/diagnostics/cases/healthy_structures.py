@@ -29,15 +29,14 @@ class Recursive(nn.Module):
         self.norm, self.head, self.halt = nn.LayerNorm(16), nn.Linear(16, 4), nn.Linear(16, 1)
 
     def cycle(self, given: Tensor, answer: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
-        for _ in range(3):
+        for _ in range(2):
             latent = self.norm(latent + self.block(latent + answer + given))
         return self.norm(answer + self.block(answer + latent)), latent
 
     def forward(self, x: Tensor, answer: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         given = self.embed(x)
         with torch.no_grad():
-            for _ in range(2):
-                answer, latent = self.cycle(given, answer, latent)
+            answer, latent = self.cycle(given, answer, latent)
         answer, latent = self.cycle(given, answer, latent)
         return answer.detach(), latent.detach(), self.head(answer), self.halt(answer).squeeze(1)
 
