@@ -41,7 +41,7 @@ def _unwrap(given: Any) -> Optimizer:
 
 
 def calling_scaler() -> torch.amp.GradScaler | None:
-    """The GradScaler among the callers, None where there is none: gradients carry its scale until then."""
+    """The enabled GradScaler among the callers, None where there is none: gradients carry its scale until then."""
     frame = sys._getframe(1)
     for _ in range(_DEEPEST_CALL):
         if frame.f_back is None:
@@ -49,5 +49,5 @@ def calling_scaler() -> torch.amp.GradScaler | None:
         frame = frame.f_back
         scaler = frame.f_locals.get("self") if frame.f_code.co_filename.endswith("grad_scaler.py") else None
         if isinstance(scaler, torch.amp.GradScaler):
-            return scaler
+            return scaler if scaler.is_enabled() else None  # a disabled one has no scale
     return None

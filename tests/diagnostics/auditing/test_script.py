@@ -86,6 +86,30 @@ QUIET = {
     "plain": LOOP,
     "gan": GAN.replace("TURNS", "1"),
     "gan with five turns of the critic": GAN.replace("TURNS", "5"),
+    "gan whose fake is not detached": GAN.replace("TURNS", "1")
+    .replace("fake.detach()", "fake")
+    .replace("(D(fake)).mean().backward()", "(D(fake)).mean().backward(retain_graph=True)")
+    .replace(
+        "        F.softplus(-D(fake))", "        fake = G(torch.randn(16, 3))\n        F.softplus(-D(fake))"
+    ),
+    "an average that the optimiser holds too": """
+import copy
+class Student(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.online, self.target = net, copy.deepcopy(net).requires_grad_(False)
+    def forward(self, x, noise):
+        return self.online(x) - self.target(x + noise)
+student = Student()
+optimizer = torch.optim.Adam(student.parameters(), 1e-3)
+for x, y in batches():
+    loss = student(x, 0.1 * torch.randn_like(x)).square().mean() + (net(x) - y).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    for one, other in zip(student.target.parameters(), net.parameters()):
+        one.data = 0.99 * one.data + 0.01 * other.data
+""",
     "two models and optimisers": APART,
     "two models of one optimiser": APART.replace("of_encoder.", "pass; # ").replace(
         "Adam(decoder.parameters())", "Adam([*encoder.parameters(), *decoder.parameters()])"
@@ -106,6 +130,14 @@ for number, (x, y) in enumerate(batches(96)):
         net(x)
     net.train()
 """,
+    "a scaler that is disabled": "scaler = torch.amp.GradScaler('cpu', enabled=False)"
+    + LOOP.replace("loss.backward()", "scaler.scale(loss).backward()").replace(
+        "optimizer.step()", "scaler.step(optimizer)\n    scaler.update()"
+    ),
+    "a scaler that skips its first updates": "scaler = torch.amp.GradScaler('cpu')"
+    + LOOP.replace("loss.backward()", "scaler.scale(loss / (number >= 2)).backward()")
+    .replace("optimizer.step()", "scaler.step(optimizer)\n    scaler.update()")
+    .replace("batches()", "batches(40)"),
     "a class around the model": """
 class Trainer:
     def __init__(self):

@@ -188,19 +188,38 @@ def find_dead_ends(record: StepRecord, options: Values) -> Iterator[Observation]
     """GRAD007."""
     if not any(lost for _, lost in record.passes.lost):
         return
-    for name, module in learners(record):
-        own = {
+    held = {
+        name: {
             each for each, item in record.parameters.items() if each.startswith(f"{name}.") and _wasted(item)
         }
+        for name, _ in learners(record)
+    }
+    for name, own in held.items():
         for number, lost in record.passes.lost:
-            calls = [call for call in module.calls if number in call.passes]
-            if own and own <= lost and calls and all(call.raw for call in calls):
-                message = (
-                    f"{name}: a backward pass trains nothing through it: its own gradient is cleared, and the inputs"
-                    f" of its {len(calls)} calls require none"
-                )
-                yield Observation(name, float(len(calls)), message, DEAD_END)
-                break
+            calls = [call for call in record.modules[name].calls if number in call.passes]
+            if not (own and own <= lost and calls and all(call.raw for call in calls)):
+                continue
+            readers = [other for other in _readers(record, name) if held.get(other, set()) - lost]
+            if any(number in call.passes for other in readers for call in record.modules[other].calls):
+                continue  # the pass trains what reads it, as a critic that learns from a fake
+            message = (
+                f"{name}: a backward pass trains nothing through it: its own gradient is cleared, and the inputs"
+                f" of its {len(calls)} calls require none"
+            )
+            yield Observation(name, float(len(calls)), message, DEAD_END)
+            break
+
+
+def _readers(record: StepRecord, module: str) -> set[str]:
+    """The watched modules that read a module's results, directly or through others."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        new = {other for other, sources in record.into.items() if name in sources} - found
+        found |= new
+        waiting += new
+    return found - {module}
 
 
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:

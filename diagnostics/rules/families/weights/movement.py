@@ -239,7 +239,8 @@ def movement_cause(parameter: ParameterRecord) -> Cause:
             return TRAINED_ELSEWHERE
         return AVERAGED if place.code == "in-no-group" and not parameter.expect_frozen else OUTSIDE_OPTIMIZER
     if not place.stepped or place.gradient == "none":
-        return OUTSIDE_OPTIMIZER
+        frozen = not parameter.requires_grad and not parameter.expect_frozen
+        return AVERAGED if frozen and place.stepped else OUTSIDE_OPTIMIZER
     if place.gradient == "zero":
         decay = place.weight_decay
         if parameter.reach.kind == "zero" and parameter.largest > 0.0:
