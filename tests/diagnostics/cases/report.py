@@ -20,11 +20,13 @@ from etrm.atomic_files import write_atomically
 from tests.diagnostics.cases import (
     healthy,
     healthy_audited,
+    healthy_domains,
     healthy_latest,
     healthy_loops,
     healthy_objectives,
     healthy_structures,
     reported,
+    unlisted_domains,
     unlisted_further,
     unlisted_latest,
     unlisted_loops,
@@ -47,12 +49,14 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "questions": unlisted_questions.CASES,
     "scripts": unlisted_scripts.CASES,
     "loops": unlisted_loops.CASES,
+    "domains": unlisted_domains.CASES,
 }
 PROGRAMS = {
     **healthy_audited.PROGRAMS,
     **healthy_structures.PROGRAMS,
     **healthy_objectives.PROGRAMS,
     **healthy_loops.PROGRAMS,
+    **healthy_domains.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.USES, **healthy_latest.USES}
@@ -202,6 +206,7 @@ _TITLES = {
     "questions": "Fourteen kinds that users ask about",
     "scripts": "Sixteen kinds in training scripts",
     "loops": "Twelve kinds in plain training loops",
+    "domains": "Fourteen kinds in programs of other domains",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
