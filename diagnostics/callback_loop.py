@@ -30,7 +30,8 @@ class LoopMonitor:
     """
 
     def __init__(self, log: str | Path | StepSink | None = None, **options: Any) -> None:
-        self._log, self._options = log, options
+        # callbacks open and close a step apart, so that no context of the framework may lie across its end
+        self._log, self._options = log, {"operations": False} | options
         self._run, self._step = ExitStack(), ExitStack()
         self._steps: StepSink | None = None
         self._monitor: Monitor | None = None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -51,7 +51,7 @@ from diagnostics.rules.families.outputs.posterior_collapse import COLLAPSE002, f
 from diagnostics.rules.families.weights.rate_swings import RATE001, find_rate_swings
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
-from diagnostics.rules.registry import options_of, with_own
+from diagnostics.rules.registry import first_steps, options_of, with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
@@ -101,6 +101,8 @@ class Monitor:
             [("embed.weight", "head.weight")].
         targets: Target and EMA networks of the model: name of each -> name of the module that it follows, such as
             {"target_net": "policy_net"}. They have no gradient on purpose, and must move towards it.
+        operations: Whether to record the operations of three of the first ten recorded steps too, which tells what loss
+            functions and softmaxes receive. Those steps take several times as long.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -126,6 +128,7 @@ class Monitor:
         regularisers: Sequence[str] = (),
         expect_tied: Sequence[Sequence[str]] = (),
         targets: Mapping[str, str] | None = None,
+        operations: bool = True,
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -159,6 +162,8 @@ class Monitor:
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._recorder = Recorder(model, setup, self._terms)
         self._evaluation = Evaluation(self._recorder.constant, self._recorder.flow, group)
+        alone = operations and group is None
+        self._first = first_steps(model, lambda name: innermost(f"{name}.", self._modules)) if alone else None
         self._steps = 0
         self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
         self._numbers_waiting = 0
@@ -231,7 +236,8 @@ class Monitor:
             return
         recorder.begin(samples)
         try:
-            yield
+            with nullcontext() if self._first is None else self._first.watch(samples):
+                yield
             self._finish(number, batch)
         except BaseException:
             self._settle()  # what is known of gradients in earlier steps ends here
@@ -438,7 +444,10 @@ class Monitor:
             *find_rate_swings(self.history, self._options[RATE001.id]),
             *find_drifts(self._probes),
         ]
-        found = [*self.fold(watched), *self._not_run()]
+        found = self.fold(watched)
+        if self._first is not None and self._last is not None:
+            found = self._first.explain(found, self.last.into)
+        found += self._not_run()
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         rules = [rule.id for rule in self._rules]
         chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))

@@ -205,6 +205,7 @@ def audit(
             regularisers=regularisers,
             expect_tied=expect_tied,
             targets=targets,
+            operations=False,
         ) as monitor,
     ):
         for number, batch in enumerate(islice(_endless(batches), steps)):

@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
-from diagnostics.auditing.probes.drawn_targets import check_drawn_targets
+from diagnostics.auditing.probes.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.probes.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.input_checks import check_inputs
 from diagnostics.auditing.probes.loss_checks import (
     LOSS006,
     check_added,
+    check_arrived,
     check_loss,
     check_recomputed,
     check_sign,
@@ -82,8 +83,10 @@ def run_checks(
         found += check_operations(known, samples, owner)
         found += check_draws(known, owner)
         found += check_units(known, owner)
+        found += check_arrived(known, owner)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_drawn_targets(model, step, batches[-1], optimizers)
+        found += check_drawn_scores(model, step, batches[-1], optimizers, known[-1])
         found += check_flat_scores(model, step, batches[-1], optimizers, known, owner)
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)

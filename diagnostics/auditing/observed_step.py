@@ -43,7 +43,7 @@ class ObservedStep:
 
 def observe_step(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: Any) -> ObservedStep | None:
     """Run a step up to its loss; None where it does not return one with a graph."""
-    with trace_operations(model) as trace, _noting(model) as noted, _copying_saved(model, trace) as changed:
+    with trace_operations(model) as trace, noting(model) as noted, _copying_saved(model, trace) as changed:
         loss = step(model, batch)
     if not isinstance(loss, Tensor) or not loss.requires_grad or loss.numel() != 1:
         return None
@@ -51,7 +51,7 @@ def observe_step(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch:
 
 
 @contextmanager
-def _noting(model: nn.Module) -> Iterator[dict[str, Any]]:
+def noting(model: nn.Module) -> Iterator[dict[str, Any]]:
     """Note calls of the model and of its embeddings."""
     noted: dict[str, Any] = {"looked_up": {}}
 

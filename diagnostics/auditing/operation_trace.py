@@ -2,7 +2,7 @@
 functions of the loss receive.
 
 A `TorchFunctionMode` sees every torch function that Python calls, with its arguments and its line. That costs several
-times the step, so an audit repeats single steps under it; a monitor never does.
+times the step, so an audit repeats single steps under it, and a monitor looks at three of the first ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ from diagnostics.auditing.random_draws import Draw, RandomDraws
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import tensors_in
 
-_SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
+SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Folders whose frames are not the user's."""
 _RESHAPES = {
     "view",
@@ -87,6 +88,11 @@ _MASKED = "masked"
 """Kind of scores that were multiplied with a mask, which leaves the masked ones at 0 instead of minus infinity."""
 
 
+_DROPPED = "dropout"
+"""Kind of what a dropout took numbers from."""
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+
+
 def _is_mask(tensor: Tensor) -> bool:
     """Whether it holds zeros and ones, both of them, and is not computed from weights."""
     if tensor.requires_grad or tensor.is_sparse or tensor.is_nested or tensor.is_meta or tensor.numel() < 2:
@@ -121,13 +127,42 @@ class Operation:
         return f"{self.name}(){inside}{f' at {self.place}' if self.place else ''}"
 
 
+class Arrived:
+    """The gradient that the first backward pass brings to a tensor; `value` is None until then."""
+
+    def __init__(self, tensor: Tensor | None = None) -> None:
+        self.value: Tensor | None = None
+        if tensor is not None and tensor.grad_fn is not None:
+            tensor.register_hook(self._note)
+
+    def _note(self, gradient: Tensor) -> None:
+        if self.value is None:
+            with torch._C.DisableTorchFunction():
+                self.value = gradient.detach().clone()
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One gather() from what has a graph.
+
+    Attributes:
+        operation: Where it was called.
+        index: The index.
+        at_result: The gradient that the first backward pass brought to what it picked.
+    """
+
+    operation: Operation
+    index: Tensor
+    at_result: Arrived
+
+
 @dataclass(frozen=True)
 class LossCall:
     """One call of a loss function.
 
     Attributes:
         operation: Where it was called.
-        kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, tanh, relu, or "".
+        kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, tanh, relu, dropout, or "".
         values: Its input.
         target: Its target.
         made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
@@ -137,6 +172,8 @@ class LossCall:
         ignored: The target that it leaves out, None where it has no such argument.
         sources: Modules whose outputs its input was computed from, with no other module between.
         misread: Whether its scores for one answer are numbers of several rows of the layer before it.
+        settings: Its other arguments, by name.
+        at_input, at_result: The gradient that the first backward pass brought to both.
     """
 
     operation: Operation
@@ -151,6 +188,9 @@ class LossCall:
     ignored: int | None = None
     sources: tuple[str, ...] = ()
     misread: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    at_input: Arrived = field(default_factory=Arrived)
+    at_result: Arrived = field(default_factory=Arrived)
 
 
 @dataclass(frozen=True)
@@ -176,6 +216,7 @@ class PairCall:
         result: Its result.
         meant: Whether the column was made of a vector, as by x[:, None], so that pairs are meant.
         sources: Modules whose outputs it was computed from, with no other module between.
+        at_result: The gradient that the first backward pass brought to it.
     """
 
     operation: Operation
@@ -183,6 +224,7 @@ class PairCall:
     result: Tensor
     meant: bool
     sources: tuple[str, ...] = ()
+    at_result: Arrived = field(default_factory=Arrived)
 
 
 @dataclass(frozen=True)
@@ -275,13 +317,15 @@ class OperationTrace(TorchFunctionMode):
 
     Attributes:
         first: The first operation whose result is not finite although all its arguments are.
-        losses: Calls of loss functions.
+        losses: Calls of loss functions that compare an input with its target element by element.
+        alignments: Calls of the loss of alignments (CTC).
         signed: Calls of those whose targets are -1 and 1.
         pairs: Arithmetic of a column and a vector outside of all modules but the model.
         softmaxes: Calls of softmax.
         attentions: Calls of attentions with a mask of keys.
         normalized: Calls of F.normalize.
-        logarithms: Results of log_softmax and logsigmoid, with their graph, and where they were called.
+        picks: Numbers that an index picks from others with a graph, as an action its log-probability.
+        logarithms: Where log_softmax and logsigmoid were called, and the gradient that came to their results.
         activations: Calls of activation functions on computed values.
         loss_broken: Whether a loss on which backward() was called was not finite.
         added: What was added to the losses.
@@ -293,6 +337,7 @@ class OperationTrace(TorchFunctionMode):
         super().__init__()
         self.first: Operation | None = None
         self.losses: list[LossCall] = []
+        self.alignments: list[LossCall] = []
         self.signed: list[SignedCall] = []
         self.pairs: list[PairCall] = []
         self._columns: dict[int, Tensor] = {}  # made of vectors
@@ -302,7 +347,8 @@ class OperationTrace(TorchFunctionMode):
         self.softmaxes: list[SoftmaxCall] = []
         self.attentions: list[AttentionCall] = []
         self.normalized: list[NormalizeCall] = []
-        self.logarithms: list[tuple[Operation, Tensor]] = []
+        self.picks: list[Pick] = []
+        self.logarithms: list[tuple[Operation, Arrived]] = []
         self.activations: list[ActivationCall] = []
         self.loss_broken = False
         self.merged: list[Operation] = []
@@ -345,10 +391,14 @@ class OperationTrace(TorchFunctionMode):
                     self.merged.append(self._here(name))
                 if self.first is None and name not in _FILLS:
                     self._look(name, args, kwargs, result)
-            if func in _LOSSES and len(args) >= 1:
-                target = args[1] if len(args) > 1 else kwargs.get("target")
-                if isinstance(args[0], Tensor) and isinstance(target, Tensor):
-                    self.losses.append(self._loss(name, args[0], target, result, kwargs.get("ignore_index")))
+            if (func in _LOSSES or func is F.ctc_loss) and len(args) >= 1:
+                settings = signature(func).bind(*args, **kwargs).arguments
+                _, compared, *_ = settings
+                if isinstance(args[0], Tensor) and isinstance(settings[compared], Tensor):
+                    calls = self.losses if func in _LOSSES else self.alignments
+                    calls.append(self._loss(name, args[0], settings.pop(compared), result, settings))
+            if name == "gather" and isinstance(result, Tensor) and result.requires_grad:
+                self._note_pick(name, args, kwargs, result)
             if func in _SIGNED:
                 target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
                 if isinstance(target, Tensor):
@@ -363,7 +413,7 @@ class OperationTrace(TorchFunctionMode):
                     shape = tuple(args[0].shape)
                     self.normalized.append(NormalizeCall(self._here(name), shape, dim % len(shape)))
             if name in ("log_softmax", "logsigmoid") and isinstance(result, Tensor) and result.requires_grad:
-                self.logarithms.append((self._here(name), result))
+                self.logarithms.append((self._here(name), Arrived(result)))
             if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
                 dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
                 if isinstance(dim, int) and result.dim():
@@ -374,6 +424,11 @@ class OperationTrace(TorchFunctionMode):
                         self._here(name), tuple(result.shape), dim % result.dim(), sources, hard, masked
                     )
                     self.softmaxes.append(call)
+
+    def _note_pick(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> None:
+        index = kwargs.get("index", args[2] if len(args) > 2 else None)
+        if isinstance(index, Tensor):
+            self.picks.append(Pick(self._here(name), index.detach(), Arrived(result)))
 
     def _note_activation(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         given = args[0] if args else None
@@ -401,7 +456,7 @@ class OperationTrace(TorchFunctionMode):
         meant = self._columns.get(id(column)) is column
         shapes = (tuple(column.shape), tuple(vector.shape))
         sources = tuple(sorted(self._flow.nearest([result])))
-        self.pairs.append(PairCall(self._here(name), shapes, result, meant, sources))
+        self.pairs.append(PairCall(self._here(name), shapes, result, meant, sources, Arrived(result)))
 
     def _is_misread(self, values: Tensor) -> bool:
         """Whether the scores of single answers are numbers of the last layer, but none of its rows."""
@@ -422,7 +477,10 @@ class OperationTrace(TorchFunctionMode):
         ]
         return all(moved)
 
-    def _loss(self, name: str, values: Tensor, target: Tensor, result: Any, ignored: Any) -> LossCall:
+    def _loss(
+        self, name: str, values: Tensor, target: Tensor, result: Any, settings: Mapping[str, Any]
+    ) -> LossCall:
+        ignored = settings.get("ignore_index")
         flat = target.detach().flatten()
         copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
         made = self._kind(target) == "constant"
@@ -439,11 +497,16 @@ class OperationTrace(TorchFunctionMode):
             ignored if isinstance(ignored, int) else None,
             tuple(sorted(self._flow.nearest([values]))),
             name == "cross_entropy" and self._is_misread(values),
+            settings,
+            Arrived(values),
+            Arrived(result if isinstance(result, Tensor) else None),
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         kind = _KINDS.get(name, self._kind(args[0]) if name in _RESHAPES and args else "")
         kind = kind or self._masked(name, args, result)
+        if name in _DROPOUTS and args and result.shape == args[0].shape and not torch.equal(result, args[0]):
+            kind = _DROPPED
         if kind:
             self._kinds[id(result)] = (result, kind)
 
@@ -501,9 +564,9 @@ class OperationTrace(TorchFunctionMode):
 
 
 @contextmanager
-def trace_operations(model: nn.Module) -> Iterator[OperationTrace]:
-    """Record the operations of what runs inside."""
-    trace = OperationTrace()
+def trace_operations(model: nn.Module, trace: OperationTrace | None = None) -> Iterator[OperationTrace]:
+    """Record the operations of what runs inside, by default with a new trace."""
+    trace = OperationTrace() if trace is None else trace
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -633,7 +696,7 @@ def _count_bad(tensor: Tensor) -> int:
 
 def is_users(file: str) -> bool:
     """Whether a file is neither torch's nor the toolkit's."""
-    return not file.startswith((*_SKIPPED, "<")) and "contextlib" not in file
+    return not file.startswith((*SKIPPED, "<")) and "contextlib" not in file
 
 
 def place_of() -> str:

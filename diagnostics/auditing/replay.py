@@ -87,6 +87,24 @@ def trace_step(
     return trace
 
 
+def trace_training_step(
+    model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: Any, optimizers: Sequence[Optimizer]
+) -> OperationTrace | None:
+    """The same with its backward pass, which runs here where the step ends at the loss."""
+    with (
+        untouched(model, optimizers, keep_gradients=True),
+        trace_operations(model) as trace,
+        arrivals(model) as arrived,
+    ):
+        try:
+            loss = step(model, batch)
+            if isinstance(loss, Tensor) and loss.requires_grad and not arrived:
+                loss.backward()
+        except Exception:  # noqa: BLE001 - the same
+            return None
+    return trace
+
+
 def _run_backward(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: Any) -> Operation | None:
     """Run a step with torch's anomaly detection; the operation whose gradient is NaN."""
     found: re.Match[str] | None = None

@@ -168,7 +168,7 @@ def trace_flow(model: nn.Module, loss: Loss, batch: Any, watch: Sequence[str] | 
 
 def _tracer(flow: Flow, name: str) -> Callable[..., None]:
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        flow.note(name, tensors_in((args, kwargs)), tensors_in(output))
+        flow.note(name, list(tensors_in((args, kwargs))), tensors_in(output))
 
     return note
 

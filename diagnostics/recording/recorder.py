@@ -143,7 +143,8 @@ class Recorder:
     def _watch_parameters(self) -> tuple[ParameterWatch, dict[str, list[str]]]:
         following = [*self._setup.targets, *self._followers]
         tracked = track(self._model, self._modules, self._setup.expect_frozen, following)
-        return ParameterWatch(tracked, self._setup.optimizers), members(tracked, self._modules)
+        watch = ParameterWatch(tracked, self._setup.optimizers, self._model)
+        return watch, members(tracked, self._modules)
 
     def _look_again(self) -> None:
         """Parameters of lazy modules, and of modules that were on the meta device, may have numbers by now."""

@@ -77,12 +77,13 @@ class OddStatistics:
 
     Attributes:
         module: The watched module that holds them, layers their names in it.
-        code: `one-sample` if the step has a single sample, `momentum-zero` if running statistics never move.
+        code: `one-sample` if the step has a single sample, `momentum-zero` if running statistics never move,
+            `momentum-of-average` if they keep next to nothing of earlier batches.
     """
 
     module: str
     layers: tuple[str, ...]
-    code: Literal["one-sample", "momentum-zero"]
+    code: Literal["one-sample", "momentum-zero", "momentum-of-average"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class ParameterRecord:
         carried: What the gradient held in addition to its own update's, when its optimiser applied it.
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
             not made by a backward pass.
+        read: Whether torch.autograd.grad() read its gradient, and no backward pass wrote one to `.grad`.
         largest: The largest finite norm of its gradient so far.
         broken: Whether some of its values are not finite at the end of the step.
     """
@@ -136,6 +137,7 @@ class ParameterRecord:
     assigned: bool = False
     largest: float = 0.0
     broken: bool = False
+    read: bool = False
 
     @property
     def size(self) -> float:

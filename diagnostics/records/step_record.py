@@ -33,12 +33,14 @@ class StepRecord:
         partial: Watched modules that are declared to run some of their calls with gradients disabled.
         gap: Steps since the one recorded before it, 1 where each is recorded.
         strangers: Tensors that learn outside the model.
+        idle: Tensors that optimisers hold, that are not in the model, and that had no gradient when they stepped.
         moved_buffers: Buffers that are declared frozen and changed; those that no checkpoint has are left out.
         hidden: Modules and parameters that the model holds without registering them.
         terms: Record per named term of the loss, as far as any was given to `Monitor.terms`.
         passes: The backward passes of the step.
         into: Watched module -> those that feed it directly, as far as the first recorded step shows.
         gates: Watched modules whose result is only ever a factor of something that it was computed from.
+        constant: Watched modules whose first call reads no sample, but a learnt value that is repeated for each.
         meant_frozen: Module or parameter that is trainable -> its attribute that should have frozen it, and that torch
             does not read.
         rates: Optimiser and group -> the learning rate.
@@ -81,9 +83,11 @@ class StepRecord:
     kinds: Mapping[str, str] = field(default_factory=dict)
     left_out: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
+    constant: frozenset[str] = frozenset()
     rates: Mapping[tuple[int, int], Number] = field(default_factory=dict)
     meant_frozen: Mapping[str, str] = field(default_factory=dict)
     related: bool = False
+    idle: int = 0
 
     def is_declared_target(self, module: str) -> bool:
         """Whether a module is a declared target network, or inside one."""

@@ -6,18 +6,33 @@ A family is a module with a `FAMILY` in one of `PACKAGES` or below it. A new one
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib import import_module
 from pkgutil import walk_packages
+from typing import Protocol
+
+from torch import nn
 
 from diagnostics.errors import InvalidType, InvalidValue, UnknownName
+from diagnostics.findings import Finding
 from diagnostics.rules.options import Option
 from diagnostics.rules.page import page
 from diagnostics.rules.rule import Family, Rule
 
 PACKAGES = ("diagnostics.rules.families", "diagnostics.auditing.probes", "diagnostics.testing")
 """Where families are looked for: rules of a monitor, of the probes of an audit, and of assertions in tests."""
+
+
+class RecordsOperations(Protocol):
+    """Records the operations of some steps, and judges them."""
+
+    def watch(self, samples: int) -> AbstractContextManager[None]:
+        """Surrounds one recorded step."""
+
+    def explain(self, found: Sequence[Finding], into: Mapping[str, frozenset[str]]) -> list[Finding]:
+        """The findings of a monitor with those in the operations; into: module -> those that feed it."""
 
 
 @cache
@@ -32,6 +47,17 @@ def _find_families() -> Iterator[Family]:
             family = getattr(import_module(found.name), "FAMILY", None)
             if isinstance(family, Family):
                 yield family
+
+
+def first_steps(model: nn.Module, owner: Callable[[str], str]) -> RecordsOperations:
+    """What records the operations of the first steps of a monitor; it stands above the monitor, as the audit's rules.
+
+    Args:
+        model: The model.
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    found: RecordsOperations = import_module("diagnostics.auditing.first_steps").FirstSteps(model, owner)
+    return found
 
 
 @cache

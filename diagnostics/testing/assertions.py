@@ -105,7 +105,10 @@ def _monitor(
     with untouched(model):
         if seed is not None:
             nudge(model, seed)
-        with Monitor(model, watch=watch, rows=rows) as monitor, monitor.step(samples=samples):
+        with (
+            Monitor(model, watch=watch, rows=rows, operations=False) as monitor,
+            monitor.step(samples=samples),
+        ):
             loss().backward()
     return monitor
 

@@ -71,6 +71,7 @@ class Observer:
                 rows=self._row_functions(),
                 rules=[find_rule(name) for name in self._settings.rules],
                 group=state.world.group,
+                operations=False,  # compiled and captured steps run through it
             )
         if self._has_encoder:
             self._probe = to_device(_probe_batch(state), state.device)

@@ -94,6 +94,8 @@ IDS = {
     "MODE004",
     "LINEAR001",
     "MOVE007",
+    "REACH008",
+    "LOSS007",
 }
 
 

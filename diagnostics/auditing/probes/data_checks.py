@@ -160,10 +160,8 @@ def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[
     Args:
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
-    found = [*_check_lookups(model, steps, owner), *_check_dropouts(model, owner)]
+    found = check_seen_data(model, steps, owner)
     if steps:
-        label = _find_label(steps)
-        found += [] if label is None else [LEAK003.found_once("", label)]
         found += [ORIGIN001.found_once("", SAME_INPUT, WARNING)] if _have_same_input(steps) else []
         target = _find_seen_target(model, steps[0])
         found += [] if target is None else [LEAK002.found_once("", target)]
@@ -171,6 +169,21 @@ def check_data(model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[
         found += [] if unshifted is None else [LOSS003.found_once("", unshifted)]
         again = _find_shifted_again(model, steps)
         found += [] if again is None else [LOSS003.found_once("", again, WARNING)]
+    return found
+
+
+def check_seen_data(
+    model: nn.Module, steps: Sequence[ObservedStep], owner: Callable[[str], str]
+) -> list[Finding]:
+    """The findings for which no call has to be repeated.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    found = [*_check_lookups(model, steps, owner), *_check_dropouts(model, owner)]
+    if steps:
+        label = _find_label(steps)
+        found += [] if label is None else [LEAK003.found_once("", label)]
         found += _find_merged(steps, owner)
     return found
 

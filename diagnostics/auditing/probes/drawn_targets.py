@@ -6,7 +6,7 @@ compares it with does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace, name_of
-from diagnostics.auditing.probes.operation_checks import LOSS003, TARGET_DRAWN
-from diagnostics.auditing.replay import trace_step
+from diagnostics.auditing.operation_trace import LossCall, OperationTrace, Pick, name_of
+from diagnostics.auditing.probes.operation_checks import LOSS003, SCORE_DRAWN, TARGET_DRAWN
+from diagnostics.auditing.replay import trace_step, trace_training_step
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.rules.rule import WARNING
 
+_CHOICES = {"multinomial", "bernoulli"}
 _DRAWS = {"randn", "randn_like", "rand", "rand_like", "normal", "normal_", "uniform_"}
 _LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _ELEMENTS = 32  # of a target, from which a likeness is no chance
@@ -35,8 +36,9 @@ _SAME = 1e-6  # relative change of an input of a loss, from which it depends on 
 class _Draws(TorchFunctionMode):
     """Keeps what a step draws, and draws one of it anew."""
 
-    def __init__(self, renewed: int | None = None) -> None:
+    def __init__(self, renewed: int | None = None, names: Collection[str] = _DRAWS) -> None:
         super().__init__()
+        self._names = names
         self.drawn: list[Tensor] = []
         self._renewed = renewed
 
@@ -46,7 +48,7 @@ class _Draws(TorchFunctionMode):
         """Call a function; one that draws a second time if it is the one to renew."""
         given = dict(kwargs or {})
         result = func(*args, **given)
-        if name_of(func) in _DRAWS and isinstance(result, Tensor):
+        if name_of(func) in self._names and isinstance(result, Tensor):
             if len(self.drawn) == self._renewed:
                 with _same_numbers_after(given.get("generator")):
                     result = func(*args, **given)
@@ -84,6 +86,62 @@ def check_drawn_targets(
         if call is not None:
             return [LOSS003.found_once("", TARGET_DRAWN.of(operation=call.operation), WARNING)]
     return []
+
+
+_MOST_CHOICES = 4  # draws of a step that are renewed
+_MOVED = 0.1
+"""Share of the picks that must differ with another draw."""
+
+
+def check_drawn_scores(
+    model: nn.Module,
+    step: Callable[[nn.Module, Any], Any],
+    batch: Any,
+    optimizers: Sequence[Optimizer],
+    trace: OperationTrace,
+) -> list[Finding]:
+    """LOSS003 where a drawn number picks a log-probability, and its weight in the loss depends on another draw alone.
+
+    The gradient of log p at a draw from p is zero on average, so that such a weight trains nothing.
+
+    Args:
+        trace: The step as it was recorded before; nothing is repeated where it picks nothing.
+    """
+    if not trace.picks:
+        return []
+    with _Draws(names=_CHOICES) as draws:
+        first = trace_training_step(model, step, batch, optimizers)
+    count = min(len(draws.drawn), _MOST_CHOICES)
+    if first is None or count < 2:
+        return []
+    changes = []
+    for number in range(count):
+        with _Draws(renewed=number, names=_CHOICES):
+            again = trace_training_step(model, step, batch, optimizers)
+        changes.append([] if again is None else list(map(_compare, first.picks, again.picks)))
+    for pick, seen in zip(first.picks, zip(*changes, strict=False), strict=False):
+        if _PICKED_ANEW in seen and _WEIGHTED_ANEW in seen:
+            return [LOSS003.found_once("", SCORE_DRAWN.of(operation=pick.operation), WARNING)]
+    return []
+
+
+_PICKED_ANEW, _WEIGHTED_ANEW = (True, False), (False, True)
+"""Whether another draw picks other numbers, and whether it changes their weights in the loss."""
+
+
+def _compare(one: Pick, other: Pick) -> tuple[bool, bool] | None:
+    """The same for two picks in one place; None where they cannot be compared."""
+    weights, others = one.at_result.value, other.at_result.value
+    if weights is None or others is None or one.index.shape != other.index.shape:
+        return None
+    size = float(weights.abs().max()) if one.index.numel() >= _ELEMENTS else 0.0
+    if size == 0:
+        return None
+    moved = float((one.index != other.index).float().mean()) > _MOVED
+    return moved, float((weights - others).abs().max()) > _WEIGHED * size
+
+
+_WEIGHED = 1e-6  # relative change of a weight, from which it depends on the draw
 
 
 def _may_be_drawn(call: LossCall) -> bool:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.loss_terms_added import differing
-from diagnostics.auditing.observed_step import ObservedStep, slope
+from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall
 from diagnostics.auditing.probes.operation_checks import LOSS003, broadcast_cause, one_owner
+from diagnostics.auditing.probes.term_sizes import check_sizes
 from diagnostics.auditing.responses import is_same
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
@@ -132,51 +133,64 @@ _NEGATED = -0.5
 
 
 def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
-    """LOSS004, LOSS005 and GRAD008 in repeated steps, whose backward passes run here.
+    """GRAD008 and those of `check_arrived` in repeated steps, whose backward passes run here.
 
     Args:
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
     if not steps:
         return []
-    found = []
-    raised = [_raised(each) for each in steps]
-    if raised[0] is not None and all(raised):
-        found.append(LOSS004.found_once("", raised[0]))
-    one = [_one_target(each) for each in steps]
-    if one[0] is not None and all(one):
-        found.append(LOSS005.found_once("", one[0]))
-    pairs = [_averaged_pairs(each) for each in steps]
-    if pairs[0] is not None and all(pairs):
-        cause = broadcast_cause(pairs[0])
-        found.append(LOSS003.found_once(one_owner(pairs[0].sources, owner), cause))
     for each in steps:
         each.loss.backward()
+    found = check_arrived([each.trace for each in steps], owner)
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
         found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found
 
 
-def _averaged_pairs(step: ObservedStep) -> PairCall | None:
+def check_arrived(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:
+    """LOSS004, LOSS005, LOSS007 and pairs that are averaged, by the gradients that came to what was recorded.
+
+    Args:
+        traces: Steps whose backward passes ran.
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    if not traces:
+        return []
+    found = []
+    raised = [_raised(each) for each in traces]
+    if raised[0] is not None and all(raised):
+        found.append(LOSS004.found_once("", raised[0]))
+    one = [_one_target(each) for each in traces]
+    if one[0] is not None and all(one):
+        found.append(LOSS005.found_once("", one[0]))
+    pairs = [_averaged_pairs(each) for each in traces]
+    if pairs[0] is not None and all(pairs):
+        cause = broadcast_cause(pairs[0])
+        found.append(LOSS003.found_once(one_owner(pairs[0].sources, owner), cause))
+    return found + check_sizes(traces)
+
+
+def _averaged_pairs(trace: OperationTrace) -> PairCall | None:
     """Arithmetic of a column and a vector whose pairs all count alike in the loss: that is arithmetic of two means."""
-    for call in step.trace.pairs:
-        (weights,) = slope(step.loss, [call.result]) if call.meant else (None,)
+    for call in trace.pairs:
+        weights = call.at_result.value if call.meant else None
         if weights is not None and bool(weights.any()) and bool((weights == weights.flatten()[0]).all()):
             return call
     return None
 
 
-def _raised(step: ObservedStep) -> Cause | None:
+def _raised(trace: OperationTrace) -> Cause | None:
     """Which loss function or log-probability the loss raises or lowers against its purpose, if all it has."""
-    calls = [call for call in step.trace.losses if call.result is not None and call.result.requires_grad]
+    calls = [call for call in trace.losses if call.result is not None and call.result.requires_grad]
     if any(call.made for call in calls):
         return None  # a GAN
     if calls:
-        slopes = slope(step.loss, [call.result for call in calls if call.result is not None])
+        slopes = [call.at_result.value for call in calls]
         wrong = all(each is not None and _all_of_sign(each, -1) for each in slopes)
         return LOSS_FUNCTION_RAISED.of(operation=calls[0].operation) if wrong else None
-    picked = step.trace.logarithms
-    slopes = slope(step.loss, [values for _, values in picked]) if picked else []
+    picked = trace.logarithms
+    slopes = [arrived.value for _, arrived in picked]
     if slopes and all(each is not None and _picks_equally(each) for each in slopes):
         return LIKELIHOOD_LOWERED.of(operation=picked[0][0])
     return None
@@ -201,16 +215,16 @@ def _picks_equally(values: Tensor) -> bool:
     return _all_of_sign(values, 1) and single and bool(known.max() - known.min() <= _EQUAL * known.max())
 
 
-def _one_target(step: ObservedStep) -> Cause | None:
+def _one_target(trace: OperationTrace) -> Cause | None:
     """The only value of targets whose loss has a gradient."""
-    for call in step.trace.losses:
-        value = _only_target(step.loss, call)
+    for call in trace.losses:
+        value = _only_target(call)
         if value is not None:
             return ONE_TARGET.of(value=value, operation=call.operation)
     return None
 
 
-def _only_target(loss: Tensor, call: LossCall) -> float | None:
+def _only_target(call: LossCall) -> float | None:
     source, target = call.source, call.target
     if (
         source is None
@@ -219,7 +233,7 @@ def _only_target(loss: Tensor, call: LossCall) -> float | None:
         or source.dim() != target.dim() + 1
     ):
         return None
-    (found,) = slope(loss, [source])
+    found = call.at_input.value
     if found is None:
         return None
     counted = target[(found != 0).any(1 if found.dim() > 1 else 0)]

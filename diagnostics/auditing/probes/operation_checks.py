@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall, SoftmaxCall
+from diagnostics.auditing.probes import loss_arguments, term_sizes
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
@@ -83,6 +84,17 @@ TARGET_DRAWN = Cause(
     "its target is a random draw of the step, and another draw changes nothing that the model computes: {operation}",
     remedy="Draw once, and use the same tensor in the input and as the target.",
 )
+DROPPED = Cause(
+    "dropout-on-outputs",
+    "its input is the result of a dropout, so that a share of the outputs is 0 in each step: {operation}",
+    remedy="Move the dropout before the last layer.",
+)
+SCORE_DRAWN = Cause(
+    "score-drawn-again",
+    "the log-probability is that of a draw on which its weight in the loss does not depend, so that its gradient is"
+    " zero on average: {operation}",
+    remedy="Draw once: score the action that was taken and rewarded.",
+)
 PAIRS = Cause(
     "broadcast-by-hand",
     "a column {column} meets a vector {vector}, which gives all pairs of samples: {operation}",
@@ -123,15 +135,20 @@ LOSS003 = Rule(
         CLASS_IGNORED,
         SHIFTED_AGAIN,
         TARGET_DRAWN,
+        SCORE_DRAWN,
+        DROPPED,
         PAIRS,
         NOT_SIGNS,
         CLASSES_MISREAD,
+        *loss_arguments.CAUSES,
+        term_sizes.OUT_OF_REACH,
     ),
-    what="In repeated steps a loss of torch receives probabilities or logarithms where it applies softmax or sigmoid"
-    " itself, shapes that broadcast to all pairs, as also in a loss by hand, equal targets or targets out of range,"
-    " exchanged arguments, scores that a view took from several rows, or each token as its own target (a note if the"
-    " model reads later ones). A warning: each row of a contrastive loss is its own target, logits pass a relu, a batch"
-    " has one class, a class is ignored, a target is a draw that the model never saw, or the token after the next.",
+    what="In repeated steps a loss receives what does not fit it: probabilities or logarithms where it applies softmax"
+    " or sigmoid itself, shapes that broadcast, exchanged arguments, scores from several rows, weights of classes that"
+    " grow with their frequencies, or targets that are equal, out of range, several at once, the blank, or the token at"
+    " their place (a note if the model reads later ones). A warning: targets are far from all outputs, drawn and never"
+    " seen, of one class per batch, ignored, smoothed away, shifted twice, or the row itself; scores pass a relu or a"
+    " dropout, or are those of another draw.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
@@ -225,6 +242,12 @@ def check_operations(
         if first.kind in _CUT_OFF.get(first.operation.name, ()):
             (module, *_) = [owner(each) for each in first.sources] or [""]
             _add(found, LOSS003, module, CUT_OFF.of(operation=first.operation))
+    for operation, cause in loss_arguments.judge_arguments(traces):
+        _add(found, LOSS003, owner(operation.module), cause)
+    for far in term_sizes.far_targets(traces):
+        facts = {"distance": term_sizes.distance(far), "size": term_sizes.size(far)}
+        cause = term_sizes.OUT_OF_REACH.of(**facts, operation=far.operation)
+        _add(found, LOSS003, owner(far.operation.module), cause)
     for sources, cause in _find_pairs(traces, samples):
         _add(found, LOSS003, one_owner(sources, owner), cause)
     for cause in _find_unsigned(traces):
@@ -253,7 +276,16 @@ def check_operations(
 
 
 _SEVERITIES = {TARGET_IS_INPUT.code: NOTE} | dict.fromkeys(
-    (FINDS_ITSELF.code, CUT_OFF.code, ONE_CLASS.code, CLASS_IGNORED.code), WARNING
+    (
+        FINDS_ITSELF.code,
+        CUT_OFF.code,
+        ONE_CLASS.code,
+        CLASS_IGNORED.code,
+        DROPPED.code,
+        loss_arguments.SMOOTHED_AWAY.code,
+        term_sizes.OUT_OF_REACH.code,
+    ),
+    WARNING,
 )
 
 
@@ -302,6 +334,8 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         yield EXCHANGED.of(operation=operation)
     if name == "cross_entropy" and call.copied:
         yield TARGET_IS_INPUT.of(operation=operation)
+    if call.kind == "dropout":
+        yield DROPPED.of(operation=operation)
     if call.misread:
         yield CLASSES_MISREAD.of(operation=operation)
 

@@ -7,10 +7,11 @@ watched modules. Nodes are held until the step ends, so only the first recorded 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _MOST_NODES = (
@@ -29,15 +30,19 @@ class Flow:
         ] = {}  # the same -> nodes of other modules that it was computed from
         self._gates: set[str] = set()
         self._others: set[str] = set()  # modules whose result is used otherwise
+        self.constant: set[str] = set()
+        """Modules whose first call reads no sample: a learnt value that is repeated for each, or what came of one."""
         self.into: dict[str, frozenset[str]] = {}  # module -> those that feed it directly
 
-    def note(self, name: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
+    def note(self, name: str, inputs: Sequence[Tensor], outputs: Iterable[Tensor]) -> None:
         """One forward call of a watched module."""
         if not self.tracing:
             return
         given = [tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None]
         made = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}
         read = self._nodes(given)
+        if name not in self.into and given and self._names(read) <= self.constant and _repeats(inputs):
+            self.constant.add(name)
         self.into[name] = self.into.get(name, frozenset()) | self._names(read)
         self._note_reader(given, read)
         for node in made - self._owners.keys():
@@ -123,3 +128,12 @@ class Flow:
             if len(seen) > _MOST_NODES:
                 break
         return found, seen
+
+
+def _repeats(inputs: Sequence[Tensor]) -> bool:
+    """Whether all rows of each tensor that has several are equal."""
+    return all(
+        torch.equal(each, each[:1].expand_as(each))
+        for each in inputs
+        if each.dim() and not each.is_nested and not each.is_sparse
+    )

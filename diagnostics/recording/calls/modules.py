@@ -111,7 +111,7 @@ def _coverage(
 ) -> Number:
     trainable = [record for record in parameters.values() if record.requires_grad]
     blind = any(call.unknown is not None for call in calls)
-    received = [record for record in trainable if record.reach.kind in ("some", "all")]
+    received = [record for record in trainable if record.reach.kind in ("some", "all") or record.assigned]
     all_receive = bool(received) and len(received) == len(trainable)
     # of a module that is not called, a tensor that it shares has gradient from elsewhere; if it has no other, as the
     # embedding that encoder and decoder share, nothing of it is lost

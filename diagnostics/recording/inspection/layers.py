@@ -11,6 +11,8 @@ from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.records import OddStatistics
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+_LAST_BATCH = 0.9
+"""Momentum from which running statistics are those of the last batch; other libraries give the share that is kept."""
 
 
 class EqualUnits:
@@ -58,5 +60,12 @@ def find_odd_statistics(
         still = tuple(name for name, layer in norms.items() if layer.momentum == 0)
         if still:
             yield OddStatistics(module, still, "momentum-zero")
+        last = tuple(
+            name
+            for name, layer in norms.items()
+            if isinstance(layer.momentum, float) and layer.momentum >= _LAST_BATCH
+        )
+        if last:
+            yield OddStatistics(module, last, "momentum-of-average")
         if norms and samples == 1:
             yield OddStatistics(module, tuple(norms), "one-sample")

@@ -5,6 +5,7 @@ The events of a step are evaluated after the readout; see `pass_history`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,8 @@ class GradientPasses:
 
     def __init__(self) -> None:
         self._events: list[PassEvent] = []
-        self._seen: dict[
-            int, tuple[int, int]
-        ] = {}  # parameter -> its gradient and its version, when last seen
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        """Parameter -> its gradient and its version, when last seen; a later tensor may get the same id."""
         self._history = PassHistory()
 
     def begin_step(self, parameters: Sequence[Tensor]) -> None:
@@ -83,9 +83,10 @@ class GradientPasses:
         changed: list[int] = []
         for index, parameter in enumerate(parameters):
             gradient = parameter.grad
-            if gradient is None or ((seen := self._seen.get(index)) is not None and seen[0] != id(gradient)):
+            seen = self._seen.get(index)
+            if gradient is None or (seen is not None and seen[0]() is not gradient):
                 cleared.add(index)
-            elif held is None and seen != _identity(gradient):
+            elif held is None and not _is_unchanged(seen, gradient):
                 changed.append(index)
         if held is not None:
             self._events.append(PassEvent("begin", *held, cleared))
@@ -93,6 +94,11 @@ class GradientPasses:
         gradients = [parameters[index].grad for index in changed]
         sizes = measure_norms([stored_values(gradient) for gradient in gradients if gradient is not None])
         self._events.append(PassEvent("begin", changed, sizes, cleared))
+
+    def forget_pass(self) -> None:
+        """What began was no backward pass: it wrote no gradient."""
+        if self._events and self._events[-1].kind == "begin":
+            self._events.pop()
 
     def end_pass(self, parameters: Sequence[Tensor], indices: list[int], norms: Scalars, task: int) -> None:
         """A backward pass ended; `norms` are those of the sums that it left, `task` its number in torch."""
@@ -116,7 +122,9 @@ class GradientPasses:
         assigned = set()
         for index in indices:
             gradient = parameters[index].grad
-            if index not in arrived and gradient is not None and self._seen.get(index) != _identity(gradient):
+            if gradient is None or index in arrived:
+                continue
+            if not _is_unchanged(self._seen.get(index), gradient):
                 assigned.add(index)
         return assigned
 
@@ -129,5 +137,10 @@ class GradientPasses:
         return PassEvents(self._events, gone, self._history)
 
 
-def _identity(gradient: Tensor) -> tuple[int, int]:
-    return id(gradient), gradient._version
+def _identity(gradient: Tensor) -> tuple[weakref.ref[Tensor], int]:
+    return weakref.ref(gradient), gradient._version
+
+
+def _is_unchanged(seen: tuple[weakref.ref[Tensor], int] | None, gradient: Tensor) -> bool:
+    """Whether a gradient is the tensor that was seen, in the same version."""
+    return seen is not None and seen[0]() is gradient and seen[1] == gradient._version

@@ -55,6 +55,8 @@ class ParameterStep:
         assigned: Parameters whose gradient was assigned.
         arrived: Parameters that a gradient came to, on this process.
         largest: The largest norm of each gradient so far; it grows with each step.
+        read: Positions of the parameters whose gradient was read, by torch.autograd.grad(), and not written to `.grad`.
+        idle: Tensors that optimisers hold, that are not in the model, and that had no gradient.
     """
 
     tracked: Sequence[Tracked]
@@ -79,6 +81,8 @@ class ParameterStep:
     assigned: frozenset[int]
     arrived: frozenset[int]
     largest: dict[int, float] = field(repr=False)
+    idle: int = 0
+    read: frozenset[int] = frozenset()
 
     @property
     def kind(self) -> tuple[Any, ...] | None:
@@ -102,6 +106,8 @@ class ParameterStep:
             self.broken,
             self.assigned,
             self.arrived,
+            self.idle,
+            self.read,
         )
 
     def leftover(self, readout: Readouts) -> dict[int, Any] | None:
@@ -167,6 +173,7 @@ class ParameterStep:
                 replaced=self.replaced[index],
                 carried=carried.get(index, "no"),
                 assigned=index in self.assigned,
+                read=index in self.read,
                 largest=self._largest_so_far(index, came.norm, readout),
                 broken=index in broken,
             )

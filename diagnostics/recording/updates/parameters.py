@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -36,7 +36,10 @@ _SETTINGS = ("lr", "weight_decay", "eps")
 class ParameterWatch:
     """Measures the tracked parameters between `begin` and `finish`."""
 
-    def __init__(self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer]) -> None:
+    def __init__(
+        self, tracked: Sequence[Tracked], optimizers: Sequence[Optimizer], model: nn.Module | None = None
+    ) -> None:
+        self._model = None if model is None else weakref.ref(model)
         self._tracked = [
             item
             for item in tracked
@@ -62,6 +65,8 @@ class ParameterWatch:
     def _reset(self) -> None:
         self._marked: set[int] = set()
         self._arrived: set[int] = set()
+        self._written: set[int] = set()  # into .grad, which torch.autograd.grad() does not do
+        self._written_now: set[int] = set()  # by the pass that runs
         self._callback_queued = False
         self.measured_again = False
         self._measured: list[tuple[list[int], Scalars, Scalars]] = []
@@ -72,6 +77,7 @@ class ParameterWatch:
         self._leftover: tuple[list[int], Scalars] | None = None
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
+        self._idle: dict[int, int] = {}
         self._begun = False  # a backward pass
         self._task = -1  # its number in torch
 
@@ -118,6 +124,8 @@ class ParameterWatch:
             if parameter.requires_grad and index not in self._hooked:
                 self._hooked.add(index)
                 self._handles.append(parameter.register_hook(WeakHook(self._mark, index)))
+                written = WeakHook(self._note_written, index)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(written))
 
     def _mark(self, index: int, gradient: Tensor | None) -> None:
         """A gradient arrives at a parameter."""
@@ -136,6 +144,10 @@ class ParameterWatch:
                 self._passes.begin_pass(self._parameters, self._leftover or ([], []))
             # runs when this backward pass ends; DDP and FSDP rely on the same call
             torch.autograd.Variable._execution_engine.queue_callback(self._measure_gradients)
+
+    def _note_written(self, index: int, parameter: Tensor) -> None:
+        if self._active:
+            self._written_now.add(index)
 
     def before_backward(self) -> None:
         """Measure what earlier steps left in `.grad`, which the backward pass is about to add to."""
@@ -156,8 +168,12 @@ class ParameterWatch:
         self._callback_queued = False
         marked, self._marked = sorted(self._marked), set()
         self._arrived.update(marked)
-        if self._active:
+        written, self._written_now = self._written_now, set()
+        self._written |= written
+        if self._active and written:
             self._measure(marked)
+        elif self._active:  # torch.autograd.grad() reads gradients, and leaves .grad as it was
+            self._passes.forget_pass()
 
     def measure_again(self) -> None:
         """Gradients have changed since the backward pass, by a sum over processes: take them as they are now."""
@@ -202,6 +218,7 @@ class ParameterWatch:
             return
         self._steps[number] += 1
         self._note_groups(number, optimizer)
+        self._note_idle(number, optimizer)
         own = [index for index, (optimizer, _) in self._groups.items() if optimizer == number]
         indices, gradients = self._gradients(own)
         if indices:
@@ -234,6 +251,19 @@ class ParameterWatch:
                 index = self._position.get(id(parameter))
                 if index is not None:
                     self._groups[index] = place
+
+    def _note_idle(self, number: int, optimizer: Optimizer) -> None:
+        """Count what an optimiser holds that is not in the model, and has no gradient whenever it steps."""
+        without = [
+            each
+            for group in optimizer.param_groups
+            for each in group["params"]
+            if each.grad is None and id(each) not in self._position
+        ]
+        model = None if self._model is None or not without else self._model()
+        known = set() if model is None else {id(each) for each in model.parameters()}
+        count = 0 if model is None else sum(id(each) not in known for each in without)
+        self._idle[number] = min(self._idle.get(number, count), count)
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -285,6 +315,8 @@ class ParameterWatch:
             assigned=frozenset(self._assigned),
             arrived=frozenset(self._arrived),
             largest=self._largest,
+            idle=sum(self._idle.values()),
+            read=frozenset(self._arrived - self._written),
         )
 
     def reach(self, index: int, measured: tuple[float, float] | None) -> Reach:

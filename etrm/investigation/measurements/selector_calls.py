@@ -63,7 +63,9 @@ def watch_selector(config: Config) -> SelectorCalls:
     given: list[Demos] = []
     handle = encoder.register_forward_pre_hook(_keep_demos(given), with_kwargs=True)
     rows = {ENCODER[0]: lambda args, kwargs, output: _sample_of_each_pair(given[-1])}
-    monitor = Monitor(trainer.model, trainer.optimizers, watch=[*ENCODER, *REFINERS], rows=rows)
+    monitor = Monitor(
+        trainer.model, trainer.optimizers, watch=[*ENCODER, *REFINERS], rows=rows, operations=False
+    )
     steps: list[dict[str, ModuleRecord]] = []
     with monitor:
         for _ in range(STEPS):

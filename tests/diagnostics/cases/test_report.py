@@ -86,6 +86,8 @@ CASES: Cases = {
     "ROWS002": both("padding-hit", audited=True),
     "DROP001": both("dropout-keeps-little", audited=True),
     "ROUND001": both("places-in-bfloat16", audited=True),
+    "REACH008": both("adapter-not-inserted"),
+    "LOSS007": both("boxes-in-pixels"),
 }
 """For the tests of all rules."""
 
@@ -149,6 +151,11 @@ def test_a_script_is_named_and_its_fix_is_quiet(case: Case) -> None:
 def test_a_loop_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
     assert judge(run_audit(case.make(True)), case.answers) == "named"
+
+
+@pytest.mark.parametrize("case", mark(GROUPS["domains"]))
+def test_a_program_of_another_domain_has_a_quiet_fix(case: Case) -> None:
+    assert [each for each in run_monitor(case.make(False)) if each.severity > Severity.NOTE] == []
 
 
 def test_the_kept_results_are_of_these_cases_and_the_page_shows_them() -> None:

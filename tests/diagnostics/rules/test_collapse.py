@@ -180,3 +180,39 @@ def test_raw_inputs_alone_tell_that_samples_differ() -> None:
         model.zero_grad()
     collapsed = [finding.module for finding in monitor.findings() if finding.rule == "COLLAPSE001"]
     assert collapsed == ["encoder"]
+
+
+class Asking(nn.Module):
+    """Learnt queries, normalised and projected, ask for parts of the sample; broken, the samples are averaged first."""
+
+    def __init__(self, averaged: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.queries, self.averaged = nn.Parameter(torch.randn(3, 8)), averaged
+        self.norm, self.query, self.key, self.head = (
+            nn.LayerNorm(8),
+            nn.Linear(8, 8),
+            nn.Linear(4, 8),
+            nn.Linear(8, 8),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = self.key(x)
+        if self.averaged:
+            key = key.mean(0, keepdim=True).expand_as(key)
+        asked = self.query(self.norm(self.queries.expand(len(x), 3, 8)))
+        return self.head((asked @ key.transpose(1, 2)).softmax(2) @ key)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_learnt_query_that_is_repeated_for_each_sample_is_no_collapse(averaged: bool) -> None:
+    """An average over the samples is one: what reads it reads samples, and makes them equal."""
+    model = Asking(averaged)
+    monitor = Monitor(model, operations=False)
+    for _ in range(6):
+        with monitor.step(samples=8):
+            model(torch.randn(8, 5, 4)).square().sum().backward()
+        model.zero_grad()
+    found = [finding.module for finding in monitor.findings() if finding.rule == "COLLAPSE001"]
+    assert found == (["head"] if averaged else [])
+    assert monitor.last.constant == {"norm", "query"}

@@ -53,10 +53,19 @@ MOMENTUM_ZERO = Cause(
 )
 
 
+MOMENTUM_OF_AVERAGE = Cause(
+    "momentum-of-average",
+    "momentum is the share of the last batch, and 0.9 or more leaves nothing of earlier ones: in evaluation the"
+    " statistics are those of one batch",
+    remedy="Give 1 - momentum of libraries that name the share that is kept: 0.1 or 0.01.",
+)
+_ODD = {each.code: each for each in (ONE_SAMPLE, MOMENTUM_ZERO, MOMENTUM_OF_AVERAGE)}
+
+
 def find_odd_statistics(record: StepRecord, options: Values) -> Iterator[Observation]:
     """MODE003."""
     for odd in record.odd_statistics:
-        cause = ONE_SAMPLE if odd.code == ONE_SAMPLE.code else MOMENTUM_ZERO
+        cause = _ODD[odd.code]
         text = first_few(layer or odd.module for layer in odd.layers)
         message = f"{odd.module}: training and evaluation normalise differently ({text})"
         yield Observation(odd.module, float(len(odd.layers)), message, cause, key=cause)
@@ -70,8 +79,8 @@ MODE003 = Rule(
     "Normalise over more than one sample.",
     find_odd_statistics,
     lasting(5, why="the last batch of an epoch may be a single sample"),
-    causes=(ONE_SAMPLE, MOMENTUM_ZERO),
-    what="A batch norm in training mode sees one sample in each step, or its momentum is 0.",
+    causes=(ONE_SAMPLE, MOMENTUM_ZERO, MOMENTUM_OF_AVERAGE),
+    what="A batch norm in training mode sees one sample in each step, or its momentum is 0, or 0.9 and more.",
     why="The model is evaluated with other statistics than those that it was trained with.",
     example="`BatchNorm2d(64, momentum=0)`, where TensorFlow's 1.0 was meant.",
     false_alarms="One sample that the model folds into many rows.",

@@ -19,7 +19,7 @@ def find_wasted_rows(record: StepRecord, options: Values) -> Iterator[Observatio
     for name, module in learners(record):
         if isinstance(module.waste, Absent) or module.state != "arrived":
             continue
-        alike = all(other.coverage == module.coverage for other in record.modules.values())
+        alike = all(other.coverage == module.coverage for _, other in learners(record))
         if alike and len(record.modules) > 1 and record.never < module.waste:
             continue  # the loss leaves out other samples in each step: COV001
         if record.related or record.is_head_of_some(name):

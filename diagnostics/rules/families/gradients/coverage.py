@@ -106,7 +106,9 @@ which in the five steps that it takes to be reported is more than this for c bel
 
 def _is_met(record: StepRecord, seen: Observation) -> bool:
     """Whether the loss has no gradient for some samples now, and has it for their positions in other steps."""
-    return seen.cause is LOSS_WITHOUT_GRADIENT and record.never < _SAME_POSITIONS * (1.0 - seen.value)
+    alone = seen.cause is SAMPLES_CUT and [name for name, _ in learners(record)] == [seen.module]
+    whole = alone or seen.cause is LOSS_WITHOUT_GRADIENT
+    return whole and record.never < _SAME_POSITIONS * (1.0 - seen.value)
 
 
 def _meant(record: StepRecord, seen: Observation) -> Observation | None:
@@ -139,7 +141,7 @@ def _is_set_aside(record: StepRecord, name: str) -> bool:
 
 def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: float) -> Observation:
     waste = "unknown" if isinstance(module.waste, Absent) else f"{module.waste:.2f}"
-    others = [other.coverage for key, other in record.modules.items() if key != name]
+    others = [other.coverage for key, other in learners(record) if key != name]
     processed = 0.0 if isinstance(module.waste, Absent) else coverage / max(1.0 - module.waste, 1e-12)
     if others and all(other == coverage for other in others):
         cause = LOSS_WITHOUT_GRADIENT

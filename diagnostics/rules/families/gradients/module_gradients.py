@@ -47,6 +47,11 @@ ZERO_FACTOR = Cause(
 TINY_FACTOR = Cause(
     "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
 )
+NOT_SCALED = Cause(
+    "not-scaled",
+    "its loss was not multiplied with the scale of the GradScaler, {scale:g}, which its gradient is divided by",
+    remedy="Call scaler.scale(loss).backward() for each loss.",
+)
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
 FROZEN_EMBEDDING = Cause(
     "frozen-embedding",
@@ -231,11 +236,27 @@ def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observa
     }
     largest = largest_of(list(leverages.values()))
     for name, leverage in leverages.items():
-        if leverage < options["below"] * largest:
+        scale = _scale(record, name)
+        unscaled = scale > _SCALED and leverage < min(_UNSCALED / scale, _MOST) * largest
+        if leverage < options["below"] * largest or unscaled:
             message = (
                 f"{name}: the loss responds {{value}} times as much to its weights as to another module's"
             )
-            yield Observation(name, leverage / largest, message, TINY_FACTOR)
+            cause = NOT_SCALED.of(scale=scale) if unscaled else TINY_FACTOR
+            yield Observation(name, leverage / largest, message, cause, key=unscaled)
+
+
+def _scale(record: StepRecord, module: str) -> float:
+    """The scale of the GradScaler that its gradient is divided by, 1 where there is none."""
+    scales = [each.place.scale for each in record.held_by(module) if not isinstance(each.place, Absent)]
+    return largest_of(scales) if scales else 1.0
+
+
+_SCALED = 2.0**10  # a smaller scale is no larger than the ratio of two healthy modules
+_UNSCALED = 10.0  # margin over the inverse of the scale
+_MOST = 1e-3
+"""A module whose loss was not scaled has a gradient of 1 / scale of what it should; modules of healthy models differ
+by factors of tens, and 1e-3 is far from that."""
 
 
 GRAD001 = Rule(
@@ -330,9 +351,10 @@ GRAD005 = Rule(
         ),
     },
     "below",
-    causes=(TINY_FACTOR,),
+    causes=(TINY_FACTOR, NOT_SCALED),
     what="The leverage of the module, the norm of its gradient times the norm of its weights, is less than a"
-    " hundred thousandth of the largest among the watched modules.",
+    " hundred thousandth of the largest among the watched modules, or than ten times the inverse of the scale of a"
+    " GradScaler.",
     why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and"
     " `eps`.",
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",

@@ -95,6 +95,9 @@ NOT_A_PARAMETER = Cause(
     "{names} holds what was computed from a parameter, as by float(), to() or a product after nn.Parameter()",
     remedy="Compute the start first, and make the result the parameter: nn.Parameter(start.float()).",
 )
+NOT_IN_MODEL = Cause(
+    "not-in-model", "no module of the model holds them: they were made to replace layers that are still there"
+)
 MADE_IN_FORWARD = Cause(
     "made-in-forward",
     "a layer is made in forward(), so that each call has another one, which nothing trains",
@@ -244,6 +247,17 @@ def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observ
     for owner, names in groups.items():
         message = f"{owner or 'model'}: the gradient of {first_few(names)} is rounding"
         yield Observation(owner, float(len(names)), message, CANCELS)
+
+
+def find_idle(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """REACH008; a parameter with gradient that is in no optimiser is the other side of the same fault: MOVE001."""
+    forgotten = any(
+        receives(each) and isinstance(each.place, Absent) and each.place.code == "in-no-group"
+        for each in record.parameters.values()
+    )
+    if record.idle and not forgotten:
+        message = f"model: {record.idle} tensors that an optimiser holds are not in it, and have no gradient"
+        yield Observation("", float(record.idle), message, NOT_IN_MODEL)
 
 
 def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -398,6 +412,23 @@ REACH007 = Rule(
     false_alarms="A layer whose gradient truly vanishes.",
     rank=160,
 )
+REACH008 = Rule(
+    "REACH008",
+    WARNING,
+    "An optimiser holds what the model does not use",
+    "tensors",
+    "Set the new layers as attributes of the modules that use them: setattr(parent, name, layer).",
+    find_idle,
+    lasting(10, why="a part that is trained in every second step has gradient before"),
+    needs_optimizer=True,
+    causes=(NOT_IN_MODEL,),
+    what="An optimiser holds all that the model trains, and tensors outside of it that have no gradient when it steps.",
+    why="Layers that were meant to replace others, as adapters, were never put in their place.",
+    example="`for module in model.modules(): module = Adapter(module)`, which changes a variable alone.",
+    false_alarms="An optimiser of several models, of which the others wait.",
+)
 FAMILY = Family(
-    50, "Gradients of parameters", (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006, REACH007)
+    50,
+    "Gradients of parameters",
+    (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006, REACH007, REACH008),
 )

@@ -40,8 +40,8 @@ def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             continue
         if samples_differ and stats.inputs_differ is False:
             continue  # a side input that is the same for all samples, as token types of single sentences
-        if name in record.gates:
-            continue  # the other factor tells the samples apart
+        if name in record.gates or name in record.constant:
+            continue  # the other factor tells the samples apart, or a query that was learnt asks for them
         if not isinstance(stats.share, Absent) and stats.share < options["below"]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"

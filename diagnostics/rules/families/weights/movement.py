@@ -26,6 +26,12 @@ CLEARED_GRADIENT = Cause(
     "its gradient was cleared between the backward pass and the optimiser's step",
     remedy="Call zero_grad() before backward() or after optimizer.step(), not between them.",
 )
+READ_ALONE = Cause(
+    "read-alone",
+    "torch.autograd.grad() read its gradient, and no backward pass wrote one: the loss does not depend on it, as where"
+    " weights that were adapted to a task are detached from those that they came from",
+    remedy="Keep the graph: create_graph=True, and no detach() or .data on the adapted weights.",
+)
 SET_BACK = Cause(
     "set-back",
     "its weights were set back after the optimiser's step",
@@ -193,7 +199,7 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
     if judge_rounding(record, parameter) or _judge_lost(record, parameter):
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
-        return CLEARED_GRADIENT
+        return READ_ALONE if parameter.read else CLEARED_GRADIENT
     fallen = not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest
     if parameter.kept != 0.0 and (fallen or place.stops_itself):
         return CONVERGED
@@ -269,6 +275,7 @@ MOVE001 = Rule(
         IN_NO_GROUP,
         ZERO_RATE,
         CLEARED_GRADIENT,
+        READ_ALONE,
         SET_BACK,
         ROUNDED_OR_SET_BACK,
         RATE_TOO_SMALL,

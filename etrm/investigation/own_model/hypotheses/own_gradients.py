@@ -189,6 +189,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
         watch=["", *parts, *partial],
         expect_frozen=(*subject.frozen, *seen.unused) if children else (),
         expect_partial=partial,
+        operations=False,
     ) as monitor:
         for number in range(INSPECTED_STEPS):
             batch = trial.batch(number)

@@ -55,6 +55,8 @@ def test_a_layer_of_zeros_that_training_tells_apart_is_quiet() -> None:
     [
         (lambda: nn.BatchNorm1d(3), 6, set()),
         (lambda: nn.BatchNorm1d(3, momentum=0.0), 6, {"momentum-zero"}),
+        (lambda: nn.BatchNorm1d(3, momentum=0.99), 6, {"momentum-of-average"}),
+        (lambda: nn.BatchNorm1d(3, momentum=None), 6, set()),
         (lambda: nn.BatchNorm1d(3), 1, {"one-sample"}),
         (lambda: nn.GroupNorm(1, 3), 1, set()),
     ],

@@ -179,3 +179,20 @@ def test_a_gradient_of_torch_func_is_assigned_and_not_stale() -> None:
     own = [each for name, each in monitor.last.parameters.items() if name.startswith("d.")]
     assert all(each.assigned and not each.stale and each.changed for each in own)
     assert not [each for each in monitor.findings() if each.module == "d" and each.rule != "COV003"]
+
+
+def test_a_gradient_by_hand_is_assigned_in_each_step_also_where_its_memory_is_that_of_the_last() -> None:
+    """Evolution strategies: no backward pass, and new tensors that may get the ids of those that were released."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(12, 8, 4):
+        with monitor.step(samples=8), torch.no_grad():
+            model(x)
+            optimizer.zero_grad()
+            for weight in model.parameters():
+                weight.grad = torch.zeros_like(weight).add_(torch.randn_like(weight))
+            optimizer.step()
+        assert all(each.assigned for each in monitor.last.parameters.values())
+    assert {each.rule for each in monitor.findings()} <= {"COV003", "RULE001"}

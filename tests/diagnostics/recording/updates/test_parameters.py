@@ -194,6 +194,7 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
             "GRAD006",
             "GRAD007",
             "REACH005",
+            "REACH008",
             "MOVE001",
             "MOVE003",
             "MOVE004",

@@ -46,3 +46,21 @@ def test_a_head_for_some_samples_is_a_note_where_all_train_what_feeds_it(
             optimizer.zero_grad()
     found = {each.module: each.severity for each in monitor.findings(select=["COV001"])}
     assert found == modules
+
+
+@pytest.mark.parametrize(("same", "severity"), [(False, None), (True, "CRITICAL")])
+def test_the_only_module_that_learns_may_meet_other_samples_in_each_step(
+    same: bool, severity: str | None
+) -> None:
+    """A frozen target network beside it has no coverage, and says nothing about the samples."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"target": nn.Linear(4, 16).requires_grad_(False), "guess": nn.Linear(4, 16)})
+    monitor = Monitor(model, expect_frozen=["target"])
+    for x in torch.randn(20, 32, 4):
+        with monitor.step(samples=32):
+            error = (model["guess"](x) - model["target"](x)).square().mean(1)
+            left = torch.arange(32) < 10 if same else torch.rand(32) < 0.3
+            (error * left).sum().backward()
+            model.zero_grad()
+    above = {each.severity.name for each in monitor.findings() if each.severity.name != "NOTE"}
+    assert (severity in above) if severity else not above

@@ -67,3 +67,22 @@ def test_a_faint_gradient_is_measured_against_the_other_modules() -> None:
     assert found.module == "encoder"
     expected = pulls["encoder"] / max(pulls.values())
     assert found.evidence.value == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_loss_that_was_not_scaled_is_named_by_the_scale(scaled: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"one": nn.Linear(4, 2), "two": nn.Linear(4, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    scaler = torch.amp.GradScaler("cpu")
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(25, 8, 4):
+        with monitor.step(samples=8):
+            losses = [(model[name](x) - x[:, :2]).square().mean() for name in ("one", "two")]
+            scaler.scale(losses[0]).backward()
+            (scaler.scale(losses[1]) if scaled else losses[1]).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    found = {(each.module, each.code) for each in monitor.findings() if each.rule == "GRAD005"}
+    assert found == (set() if scaled else {("two", "not-scaled")})

@@ -1,0 +1,139 @@
+"""A monitor looks at the operations of three of its first steps, and at nothing else of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diagnostics import Monitor, audit
+from diagnostics.auditing import first_steps
+from diagnostics.auditing.first_steps import STEPS, FirstSteps
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 3))
+
+
+def twice(model: nn.Module, x: Tensor) -> Tensor:
+    return F.cross_entropy(model(x).softmax(1), x[:, :3].argmax(1))
+
+
+def once(model: nn.Module, x: Tensor) -> Tensor:
+    return F.cross_entropy(model(x), x[:, :3].argmax(1))
+
+
+def train(model: nn.Module, step: Any, monitor: Monitor | None, steps: int) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    torch.manual_seed(1)
+    for x in torch.randn(steps, 16, 6):
+        with monitor.step(samples=16) if monitor is not None else torch.enable_grad():
+            step(model, x).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def codes(monitor: Monitor) -> set[tuple[str, str]]:
+    return {(each.rule, each.code) for each in monitor.findings() if each.rule != "RULE001"}
+
+
+def watched(step: Any, steps: int = STEPS[-1] + 1, **options: Any) -> set[tuple[str, str]]:
+    model = net()
+    monitor = Monitor(model, **options)
+    train(model, step, monitor, steps)
+    return codes(monitor)
+
+
+def test_a_monitor_says_what_an_audit_says_of_a_loss() -> None:
+    model = net()
+    report = audit(model, twice, list(torch.randn(4, 16, 6)), torch.optim.SGD(model.parameters(), 0.01))
+    named = {(each.rule, each.code) for each in report.findings if each.rule == "LOSS003"}
+    assert watched(twice) == named == {("LOSS003", "applied-twice")}
+    assert watched(once) == set()
+
+
+def test_it_is_known_after_the_last_of_these_steps() -> None:
+    assert watched(twice, STEPS[-1]) == set()
+
+
+def test_it_is_left_out_on_request() -> None:
+    assert watched(twice, operations=False) == set()
+
+
+def test_weights_are_those_of_a_training_without_it() -> None:
+    weights = []
+    for watch in (True, False):
+        model = net()
+        train(model, once, Monitor(model) if watch else None, 12)
+        weights.append([each.detach().clone() for each in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("limit", ["_MOST_OPERATIONS", "_MOST_ELEMENTS"])
+def test_a_step_that_is_too_large_ends_it(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_steps, limit, 2)
+    assert watched(twice) == set()
+
+
+def test_an_error_in_the_recording_ends_it_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(first_steps.OperationTrace, "_note", fail)
+    assert watched(twice) == set()
+
+
+def test_an_error_in_a_judgement_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(first_steps, "check_operations", fail)
+    assert watched(twice) == set()
+
+
+def test_steps_of_several_sizes_are_not_judged() -> None:
+    model = net()
+    monitor = Monitor(model)
+    for size in range(8, 8 + STEPS[-1] + 1):
+        with monitor.step(samples=size):
+            twice(model, torch.randn(size, 6)).backward()
+    assert ("LOSS003", "applied-twice") not in codes(monitor)
+
+
+def test_a_function_transform_in_the_step_is_left_alone() -> None:
+    def step(model: nn.Module, x: Tensor) -> Tensor:
+        squares = torch.func.vmap(lambda row: row.square().sum())(x)
+        return once(model, x) + 0.0 * squares.mean()
+
+    assert watched(step) == set()
+
+
+def test_a_compiled_model_is_left_alone() -> None:
+    class Compiled(nn.Module):
+        """As torch.compile() wraps a module."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._orig_mod = net()
+
+    assert not FirstSteps(nn.Sequential(Compiled()), lambda name: name)._open
+    assert FirstSteps(net(), lambda name: name)._open
+
+
+def test_what_the_toolkit_calls_is_not_noted() -> None:
+    class Calling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    model = nn.Sequential(Calling())
+    first = FirstSteps(model, lambda name: name)
+    monitor = Monitor(model, operations=False)
+    for _ in range(STEPS[0] + 1):
+        with monitor.step(samples=4), first.watch(4):
+            model(torch.randn(4, 3))
+    (seen,) = first._steps
+    assert seen.trace._count == 1  # randn
