@@ -151,9 +151,11 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         if not comparisons.found and not any(step.departures for step in check.compared):
             comparisons.run(lambda: _check_later(trainer, check, saved))
             if covers_model(config):
-                comparisons.run(lambda: _check_fits(trainer))
+                comparisons.run(lambda: compare_fits(trainer))
         elif _begins_at_gradient(check):
             comparisons.run(lambda: _check_forward(trainer, StepCheck(config)))
+        if not any(step.departures for step in check.compared):
+            comparisons.run(lambda: _find_network(trainer, comparisons.found))
         return ()
 
     comparisons.run(compare_run)
@@ -353,24 +355,16 @@ def _compare_own_answers(trainer: Trainer, own: RecordedEvaluation | NotCovered)
         early = config.evaluate.halting == "early"
         chosen = np.linspace(0, len(own.answers) - 1, min(ANSWERS, len(own.answers))).astype(int)
         some = [own.answers[place] for place in chosen]
-        departed = compare_answers(trainer.model.state_dict(), config.model, some, early)
-        found += [*departed, *_find_network(trainer, departed, lambda: record_own_answers(trainer))]
+        found += compare_answers(trainer.model.state_dict(), config.model, some, early)
     return found
 
 
-def _check_fits(trainer: Trainer) -> list[Departure]:
-    """Fits to a few tasks."""
-    found = compare_fits(trainer)
-    return [*found, *_find_network(trainer, found, lambda: compare_fits(trainer))]
-
-
-def _find_network(
-    trainer: Trainer, departed: Sequence[Departure], again: Callable[[], object]
-) -> list[Departure]:
+def _find_network(trainer: Trainer, departed: Sequence[Departure]) -> list[Departure]:
     """What departs in the networks where answers do: the fault of a network that computes something else there.
 
     Without one it is that of the evaluator.
     """
     if not any(departure.stage is PipelineStage.ANSWERS for departure in departed):
         return []
-    return compare_networks(trainer.model, again)
+    own = compare_networks(trainer.model, lambda: record_own_answers(trainer))
+    return own or compare_networks(trainer.model, lambda: compare_fits(trainer))
