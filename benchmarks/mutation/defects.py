@@ -336,8 +336,8 @@ DEFECTS = [
         ),
         (
             "findings of an audit end with 0",
-            "if not found.clean:\n        raise typer.Exit(1)",
-            "if not found.clean:\n        raise typer.Exit(0)",
+            "code = finish(found, form, bool(out))",
+            "code = finish(found, form, bool(out)) and 0",
         ),
         (
             "an investigation with an ERROR ends with 0",
