@@ -500,6 +500,7 @@ class Monitor:
             self._terms.unmeasured,
             bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
             self._lost,
+            None if self._first is None else self._first.unfollowed,
         )
 
 

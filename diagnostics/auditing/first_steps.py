@@ -21,8 +21,17 @@ from diagnostics.auditing.probes.operation_checks import check_operations
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
 from diagnostics.auditing.probes.unit_checks import check_units
+from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.rules.families.not_run import (
+    COMPILED_CODE,
+    RECORDING_FAILED,
+    SAMPLES_VARY,
+    STEP_RAISED,
+    STEP_TOO_LARGE,
+    TRANSFORMED_CODE,
+)
 
 STEPS = (1, 4, 9)
 """Recorded steps whose operations are recorded too, counted from 0: rewards and curricula differ by then."""
@@ -40,6 +49,9 @@ class FirstSteps:
     Args:
         model: The model.
         owner: Function full name of a module -> the innermost watched module that contains it.
+
+    Attributes:
+        unfollowed: Why there is nothing to judge, None as long as nothing prevents it.
     """
 
     def __init__(self, model: nn.Module, owner: Callable[[str], str]) -> None:
@@ -48,7 +60,10 @@ class FirstSteps:
         self._steps: list[ObservedStep] = []
         self._samples: set[int] = set()
         self._found: list[Finding] = []
-        self._open = not any(_is_compiled(module) for module in model.modules())
+        compiled = any(_is_compiled(module) for module in model.modules())
+        self.unfollowed: Cause | None = COMPILED_CODE if compiled else None
+        self._open = not compiled
+        self._compiled_before = _compiled_frames()
 
     @contextmanager
     def watch(self, samples: int) -> Iterator[None]:
@@ -57,25 +72,31 @@ class FirstSteps:
         if not self._open or number not in STEPS:
             yield
             return
+        if _compiled_frames() > self._compiled_before:  # what is called under a recording is compiled again
+            self._end(COMPILED_CODE)
+            yield
+            return
         trace = _BoundedTrace()
         with trace_operations(self._model, trace), noting(self._model) as noted:
             yield
         seen = {name: noted[name] for name in ("looked_up", "inputs") if name in noted}
         self._steps.append(ObservedStep(None, torch.zeros(()), trace, **seen))
         self._samples.add(samples)
-        if trace.ended:
-            self._end()
+        if trace.ended is not None:
+            self._end(trace.ended)
         elif number == STEPS[-1]:
-            self._judge()
-            self._end()
+            self._end(self._judge())
 
-    def _end(self) -> None:
-        self._open = False
+    def _end(self, reason: Cause | None) -> None:
+        self._open, self.unfollowed = False, reason
         self._steps.clear()
 
-    def _judge(self) -> None:
-        if len(self._samples) > 1 or len(self._steps) < len(STEPS):
-            return
+    def _judge(self) -> Cause | None:
+        """Judge the steps; the reason if that is not possible."""
+        if len(self._steps) < len(STEPS):
+            return STEP_RAISED
+        if len(self._samples) > 1:
+            return SAMPLES_VARY
         traces = [each.trace for each in self._steps]
         try:
             self._found = [
@@ -85,8 +106,9 @@ class FirstSteps:
                 *check_arrived(traces, self._owner),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]
-        except Exception:  # noqa: BLE001 - what cannot be judged must not end the training
-            self._found = []
+        except Exception as error:  # noqa: BLE001 - what cannot be judged must not end the training
+            return RECORDING_FAILED.of(error=type(error).__name__)
+        return None
 
     def explain(self, found: Sequence[Finding], into: Mapping[str, frozenset[str]]) -> list[Finding]:
         """The findings of a monitor with those in the operations, which hold what follows from them.
@@ -103,19 +125,19 @@ class _BoundedTrace(OperationTrace):
     """A trace that lets everything pass once it has seen too much; it leaves out what the toolkit calls.
 
     Attributes:
-        ended: Whether it has.
+        ended: Why, None as long as it has not.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.ended = False
+        self.ended: Cause | None = None
         self._count = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call a function, and note it where the user called it."""
-        if self.ended or _is_own(sys._getframe(1)):
+        if torch.compiler.is_dynamo_compiling() or self.ended is not None or _is_own(sys._getframe(1)):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -123,23 +145,22 @@ class _BoundedTrace(OperationTrace):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         self._count += 1
-        large = isinstance(result, Tensor) and (result.numel() > _MOST_ELEMENTS or _is_captured(result))
-        if (
-            large
-            or self._count > _MOST_OPERATIONS
-            or torch._C._functorch.peek_interpreter_stack() is not None
-        ):
-            self.ended = True
+        large = isinstance(result, Tensor) and result.numel() > _MOST_ELEMENTS
+        if large or self._count > _MOST_OPERATIONS:
+            self.ended = STEP_TOO_LARGE
+            return
+        if _is_captured(result) or torch._C._functorch.peek_interpreter_stack() is not None:
+            self.ended = TRANSFORMED_CODE
             return
         try:
             super()._note(func, name, args, kwargs, result)
-        except Exception:  # noqa: BLE001 - the same
-            self.ended = True
+        except Exception as error:  # noqa: BLE001 - the same
+            self.ended = RECORDING_FAILED.of(error=type(error).__name__)
 
 
-def _is_captured(result: Tensor) -> bool:
+def _is_captured(result: Any) -> bool:
     """Whether a graph of a GPU is captured, in which nothing may be read."""
-    return result.is_cuda and torch.cuda.is_current_stream_capturing()
+    return isinstance(result, Tensor) and result.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _is_own(frame: FrameType | None) -> bool:
@@ -152,3 +173,9 @@ def _is_own(frame: FrameType | None) -> bool:
 
 def _is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _compiled_frames() -> int:
+    """How many functions torch.compile was given in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else int(dynamo.counters["frames"]["total"])

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from torch import nn
 
+from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, InvalidValue, UnknownName
 from diagnostics.findings import Finding
 from diagnostics.rules.options import Option
@@ -26,7 +27,13 @@ PACKAGES = ("diagnostics.rules.families", "diagnostics.auditing.probes", "diagno
 
 
 class RecordsOperations(Protocol):
-    """Records the operations of some steps, and judges them."""
+    """Records the operations of some steps, and judges them.
+
+    Attributes:
+        unfollowed: Why there is nothing to judge.
+    """
+
+    unfollowed: Cause | None
 
     def watch(self, samples: int) -> AbstractContextManager[None]:
         """Surrounds one recorded step."""

@@ -28,6 +28,26 @@ NO_STEP_FUNCTION = Cause(
     "they repeat the step, and a script that is audited as it is offers no function for it",
 )
 STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
+COMPILED_CODE = Cause(
+    "compiled-code", "they read single operations, and torch.compile compiled some of the code"
+)
+TRANSFORMED_CODE = Cause(
+    "transformed-code", "they read single operations, and some are in torch.func or a graph of a GPU"
+)
+STEP_TOO_LARGE = Cause(
+    "step-too-large", "they read single operations, and a step has too many or too large ones"
+)
+STEP_RAISED = Cause("step-raised", "they read single operations, and a step whose operations are read raised")
+SAMPLES_VARY = Cause(
+    "samples-vary",
+    "they read single operations, and the steps of which they do have different numbers of samples",
+)
+RECORDING_FAILED = Cause("recording-failed", "they read single operations, and the recording raised {error}")
+BY_OPERATIONS = (
+    *("LOSS003", "LOSS004", "LOSS005", "LOSS007", "SOFTMAX001", "UNITS002"),
+    *("LEAK003", "ROWS001", "ROWS002", "DROP001", "ROUND001"),
+)
+"""Rules that a monitor judges by the operations of a few steps."""
 
 
 def find_not_run(
@@ -41,6 +61,7 @@ def find_not_run(
     unmeasured: Mapping[str, Cause] = MappingProxyType({}),
     batches_differ: bool = False,
     lost: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    unfollowed: Cause | None = None,
 ) -> list[Finding]:
     """One note per reason.
 
@@ -55,6 +76,7 @@ def find_not_run(
         batches_differ: Whether losses were given and no batch came back.
         lost: Why steps could not be recorded, with the first and the last of them.
         unmeasured: Terms of the loss whose gradient could not be measured, and why.
+        unfollowed: Why the operations of the first steps could not be judged.
     """
     watching = [rule for rule in rules if rule.source in ("step", "history")]
     drift = [rule.id for rule in rules if rule.source == "probe"]
@@ -74,6 +96,8 @@ def find_not_run(
     found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(unmeasured.values())]
     every_rule = [rule.id for rule in watching]
     found += [_note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in lost.items()]
+    if unfollowed is not None:
+        found.append(_note("", BY_OPERATIONS, unfollowed, steps))
     for name, probe in probes.items():
         if probe.blocked is not None:
             found.append(_note(name, drift, probe.blocked, steps))
@@ -110,6 +134,12 @@ RULE001 = Rule(
         REFERENCE_WITHOUT_SPREAD,
         FEW_PROBES,
         NO_STEP_FUNCTION,
+        COMPILED_CODE,
+        TRANSFORMED_CODE,
+        STEP_TOO_LARGE,
+        STEP_RAISED,
+        SAMPLES_VARY,
+        RECORDING_FAILED,
     ),
     what="Some rules could not run: too few recorded steps, no optimiser, no probe.",
     why="That a rule did not fire means nothing if it did not run.",

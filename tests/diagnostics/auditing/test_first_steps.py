@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +15,8 @@ from torch.nn import functional as F
 from diagnostics import Monitor, audit
 from diagnostics.auditing import first_steps
 from diagnostics.auditing.first_steps import STEPS, FirstSteps
+from diagnostics.rules.families.not_run import BY_OPERATIONS
+from diagnostics.rules.registry import built_in_rules
 
 
 def net() -> nn.Sequential:
@@ -39,6 +44,19 @@ def train(model: nn.Module, step: Any, monitor: Monitor | None, steps: int) -> N
 
 def codes(monitor: Monitor) -> set[tuple[str, str]]:
     return {(each.rule, each.code) for each in monitor.findings() if each.rule != "RULE001"}
+
+
+def not_followed(monitor: Monitor) -> str | None:
+    """The code of the reason for which the operations were not judged."""
+    notes = {each.code for each in monitor.findings() if "LOSS007" in each.message}
+    return notes.pop() if notes else None
+
+
+def unfollowed(step: Any) -> str | None:
+    model = net()
+    monitor = Monitor(model)
+    train(model, step, monitor, STEPS[-1] + 1)
+    return not_followed(monitor)
 
 
 def watched(step: Any, steps: int = STEPS[-1] + 1, **options: Any) -> set[tuple[str, str]]:
@@ -77,6 +95,7 @@ def test_weights_are_those_of_a_training_without_it() -> None:
 def test_a_step_that_is_too_large_ends_it(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_steps, limit, 2)
     assert watched(twice) == set()
+    assert unfollowed(twice) == "step-too-large"
 
 
 def test_an_error_in_the_recording_ends_it_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +104,7 @@ def test_an_error_in_the_recording_ends_it_and_not_the_training(monkeypatch: pyt
 
     monkeypatch.setattr(first_steps.OperationTrace, "_note", fail)
     assert watched(twice) == set()
+    assert unfollowed(twice) == "recording-failed"
 
 
 def test_an_error_in_a_judgement_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +113,7 @@ def test_an_error_in_a_judgement_finds_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(first_steps, "check_operations", fail)
     assert watched(twice) == set()
+    assert unfollowed(twice) == "recording-failed"
 
 
 def test_steps_of_several_sizes_are_not_judged() -> None:
@@ -102,6 +123,7 @@ def test_steps_of_several_sizes_are_not_judged() -> None:
         with monitor.step(samples=size):
             twice(model, torch.randn(size, 6)).backward()
     assert ("LOSS003", "applied-twice") not in codes(monitor)
+    assert not_followed(monitor) == "samples-vary"
 
 
 def test_a_function_transform_in_the_step_is_left_alone() -> None:
@@ -110,6 +132,54 @@ def test_a_function_transform_in_the_step_is_left_alone() -> None:
         return once(model, x) + 0.0 * squares.mean()
 
     assert watched(step) == set()
+    assert unfollowed(step) == "transformed-code"
+
+
+@pytest.fixture
+def compiler() -> Iterator[Counter[str]]:
+    """The number of graphs that torch.compile made, by kind, which is as before afterwards."""
+    counters = torch._dynamo.utils.counters
+    kept = {name: counter.copy() for name, counter in counters.items()}
+    torch.compiler.reset()
+    counters.clear()
+    yield counters["stats"]
+    torch.compiler.reset()
+    counters.clear()
+    counters.update(kept)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # which torch.compile itself reads
+def test_a_compiled_loss_is_left_alone(compiler: Counter[str]) -> None:
+    graphs, found = [], list[str | None]()
+    for operations in (False, True):
+        torch.compiler.reset()
+        compiler.clear()
+        compiled = torch.compile(
+            lambda output, x: F.cross_entropy(output, x[:, :3].argmax(1)), backend="eager"
+        )
+        model = net()
+        monitor = Monitor(model, operations=operations)
+        train(model, lambda model, x, loss=compiled: loss(model(x), x), monitor, STEPS[-1] + 1)
+        graphs.append(compiler["unique_graphs"])
+        found.append(not_followed(monitor))
+    assert graphs[0] == graphs[1] > 0
+    assert found == [None, "compiled-code"]
+
+
+def test_what_is_left_out_are_rules_of_the_toolkit() -> None:
+    assert set(BY_OPERATIONS) <= {rule.id for rule in built_in_rules()}
+
+
+def test_a_step_that_raises_leaves_the_others_unjudged() -> None:
+    model = net()
+    monitor = Monitor(model)
+    for number, x in enumerate(torch.randn(STEPS[-1] + 1, 16, 6)):
+        with suppress(RuntimeError), monitor.step(samples=16):
+            if number == STEPS[0]:
+                raise RuntimeError
+            twice(model, x).backward()
+    assert ("LOSS003", "applied-twice") not in codes(monitor)
+    assert not_followed(monitor) == "step-raised"
 
 
 def test_a_compiled_model_is_left_alone() -> None:
