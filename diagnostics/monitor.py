@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, InvalidValue, NothingRecorded, ToolkitError, WrongOrder
 from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
@@ -44,7 +45,7 @@ from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
 from diagnostics.rules.families.gradients.spikes import SPIKE001, find_spikes
-from diagnostics.rules.families.not_run import find_not_run
+from diagnostics.rules.families.not_run import ON_ACCELERATOR, find_not_run
 from diagnostics.rules.families.outputs.constant_loss import LOSS002, find_constant_losses, seen_again
 from diagnostics.rules.families.outputs.drifts import DRIFT001, find_drifts
 from diagnostics.rules.families.outputs.posterior_collapse import COLLAPSE002, find_posterior_collapse
@@ -102,7 +103,8 @@ class Monitor:
         targets: Target and EMA networks of the model: name of each -> name of the module that it follows, such as
             {"target_net": "policy_net"}. They have no gradient on purpose, and must move towards it.
         operations: Whether to record the operations of three of the first ten recorded steps too, which tells what loss
-            functions and softmaxes receive. Those steps take several times as long.
+            functions and softmaxes receive. Those steps take several times as long. None for a model on the CPU alone:
+            values are read, for which an accelerator waits.
 
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
@@ -128,7 +130,7 @@ class Monitor:
         regularisers: Sequence[str] = (),
         expect_tied: Sequence[Sequence[str]] = (),
         targets: Mapping[str, str] | None = None,
-        operations: bool = True,
+        operations: bool | None = None,
     ) -> None:
         if every < 1 or history < 1:
             raise InvalidValue(
@@ -162,8 +164,11 @@ class Monitor:
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._recorder = Recorder(model, setup, self._terms)
         self._evaluation = Evaluation(self._recorder.constant, self._recorder.flow, group)
-        alone = operations and group is None
-        self._first = first_steps(model, lambda name: innermost(f"{name}.", self._modules)) if alone else None
+        elsewhere = any(parameter.device.type != "cpu" for parameter in model.parameters())
+        self._waits = operations is None and elsewhere and group is None
+        follow = (not elsewhere if operations is None else operations) and group is None
+        watched = self._modules  # without a reference to the monitor, which could not be released then
+        self._first = first_steps(model, lambda name: innermost(f"{name}.", watched)) if follow else None
         self._steps = 0
         self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
         self._numbers_waiting = 0
@@ -500,8 +505,14 @@ class Monitor:
             self._terms.unmeasured,
             bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
             self._lost,
-            None if self._first is None else self._first.unfollowed,
+            self._unfollowed(),
         )
+
+    def _unfollowed(self) -> Cause | None:
+        """Why the operations of the first steps were not judged, if they should be."""
+        if self._first is not None:
+            return self._first.unfollowed
+        return ON_ACCELERATOR if self._waits else None
 
 
 def _whole(samples: Any) -> int:

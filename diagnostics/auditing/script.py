@@ -109,7 +109,7 @@ def audit_script(
         UserError: The script raised before the first step was complete.
     """
     if steps is not None and steps < 1:
-        raise CaseError("auditing.too-few-steps", "steps must be at least 1, found {got}", got=steps)
+        raise CaseError("script.too-few-steps", "steps must be at least 1, found {got}", got=steps)
     watching = ScriptWatch(
         steps, expect_frozen=expect_frozen, rules=rules, **({"watch": watch} if watch else {})
     )
@@ -235,7 +235,7 @@ def _nothing_watched(
 ) -> ToolkitError:
     """Why there is nothing to judge."""
     if trace:
-        return UserError("case.user-code", "{trace}", trace=trace)
+        return UserError("script.raised", "{trace}", trace=trace)
     if isinstance(problem, SystemExit) and problem.code not in (None, 0):
         return CaseError(
             "script.exited",

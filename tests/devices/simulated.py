@@ -255,6 +255,7 @@ class _Autocast(torch.autocast):
 _PROPERTIES = SimpleNamespace(name=NAME, major=9, minor=0, total_memory=2**34, multi_processor_count=1)
 _CUDA: dict[str, Callable[..., Any]] = {
     "is_available": lambda: True,
+    "is_current_stream_capturing": lambda: False,
     "device_count": lambda: 1,
     "current_device": lambda: 0,
     "set_device": lambda device: None,

@@ -34,6 +34,11 @@ COMPILED_CODE = Cause(
 TRANSFORMED_CODE = Cause(
     "transformed-code", "they read single operations, and some are in torch.func or a graph of a GPU"
 )
+ON_ACCELERATOR = Cause(
+    "on-accelerator",
+    "they read values of single operations, for which an accelerator waits",
+    remedy="Pass Monitor(operations=True), or run ten steps on the CPU.",
+)
 STEP_TOO_LARGE = Cause(
     "step-too-large", "they read single operations, and a step has too many or too large ones"
 )
@@ -134,6 +139,7 @@ RULE001 = Rule(
         REFERENCE_WITHOUT_SPREAD,
         FEW_PROBES,
         NO_STEP_FUNCTION,
+        ON_ACCELERATOR,
         COMPILED_CODE,
         TRANSFORMED_CODE,
         STEP_TOO_LARGE,

@@ -17,6 +17,7 @@ from diagnostics.auditing import first_steps
 from diagnostics.auditing.first_steps import STEPS, FirstSteps
 from diagnostics.rules.families.not_run import BY_OPERATIONS
 from diagnostics.rules.registry import built_in_rules
+from tests.devices.simulated import simulated_device
 
 
 def net() -> nn.Sequential:
@@ -80,6 +81,14 @@ def test_it_is_known_after_the_last_of_these_steps() -> None:
 
 def test_it_is_left_out_on_request() -> None:
     assert watched(twice, operations=False) == set()
+
+
+def test_an_accelerator_waits_only_on_request() -> None:
+    with simulated_device() as device:
+        for operations, reason in ((None, "on-accelerator"), (False, None), (True, None)):
+            monitor = Monitor(net().to(device), operations=operations)
+            assert (monitor._first is not None) == bool(operations)
+            assert not_followed(monitor) == reason
 
 
 def test_weights_are_those_of_a_training_without_it() -> None:

@@ -347,7 +347,7 @@ def test_an_exception_shows_the_users_lines(tmp_path: Path) -> None:
             "script.no-update",
         ),
         ("import sys\nsys.exit('no data')\n", {}, "script.exited"),
-        (LOOP, {"steps": 0}, "auditing.too-few-steps"),
+        (LOOP, {"steps": 0}, "script.too-few-steps"),
         (LOOP, {"watch": ["encodr"]}, "selection.no-match"),
         (LOOP, {"ignore": ["encodr"]}, "selection.no-match"),
     ],
