@@ -14,8 +14,8 @@ investigate: $(READY)  ## investigate the preset small; writes runs/investigatio
 quick: lint  ## lint, and the tests nearest to what changed since main: under a minute
 	$(BIN)/python -m tests.affected --run --seconds 25 -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
-# An empty variable is none: processes that tests start would else compile the code, each anew.
-test: $(READY)  ## all tests but the slow ones (10 minutes on two cores)
+# Empty, the variable counts as unset. Set, every process that a test starts would compile the code again.
+test: $(READY)  ## all tests but the slow ones (12 minutes on two cores)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(READY)  ## tests that train for minutes
