@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
-from diagnostics.auditing.probes.drawn_targets import check_drawn_scores, check_drawn_targets
-from diagnostics.auditing.probes.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.input_checks import check_inputs
-from diagnostics.auditing.probes.loss_checks import (
+from diagnostics.auditing.probes.model_checks import STATE001, check_model
+from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
+from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
+from diagnostics.auditing.probes.operations.loss_checks import (
     LOSS006,
     check_added,
     check_arrived,
@@ -25,12 +26,11 @@ from diagnostics.auditing.probes.loss_checks import (
     check_recomputed,
     check_sign,
 )
-from diagnostics.auditing.probes.model_checks import STATE001, check_model
-from diagnostics.auditing.probes.operation_checks import check_operations
-from diagnostics.auditing.probes.pairing import check_pairing
+from diagnostics.auditing.probes.operations.operation_checks import check_operations
+from diagnostics.auditing.probes.operations.pairing import check_pairing
+from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
-from diagnostics.auditing.probes.unit_checks import check_units
 from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.operation_trace import SKIPPED, OperationTrace, trace_operations
 from diagnostics.auditing.probes.data_checks import check_seen_data
-from diagnostics.auditing.probes.loss_checks import check_arrived
-from diagnostics.auditing.probes.operation_checks import check_operations
+from diagnostics.auditing.probes.operations.loss_checks import check_arrived
+from diagnostics.auditing.probes.operations.operation_checks import check_operations
+from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
-from diagnostics.auditing.probes.unit_checks import check_units
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.recording.tensors import is_captured
 from diagnostics.rules.families.not_run import (
     COMPILED_CODE,
     RECORDING_FAILED,
@@ -149,18 +150,13 @@ class _BoundedTrace(OperationTrace):
         if large or self._count > _MOST_OPERATIONS:
             self.ended = STEP_TOO_LARGE
             return
-        if _is_captured(result) or torch._C._functorch.peek_interpreter_stack() is not None:
+        if is_captured(result) or torch._C._functorch.peek_interpreter_stack() is not None:
             self.ended = TRANSFORMED_CODE
             return
         try:
             super()._note(func, name, args, kwargs, result)
         except Exception as error:  # noqa: BLE001 - the same
             self.ended = RECORDING_FAILED.of(error=type(error).__name__)
-
-
-def _is_captured(result: Any) -> bool:
-    """Whether a graph of a GPU is captured, in which nothing may be read."""
-    return isinstance(result, Tensor) and result.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _is_own(frame: FrameType | None) -> bool:

@@ -90,7 +90,7 @@ def trace_step(
 def trace_training_step(
     model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: Any, optimizers: Sequence[Optimizer]
 ) -> OperationTrace | None:
-    """The same with its backward pass, which runs here where the step ends at the loss."""
+    """The operations of one step with its backward pass, None where it cannot run under the recording."""
     with (
         untouched(model, optimizers, keep_gradients=True),
         trace_operations(model) as trace,

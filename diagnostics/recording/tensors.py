@@ -31,6 +31,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(value, item.name, None))
 
 
+def is_captured(value: Any) -> bool:
+    """Whether a value is a tensor of a GPU that captures a graph, in which nothing may be read."""
+    return isinstance(value, Tensor) and value.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same nesting with every tensor changed, as far as `tensors_in` reaches; mappings become dictionaries.
 

@@ -57,7 +57,7 @@ def _find_families() -> Iterator[Family]:
 
 
 def first_steps(model: nn.Module, owner: Callable[[str], str]) -> RecordsOperations:
-    """What records the operations of the first steps of a monitor; it stands above the monitor, as the audit's rules.
+    """Make the recorder of a monitor's first steps; imported by name, because auditing stands above the monitor.
 
     Args:
         model: The model.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import LossCall
-from diagnostics.auditing.probes.operation_checks import LOSS003, NOT_SHIFTED, SHIFTED_AGAIN
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003, NOT_SHIFTED, SHIFTED_AGAIN
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding

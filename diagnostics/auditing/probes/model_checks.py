@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import name_of, place_of
-from diagnostics.auditing.probes.operation_checks import judges_samples
+from diagnostics.auditing.probes.operations.operation_checks import judges_samples
 from diagnostics.auditing.replay import StepStart
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding

@@ -42,10 +42,12 @@ ON_ACCELERATOR = Cause(
 STEP_TOO_LARGE = Cause(
     "step-too-large", "they read single operations, and a step has too many or too large ones"
 )
-STEP_RAISED = Cause("step-raised", "they read single operations, and a step whose operations are read raised")
+STEP_RAISED = Cause(
+    "step-raised", "they read single operations, and a step that recorded them raised an exception"
+)
 SAMPLES_VARY = Cause(
     "samples-vary",
-    "they read single operations, and the steps of which they do have different numbers of samples",
+    "they compare the operations of several steps, which have different numbers of samples",
 )
 RECORDING_FAILED = Cause("recording-failed", "they read single operations, and the recording raised {error}")
 BY_OPERATIONS = (

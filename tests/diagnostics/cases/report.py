@@ -17,53 +17,33 @@ import torch
 
 from diagnostics import Finding
 from etrm.atomic_files import write_atomically
-from tests.diagnostics.cases import (
-    healthy,
-    healthy_audited,
-    healthy_domains,
-    healthy_held,
-    healthy_latest,
-    healthy_loops,
-    healthy_objectives,
-    healthy_structures,
-    reported,
-    unlisted_domains,
-    unlisted_further,
-    unlisted_held,
-    unlisted_latest,
-    unlisted_loops,
-    unlisted_losses,
-    unlisted_models,
-    unlisted_questions,
-    unlisted_scripts,
-    unlisted_training,
-)
+from tests.diagnostics.cases import faults, healthy
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
-from tests.diagnostics.cases.healthy import run_use
+from tests.diagnostics.cases.healthy.training_loops import run_use
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
-UNLISTED = (*unlisted_losses.CASES, *unlisted_models.CASES, *unlisted_training.CASES)
+UNLISTED = (*faults.losses.CASES, *faults.models.CASES, *faults.training.CASES)
 GROUPS: Mapping[str, Sequence[Case]] = {
-    "reported": reported.CASES,
+    "reported": faults.reported.CASES,
     "unlisted": UNLISTED,
-    "further": unlisted_further.CASES,
-    "latest": unlisted_latest.CASES,
-    "questions": unlisted_questions.CASES,
-    "scripts": unlisted_scripts.CASES,
-    "loops": unlisted_loops.CASES,
-    "domains": unlisted_domains.CASES,
-    "held": unlisted_held.CASES,
+    "further": faults.further.CASES,
+    "latest": faults.latest.CASES,
+    "questions": faults.questions.CASES,
+    "scripts": faults.scripts.CASES,
+    "loops": faults.loops.CASES,
+    "domains": faults.domains.CASES,
+    "held": faults.held.CASES,
 }
 PROGRAMS = {
-    **healthy_audited.PROGRAMS,
-    **healthy_structures.PROGRAMS,
-    **healthy_objectives.PROGRAMS,
-    **healthy_loops.PROGRAMS,
-    **healthy_domains.PROGRAMS,
-    **healthy_held.PROGRAMS,
+    **healthy.audited.PROGRAMS,
+    **healthy.structures.PROGRAMS,
+    **healthy.objectives.PROGRAMS,
+    **healthy.loops.PROGRAMS,
+    **healthy.domains.PROGRAMS,
+    **healthy.held.PROGRAMS,
 }
 """Healthy programs that are audited too."""
-HEALTHY = {**healthy.USES, **healthy_latest.USES}
+HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES}
 Row = dict[str, str]
 """Verdicts of one case: broken and fixed, each by the audit and by the monitor."""
 
@@ -189,12 +169,12 @@ def render(results: Mapping[str, Any]) -> str:
         lines.append(
             f"\n## {title}\n\n| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
         )
-        faults = {case.name: case.fault for case in GROUPS[group]}
+        sentences = {case.name: case.fault for case in GROUPS[group]}
         for name, row in now.get(group, {}).items():
             old = before.get(group, {}).get(name)
             was = better(old) if old else "-"
             lines.append(
-                f"| {name} | {faults.get(name, '')} | {was} | {row['audit']}, {row['monitor']} | {_fixed(row)} |\n"
+                f"| {name} | {sentences.get(name, '')} | {was} | {row['audit']}, {row['monitor']} | {_fixed(row)} |\n"
             )
     lines.append("\n## Healthy loops that look unusual\n\n| loop | before | now |\n|---|---|---|\n")
     for name, verdict in now["healthy"].items():

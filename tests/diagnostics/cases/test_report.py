@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from diagnostics import Monitor, Severity, audit
-from tests.diagnostics.cases import healthy, reported
 from tests.diagnostics.cases.case import Answer, Case, judge, run_audit, run_monitor
+from tests.diagnostics.cases.faults import reported
+from tests.diagnostics.cases.healthy.training_loops import run_use
 from tests.diagnostics.cases.report import (
     GROUPS,
     HEALTHY,
@@ -109,7 +110,7 @@ def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_loop_is_quiet_and_unchanged(name: str) -> None:
-    findings, same = healthy.run_use(HEALTHY[name])
+    findings, same = run_use(HEALTHY[name])
     assert same
     assert [each for each in findings if each.severity > Severity.NOTE] == []
 

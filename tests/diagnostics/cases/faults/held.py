@@ -1,4 +1,4 @@
-"""Eight faults that were chosen with those of `unlisted_domains` and kept until its rules stood; own code."""
+"""Eight faults that were chosen with those of `domains` and kept until its rules stood; own code."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_further import adam
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.further import adam
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 def fast_weights_detached(broken: bool) -> Made:

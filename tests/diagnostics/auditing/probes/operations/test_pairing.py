@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics.auditing.probes.pairing import check_pairing
+from diagnostics.auditing.probes.operations.pairing import check_pairing
 
 SAMPLES, LENGTH = 6, 4
 GENERATOR = torch.Generator().manual_seed(0)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.diagnostics.cases.unlisted_further import adam
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.further import adam
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 class FixedPoint(nn.Module):

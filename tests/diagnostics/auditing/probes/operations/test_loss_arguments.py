@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics.auditing.probes.loss_arguments import judge_arguments
+from diagnostics.auditing.probes.operations.loss_arguments import judge_arguments
 from diagnostics.auditing.replay import trace_step
 
 COUNTS = torch.tensor([80.0, 16.0, 4.0])  # of a hundred samples

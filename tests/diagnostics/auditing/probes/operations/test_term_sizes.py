@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics.auditing.operation_trace import OperationTrace
-from diagnostics.auditing.probes.term_sizes import check_sizes, distance, far_targets
+from diagnostics.auditing.probes.operations.term_sizes import check_sizes, distance, far_targets
 from diagnostics.auditing.replay import trace_training_step
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics.auditing.probes.flat_scores import check_flat_scores
+from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
 from diagnostics.auditing.replay import trace_step
 
 

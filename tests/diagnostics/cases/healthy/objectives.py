@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.diagnostics.cases.unlisted_further import adam
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.further import adam
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
 
 
 def replay() -> Made:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from tests.diagnostics.cases.unlisted_further import adam
-from tests.diagnostics.cases.unlisted_losses import Made, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.further import adam
+from tests.diagnostics.cases.faults.losses import Made, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 class Excited(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics.auditing.probes.drawn_targets import check_drawn_scores, check_drawn_targets
+from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.replay import trace_step
 
 

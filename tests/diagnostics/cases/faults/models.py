@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
 
 
 class Decoder(nn.Module):

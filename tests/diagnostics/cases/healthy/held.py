@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.diagnostics.cases.unlisted_further import adam
-from tests.diagnostics.cases.unlisted_losses import Made, made
+from tests.diagnostics.cases.faults.further import adam
+from tests.diagnostics.cases.faults.losses import Made, made
 
 
 def ranking() -> Made:
@@ -81,7 +81,7 @@ class Predictor(nn.Module):
 
 
 def in_chunks() -> Made:
-    """Long sequences in chunks of eight, each with its own update; the state goes on without its graph."""
+    """Long sequences in chunks of eight, each with its own update; the state continues without its graph."""
     torch.manual_seed(0)
     model = Predictor()
     optimizer = adam(model)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
 
 
 def loss_of(model: nn.Module, batch: Any) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_further import adam, made_of_lengths
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.further import adam, made_of_lengths
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 def overlap_of_decisions(broken: bool) -> Made:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall
-from diagnostics.auditing.probes.operation_checks import LOSS003, broadcast_cause, one_owner
-from diagnostics.auditing.probes.term_sizes import check_sizes
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003, broadcast_cause, one_owner
+from diagnostics.auditing.probes.operations.term_sizes import check_sizes
 from diagnostics.auditing.responses import is_same
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.diagnostics.cases.case import Answer, Case
-from tests.diagnostics.cases.unlisted_losses import Made, classifier, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.losses import Made, classifier, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 def adam(model: nn.Module, rate: float = 3e-3) -> torch.optim.Optimizer:

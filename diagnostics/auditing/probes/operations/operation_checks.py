@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall, SoftmaxCall
-from diagnostics.auditing.probes import loss_arguments, term_sizes
+from diagnostics.auditing.probes.operations import loss_arguments, term_sizes
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from tests.diagnostics.cases.healthy import Use, adam, net
+from tests.diagnostics.cases.healthy.training_loops import Use, adam, net
 
 
 def sharpness_aware() -> Use:

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
-from tests.diagnostics.cases.unlisted_further import adam, made_of_lengths
-from tests.diagnostics.cases.unlisted_losses import Made, labelled, made
-from tests.diagnostics.cases.unlisted_training import loss_of
+from tests.diagnostics.cases.faults.further import adam, made_of_lengths
+from tests.diagnostics.cases.faults.losses import Made, labelled, made
+from tests.diagnostics.cases.faults.training import loss_of
 
 
 class Recursive(nn.Module):

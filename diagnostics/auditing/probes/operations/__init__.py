@@ -1,0 +1,1 @@
+"""Probes that read recorded operations: what losses, softmaxes and activations receive, and their gradients."""

@@ -1,0 +1,29 @@
+"""Programs with a fault, each with its fix: a file for each occasion on which some were written."""
+
+from tests.diagnostics.cases.faults import (
+    domains,
+    further,
+    held,
+    latest,
+    loops,
+    losses,
+    models,
+    questions,
+    reported,
+    scripts,
+    training,
+)
+
+__all__ = [
+    "domains",
+    "further",
+    "held",
+    "latest",
+    "loops",
+    "losses",
+    "models",
+    "questions",
+    "reported",
+    "scripts",
+    "training",
+]

@@ -1,0 +1,23 @@
+"""Healthy loops and programs that look unusual: a file for each occasion on which some were written."""
+
+from tests.diagnostics.cases.healthy import (
+    audited,
+    domains,
+    held,
+    latest,
+    loops,
+    objectives,
+    structures,
+    training_loops,
+)
+
+__all__ = [
+    "audited",
+    "domains",
+    "held",
+    "latest",
+    "loops",
+    "objectives",
+    "structures",
+    "training_loops",
+]
