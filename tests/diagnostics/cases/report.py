@@ -33,6 +33,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "loops": faults.loops.CASES,
     "domains": faults.domains.CASES,
     "held": faults.held.CASES,
+    "forum": faults.forum.CASES,
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -41,6 +42,7 @@ PROGRAMS = {
     **healthy.loops.PROGRAMS,
     **healthy.domains.PROGRAMS,
     **healthy.held.PROGRAMS,
+    **healthy.forum.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES}
@@ -82,10 +84,12 @@ def _run(
         return None
 
 
-def run_healthy() -> dict[str, str]:
-    """Quiet, accused, changed or crashed, by name of the loop."""
+def run_healthy(only: str = "") -> dict[str, str]:
+    """Quiet, accused, changed or crashed, by name of the loop, of those whose name contains a text."""
     found = {}
     for name, make in HEALTHY.items():
+        if only not in name:
+            continue
         try:
             findings, same = run_use(make)
         except Exception as error:  # noqa: BLE001 - that a monitor raises is a result
@@ -93,13 +97,15 @@ def run_healthy() -> dict[str, str]:
             found[name] = "crashed"
         else:
             found[name] = judge_quiet(findings) if same else "changed"
-    return found | run_programs()
+    return found | run_programs(only)
 
 
-def run_programs() -> dict[str, str]:
+def run_programs(only: str = "") -> dict[str, str]:
     """Quiet, accused or crashed, by name of the healthy program; both the audit and the monitor must be quiet."""
     found = {}
     for name, program in PROGRAMS.items():
+        if only not in name:
+            continue
         every = [
             _run(run, Case(name, lambda _, make=program: make(), ""), broken=False) for run in _RUNS.values()
         ]
@@ -192,6 +198,7 @@ _TITLES = {
     "loops": "Twelve kinds in plain training loops",
     "domains": "Fourteen kinds in programs of other domains",
     "held": "Eight more, kept until the rules stood",
+    "forum": "Sixteen kinds after questions in forums",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -275,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         group: _run_all(cases, given.only) for group, cases in GROUPS.items() if group in wanted
     }
     if "healthy" in wanted:
-        part["healthy"] = run_healthy()
+        part["healthy"] = run_healthy(given.only)
     _say(_sentence(part))
     if given.write:
         path = RESULTS / "cases.json"

@@ -84,6 +84,12 @@ def _is_stop_gradient(
     with gradients disabled, as for pseudo-labels.
     """
     module = record.modules[name]
+    if (
+        cause is CALLS_CUT
+        and all(call.raw for call in module.calls)
+        and _feeds_another_optimizer(record, name)
+    ):
+        return True
     if 2 * module.calls_with_gradient < module.calls_total:
         return False
     if module.calls_total != 2 and cause is not CALLS_WITHOUT_GRAD:
@@ -94,6 +100,18 @@ def _is_stop_gradient(
     if not sources or sources & seen:  # a recursion
         return False
     return all(_is_stop_gradient(record, each, cause, seen) for each in sources)
+
+
+def _feeds_another_optimizer(record: StepRecord, name: str) -> bool:
+    """Whether what reads its results is trained by another optimiser, as the critic of a generator, several times."""
+
+    def optimizers(module: str) -> set[int]:
+        places = (each.place for each in record.held_by(module))
+        return {each.optimizer for each in places if not isinstance(each, Absent) and each.stepped}
+
+    own = optimizers(name)
+    readers = [other for other, sources in record.into.items() if name in sources]
+    return any(bool(own) and optimizers(other) - own for other in readers)
 
 
 def find_uncalled(record: StepRecord, options: Values) -> Iterator[Observation]:

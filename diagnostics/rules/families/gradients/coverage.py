@@ -14,6 +14,7 @@ from diagnostics.rules.families.gradients.module_gradients import (
     DETACHED,
     NO_GRAD,
     ZERO_FACTOR,
+    is_faded_out,
     is_target,
 )
 from diagnostics.rules.options import Option, Values
@@ -123,8 +124,8 @@ def _meant(record: StepRecord, seen: Observation) -> Observation | None:
 
 
 def _is_set_aside(record: StepRecord, name: str) -> bool:
-    """Whether a step does without the module: a target network; one whose readers or optimiser wait too."""
-    if is_target(record, name):
+    """Whether a step does without the module: a target or one faded out; one whose readers or optimiser wait too."""
+    if is_target(record, name) or is_faded_out(record, name):
         return True
     state = record.modules[name].state
     if state == "arrived":

@@ -87,6 +87,11 @@ CHECKPOINT = Cause(
 LOSS_MET = Cause(
     "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
 )
+FADED_OUT = Cause(
+    "faded-out",
+    "it had gradient before, and another branch next to it has: a weight that fell to zero on purpose, or units that"
+    " died",
+)
 
 _NO_GRADIENT = {
     "no_grad": ("all {calls} calls of a step ran with gradients disabled", NO_GRAD),
@@ -135,16 +140,36 @@ def is_target(record: StepRecord, module: str) -> bool:
 
 
 def find_zero_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """GRAD002; a note where the whole loss has no gradient any more."""
-    zero = [name for name, module in learners(record) if module.state == "zero"]
+    """GRAD002; a note where the whole loss has no gradient any more, or another branch took over."""
     others = [name for name, module in learners(record) if module.state == "arrived"]
-    for name in zero:
+    for name, module in learners(record):
+        if module.state != "zero":
+            continue
         trained = any(parameter.largest > 0.0 for parameter in record.held_by(name))
-        met = not others and trained
+        met = trained and not others
+        cause = LOSS_MET if met else FADED_OUT if is_faded_out(record, name) else ZERO_FACTOR
         message = f"{name}: a gradient arrives and every element of it is zero"
-        yield Observation(
-            name, 0.0, message, LOSS_MET if met else ZERO_FACTOR, key=met, severity=NOTE if met else None
-        )
+        minor = None if cause is ZERO_FACTOR else NOTE
+        yield Observation(name, 0.0, message, cause, key=cause, severity=minor)
+
+
+def is_faded_out(record: StepRecord, module: str) -> bool:
+    """Whether it trained before and receives zeros now, and other modules have taken its place.
+
+    They came after the first step, or stand next to it before all of its readers.
+    """
+    if record.modules[module].state != "zero" or not any(
+        each.largest > 0.0 for each in record.held_by(module)
+    ):
+        return False
+    trained = {name for name, each in learners(record) if each.state == "arrived"}
+    if trained - record.into.keys():
+        return True
+    readers = [sources for sources in record.into.values() if module in sources]
+    return bool(readers) and all(
+        any(other != module and module not in record.into[other] for other in sources & trained)
+        for sources in readers
+    )
 
 
 def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -285,7 +310,7 @@ GRAD002 = Rule(
     "Find the zero factor, or the flat function, between its output and the loss.",
     find_zero_gradient,
     lasting(5, why=_FLAT_START),
-    causes=(ZERO_FACTOR, LOSS_MET),
+    causes=(ZERO_FACTOR, LOSS_MET, FADED_OUT),
     what="The backward pass reaches the module, with zeros alone.",
     why="The module does not learn, although the graph is complete.",
     example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diagnostics.causes import Cause
-from diagnostics.records import Absent, ParameterRecord, StepRecord
+from diagnostics.records import Absent, OptimizerPlace, ParameterRecord, StepRecord
 from diagnostics.rules.families.gradients.reach import judge_rounding
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped, receives
@@ -199,6 +199,8 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
     if judge_rounding(record, parameter) or _judge_lost(record, parameter):
         return None  # REACH004, MOVE004
     if place.gradient != "nonzero":
+        if _has_none_of_its_own(record, parameter, place):
+            return None
         return READ_ALONE if parameter.read else CLEARED_GRADIENT
     fallen = not isinstance(place.norm, Absent) and place.norm < _FALLEN * parameter.largest
     if parameter.kept != 0.0 and (fallen or place.stops_itself):
@@ -208,6 +210,19 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
     if not isinstance(place.lr, Absent) and place.lr < _SMALL_RATE:
         return RATE_TOO_SMALL
     return ROUNDED_OR_SET_BACK
+
+
+def _has_none_of_its_own(record: StepRecord, parameter: ParameterRecord, place: OptimizerPlace) -> bool:
+    """Whether its optimiser found zeros for it, and gradient for others of its module.
+
+    Then nothing was cleared: the loss of this optimiser is flat in its direction, as the difference of two means of a
+    critic is in the bias of its last layer, and another loss brought what it receives.
+    """
+    others = (each.place for each in record.held_by(parameter.owner))
+    return place.gradient == "zero" and any(
+        not isinstance(other, Absent) and other.optimizer == place.optimizer and other.gradient == "nonzero"
+        for other in others
+    )
 
 
 def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observation]:

@@ -2,6 +2,7 @@
 
 from tests.diagnostics.cases.faults import (
     domains,
+    forum,
     further,
     held,
     latest,
@@ -16,6 +17,7 @@ from tests.diagnostics.cases.faults import (
 
 __all__ = [
     "domains",
+    "forum",
     "further",
     "held",
     "latest",

@@ -3,6 +3,7 @@
 from tests.diagnostics.cases.healthy import (
     audited,
     domains,
+    forum,
     held,
     latest,
     loops,
@@ -14,6 +15,7 @@ from tests.diagnostics.cases.healthy import (
 __all__ = [
     "audited",
     "domains",
+    "forum",
     "held",
     "latest",
     "loops",

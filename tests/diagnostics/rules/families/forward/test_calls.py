@@ -193,3 +193,25 @@ class Routed(nn.Module):
 def test_an_expert_that_no_step_chose(in_turn: bool, severity: Severity, code: str) -> None:
     found = [each for each in watch(Routed(in_turn)).findings() if each.module == "experts.3"]
     assert [(each.rule, each.severity, each.code) for each in found] == [("CALL002", severity, code)]
+
+
+@pytest.mark.parametrize(
+    ("own_optimizer", "severity"), [(True, Severity.NOTE), (False, Severity.WARNING)], ids=["own", "shared"]
+)
+def test_calls_that_are_the_data_of_another_optimizer(own_optimizer: bool, severity: Severity) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"maker": nn.Linear(4, 3), "judge": nn.Linear(3, 1)})
+    parts = [model["maker"].parameters(), model["judge"].parameters()]
+    groups = parts if own_optimizer else [[weight for part in parts for weight in part]]
+    optimizers = [torch.optim.SGD(group, 0.01) for group in groups]
+    monitor = Monitor(model, optimizers)
+    for x in torch.randn(12, 4, 8, 4):
+        with monitor.step(samples=8):
+            for given in x[:3]:
+                model["judge"](model["maker"](given).detach()).square().mean().backward()
+            (-model["judge"](model["maker"](x[3])).mean()).backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    (found,) = [each for each in calls(monitor) if each.module == "maker"]
+    assert (found.code, found.severity) == ("calls-cut", severity)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Monitor
+from diagnostics import Monitor, Severity
 from tests.diagnostics.rules.trainings import (
     BATCH,
     HEALTHY,
@@ -86,3 +86,37 @@ def test_a_loss_that_was_not_scaled_is_named_by_the_scale(scaled: bool) -> None:
             optimizer.zero_grad()
     found = {(each.module, each.code) for each in monitor.findings() if each.rule == "GRAD005"}
     assert found == (set() if scaled else {("two", "not-scaled")})
+
+
+class Branches(nn.Module):
+    """Two branches and a head; the share of the first one falls to zero, and the second has the rest or nothing."""
+
+    def __init__(self, replaced: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+        self.share, self.replaced = 1.0, replaced
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.share * self.first(x)
+        if self.replaced:
+            found = found + (1 - self.share) * self.second(x)
+        return self.head(found)
+
+
+@pytest.mark.parametrize(
+    ("replaced", "expected"), [(True, {("first", "faded-out")}), (False, {("first", "zero-factor")})]
+)
+def test_a_branch_that_fades_out_next_to_another_one(replaced: bool, expected: set[tuple[str, str]]) -> None:
+    model = Branches(replaced)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer, watch=["first", "head"] + ["second"] * replaced)
+    for step, x in enumerate(torch.randn(24, 8, 4)):
+        model.share = max(0.0, 1 - step / 10)
+        with monitor.step(samples=8):
+            (model(x) - x[:, :2]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = [each for each in monitor.findings() if each.rule in ("GRAD002", "COV001", "COV002")]
+    assert {(each.module, each.code) for each in found} == expected
+    assert {each.severity > Severity.NOTE for each in found} == {not replaced}

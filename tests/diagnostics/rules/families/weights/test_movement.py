@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from diagnostics import Monitor
 from tests.diagnostics.rules.trainings import (
     HEALTHY,
     Cases,
@@ -43,3 +45,22 @@ def test_what_is_undone_in_whole_did_not_move() -> None:
 
 def test_a_small_loss_is_no_gradient_that_was_lost() -> None:
     assert "MOVE004" not in train(scale=lambda step: 1e-12, steps=24)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_direction_in_which_a_loss_is_flat_was_not_cleared(cleared: bool) -> None:
+    """The difference of two means is flat in the last bias, to which another loss, not applied, brings gradient."""
+    torch.manual_seed(0)
+    judge = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(judge.parameters(), 0.1)
+    monitor = Monitor(judge, optimizer)
+    for one, other in torch.randn(8, 2, 6, 3):
+        with monitor.step(samples=6):
+            optimizer.zero_grad()
+            (judge(one).mean() - judge(other).mean()).backward()
+            if cleared:
+                optimizer.zero_grad(set_to_none=False)
+            optimizer.step()
+            judge(one).mean().backward()
+    codes = {each.code for each in monitor.findings() if each.rule == "MOVE001"}
+    assert codes == ({"cleared-gradient"} if cleared else set())
