@@ -22,9 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from etrm.atomic_files import sync_folder
-from etrm.checkpoints.saved_steps import PREFIX as PREFIX
-from etrm.checkpoints.saved_steps import list_saved as list_saved
-from etrm.checkpoints.saved_steps import name_of as name_of
+from etrm.checkpoints.saved_steps import PREFIX, list_saved, name_of
 from etrm.device import to_host
 from etrm.errors import CheckpointError
 

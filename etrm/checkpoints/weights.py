@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import WEIGHTS, Checkpoint, WeightsKind
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.errors import CheckpointError
 
 DTYPES = frozenset(
@@ -112,7 +113,7 @@ def _checkpoint_folder(path: Path) -> Path | None:
         return None
     if (path / checkpoints.STATE).exists():
         return path
-    found = checkpoints.list_saved(path / "checkpoints")
+    found = list_saved(path / "checkpoints")
     if not found:
         raise CheckpointError(
             "checkpoint.absent",

@@ -34,6 +34,7 @@ from diagnostics import Origin, first_nonfinite
 from etrm.atomic_files import write_atomically
 from etrm.batch import Batch, Demos
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved, name_of
 from etrm.data import Sample, collate
 from etrm.device import to_host
 from etrm.errors import EtrmError, NonFiniteError
@@ -167,7 +168,7 @@ def _explain(
         kept = copy.deepcopy(state.capture())
         replay = _replay(state, step)
     folder = state.folder
-    newest = checkpoints.list_saved(folder.checkpoints)[-1:] if folder else []
+    newest = list_saved(folder.checkpoints)[-1:] if folder else []
     report = Report(
         step=state.step + 1,
         code=error.code,
@@ -175,12 +176,12 @@ def _explain(
         got=error.got,
         replay=replay,
         weights=_bad_weights(state.model),
-        state_before=None if kept is None else checkpoints.name_of(kept.step),
+        state_before=None if kept is None else name_of(kept.step),
         newest_checkpoint=newest[0].name if newest else None,
     )
     steps = ["--resume repeats the same steps: begin a run with a lower train.lr, or with train.clip_norm"]
     if folder is not None:
-        path = folder.path / FOLDER / checkpoints.name_of(report.step)
+        path = folder.path / FOLDER / name_of(report.step)
         try:
             _keep(path, report, _rows(samples, begun), collate(samples), kept)
             steps.insert(0, f"read {path / 'report.json'}")

@@ -26,6 +26,7 @@ from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, TrainConfig
 from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
@@ -342,7 +343,7 @@ class Trainer:
     def _newest(self) -> tuple[Path, Checkpoint] | None:
         assert self.folder is not None
         problems = []
-        for path in reversed(checkpoints.list_saved(self.folder.checkpoints)):
+        for path in reversed(list_saved(self.folder.checkpoints)):
             try:
                 return path, checkpoints.read(path)
             except checkpoints.FormatError:

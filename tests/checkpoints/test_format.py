@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.format import Checkpoint, list_saved, read, read_weights, save
+from etrm.checkpoints.format import Checkpoint, read, read_weights, save
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.errors import CheckpointError
 from tests.errors import assert_holds, raises_code
 

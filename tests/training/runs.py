@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 
 Smoke = Callable[..., Config]
@@ -61,7 +62,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def assert_every_checkpoint_is_whole(folder: Path) -> None:
-    for path in checkpoints.list_saved(folder):
+    for path in list_saved(folder):
         checkpoints.read(path)
 
 

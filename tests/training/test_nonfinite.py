@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.data import collate
 from etrm.errors import NonFiniteError
@@ -131,7 +132,7 @@ def test_what_was_planted_is_named_and_kept(
     assert (report["step"], report["code"], report["newest_checkpoint"]) == (4, code, "step_00000002")
     assert bool(report["weights"]) == (origin[0] == "parameters")
     assert len(read_metrics(tmp_path)) == 3
-    kept = checkpoints.list_saved(tmp_path / "checkpoints")
+    kept = list_saved(tmp_path / "checkpoints")
     assert [path.name for path in kept] == ["step_00000000", "step_00000002"]
     assert all(t.isfinite().all() for t in checkpoints.read(kept[-1]).model.values())
 
@@ -153,7 +154,7 @@ def test_an_update_that_overflows_is_found_at_once_and_never_saved(tmp_path: Pat
     report = report_of(tmp_path)
     assert (report["replay"], report["state_before"]) == (None, None)
     assert report["weights"][0] in error.got
-    assert checkpoints.list_saved(tmp_path / "checkpoints")[-1].name == "step_00000003"
+    assert list_saved(tmp_path / "checkpoints")[-1].name == "step_00000003"
     assert not list(report["path"].glob("step_*"))
     assert (report["path"] / "batch.safetensors").exists()
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.device import pick_device, to_device, to_host
 from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
@@ -158,7 +159,7 @@ def test_a_signal_ends_the_run_after_the_step_in_hand(
             os.kill(os.getpid(), number)
 
     assert train(config, tmp_path / "run", on_step=interrupt) is False
-    newest = checkpoints.list_saved(tmp_path / "run" / "checkpoints")[-1]
+    newest = list_saved(tmp_path / "run" / "checkpoints")[-1]
     assert newest.name == "step_00000003"
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert train(config, tmp_path / "run", resume=True)
@@ -196,7 +197,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 def test_without_a_whole_checkpoint_resuming_is_refused(tmp_path: Path, smoke: Smoke) -> None:
     config = smoke("train.steps=4", "train.checkpoint_every=2")
     assert train(config, tmp_path)
-    for path in checkpoints.list_saved(tmp_path / "checkpoints"):
+    for path in list_saved(tmp_path / "checkpoints"):
         damage(path)
     with raises_code(CheckpointError, "checkpoint.none-whole", "step_00000004"):
         train(config, tmp_path, resume=True)
@@ -325,7 +326,7 @@ def test_the_average_is_of_the_weights_after_every_step(smoke: Smoke) -> None:
 def test_checkpoints_hold_raw_and_averaged_weights_and_say_which(tmp_path: Path, smoke: Smoke) -> None:
     trainers = []
     train(smoke("train.steps=3"), tmp_path, on_step=lambda trainer, _: trainers.append(trainer))
-    found = checkpoints.read(checkpoints.list_saved(tmp_path / "checkpoints")[-1])
+    found = checkpoints.read(list_saved(tmp_path / "checkpoints")[-1])
     assert found.state["weights"] == {"model.safetensors": "raw", "ema.safetensors": "ema"}
     for name, value in trainers[-1].model.state_dict().items():
         assert torch.equal(found.model[name], to_host(value)), name
@@ -387,7 +388,7 @@ def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) ->
 
     with raises_code(NonFiniteError, "train.nonfinite-loss", "step 4"):
         train(smoke("train.steps=8", "train.checkpoint_every=2"), tmp_path, on_step=spoil)
-    newest = checkpoints.read(checkpoints.list_saved(tmp_path / "checkpoints")[-1])
+    newest = checkpoints.read(list_saved(tmp_path / "checkpoints")[-1])
     assert newest.step == 2
     assert all(t.isfinite().all() for t in newest.model.values())
 

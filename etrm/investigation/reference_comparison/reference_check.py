@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config, read_metrics
+from etrm.checkpoints.saved_steps import name_of
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
@@ -252,7 +252,7 @@ def check_evaluated(path: Path) -> tuple[Departure, ...]:
     if not logged:
         return _check_loaded(path, "newest", newest)
     best = max(logged, key=lambda step: (logged[step][SOLVED], logged[step][TOKENS], -step))
-    held = path / BEST / checkpoints.name_of(best)
+    held = path / BEST / name_of(best)
     return (
         *_check_loaded(path, "newest", newest),
         *_check_loaded(path, "best", held),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved, name_of
 from etrm.config import Config, with_settings
 from etrm.investigation.reference_comparison.reference_check import ReferenceFacts
 from etrm.training.step_check import ComparedStep, StepCheck
@@ -54,8 +55,8 @@ def _steps_between(facts: ReferenceFacts) -> range:
 def _start_before(step: int, folder: Path, config: Config) -> Trainer:
     """The trainer of a run, at its newest checkpoint before a step, or at its start."""
     trainer = Trainer(with_settings(config, monitor={"enabled": False}))
-    for path in reversed(checkpoints.list_saved(folder / "checkpoints")):
-        if path.name < checkpoints.name_of(step):
+    for path in reversed(list_saved(folder / "checkpoints")):
+        if path.name < name_of(step):
             trainer.state.restore(checkpoints.read(path))
             break
     return trainer

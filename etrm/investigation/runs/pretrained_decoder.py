@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.errors import FolderInUseError, Interrupted
 from etrm.investigation.runs import cache
@@ -103,5 +104,5 @@ def folder_of(config: Config, elsewhere: str = "") -> Path:
 
 def finished(config: Config, elsewhere: str = "") -> bool:
     """Whether it has been trained to its end."""
-    found = checkpoints.list_saved(folder_of(config, elsewhere) / "checkpoints")
+    found = list_saved(folder_of(config, elsewhere) / "checkpoints")
     return bool(found) and checkpoints.read(found[-1]).step >= config.train.steps

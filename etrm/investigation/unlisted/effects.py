@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.investigation.unlisted.program import EVALUATION
 
 LEAST = 1e-3
@@ -53,7 +54,7 @@ def compare_runs(unchanged: Path, changed: Path) -> ChangeEffect:
 
 
 def _checkpoints(folder: Path) -> tuple[checkpoints.Checkpoint, checkpoints.Checkpoint]:
-    found = checkpoints.list_saved(folder / "checkpoints")
+    found = list_saved(folder / "checkpoints")
     return checkpoints.read(found[0]), checkpoints.read(found[-1])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
@@ -122,7 +123,7 @@ def load_model(
         RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
     """
     config = read_config(folder)
-    found = checkpoints.list_saved(folder / (BEST if which == "best" else "checkpoints"))
+    found = list_saved(folder / (BEST if which == "best" else "checkpoints"))
     if not found and which == "best":
         raise CheckpointError(
             "checkpoint.no-best",

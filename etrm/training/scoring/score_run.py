@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.errors import ConfigError
@@ -198,7 +198,7 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
         EtrmError: as :func:`score_run`.
     """
     reports = {}
-    for place in range(max(1, len(checkpoints.list_saved(folder / "checkpoints")))):
+    for place in range(max(1, len(list_saved(folder / "checkpoints")))):
         model, config, tasks, step = load_model(folder, read_config(folder).evaluate.weights, place)
         reports[step] = _evaluate(model, load_held_out_tasks(config), config, tasks)
     return reports

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import FROM_STEP
+from etrm.checkpoints.saved_steps import name_of
 from etrm.errors import CheckpointError, RunFolderError
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
 from tests.errors import raises_code
@@ -39,11 +39,11 @@ def test_findings_count_the_recorded_steps_of_the_newest_process(healthy: Path) 
 def test_of_many_checkpoints_some_are_judged_over_the_whole_run(healthy: Path) -> None:
     folder = healthy / "checkpoints"
     for step in range(21, 32):
-        shutil.copytree(folder / checkpoints.name_of(20), folder / checkpoints.name_of(step))
+        shutil.copytree(folder / name_of(20), folder / name_of(step))
     run = RunUnderTest.read(healthy)
     assert len(run.saved) == 13
     kept = [path.name for path in run.saved]
-    names = [checkpoints.name_of(step) for step in (10, 22, 25, 28, 31)]
+    names = [name_of(step) for step in (10, 22, 25, 28, 31)]
     assert [kept.index(name) for name in names] == [0, 3, 6, 9, 12]
     assert len(run.checkpoints) == len(names)
 

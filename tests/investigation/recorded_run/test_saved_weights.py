@@ -10,6 +10,7 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
+from etrm.checkpoints.saved_steps import name_of
 from etrm.config import with_settings
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
@@ -18,7 +19,7 @@ from etrm.investigation.recorded_run.saved_weights import judge_saved_weights
 
 def alter(folder: Path, change: Callable[[Checkpoint], Checkpoint], step: int = 20) -> None:
     """Write a checkpoint again with a change, and with digests that fit."""
-    path = folder / "checkpoints" / checkpoints.name_of(step)
+    path = folder / "checkpoints" / name_of(step)
     checkpoints.save(path.parent, change(checkpoints.read(path)), keep=9)
 
 
@@ -76,7 +77,7 @@ def test_weights_that_are_not_finite_are_counted(healthy: Path) -> None:
 
 
 def test_an_encoder_that_did_not_move_between_checkpoints_is_a_proof(healthy: Path) -> None:
-    old = checkpoints.read(healthy / "checkpoints" / checkpoints.name_of(10)).model
+    old = checkpoints.read(healthy / "checkpoints" / name_of(10)).model
     encoder = {name: tensor for name, tensor in old.items() if name.startswith("encoder.")}
     alter(healthy, lambda c: replace(c, model=c.model | encoder))
     found = failed(healthy)
@@ -86,7 +87,7 @@ def test_an_encoder_that_did_not_move_between_checkpoints_is_a_proof(healthy: Pa
 
 
 def test_a_single_checkpoint_is_compared_with_the_random_start(healthy: Path) -> None:
-    first = healthy / "checkpoints" / checkpoints.name_of(10)
+    first = healthy / "checkpoints" / name_of(10)
     run = replace(RunUnderTest.read(healthy), saved=(first,))
     start = {
         name: tensor for name, tensor in run.start.model.state_dict().items() if name.startswith("core.")
@@ -99,7 +100,7 @@ def test_a_single_checkpoint_is_compared_with_the_random_start(healthy: Path) ->
 
 
 def test_a_head_that_stands_still_is_no_core_that_does(healthy: Path) -> None:
-    old = checkpoints.read(healthy / "checkpoints" / checkpoints.name_of(10)).model
+    old = checkpoints.read(healthy / "checkpoints" / name_of(10)).model
     head = {name: tensor for name, tensor in old.items() if name.startswith("core.q_head.")}
     alter(healthy, lambda c: replace(c, model=c.model | head))
     assert failed(healthy) == {}

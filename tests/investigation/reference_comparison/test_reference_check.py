@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, EvaluateConfig, load, with_settings
 from etrm.evaluation import Predictor, baselines
 from etrm.investigation.reference_comparison import reference_check
@@ -24,6 +24,7 @@ from etrm.model.encoders.variational import Latent
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.scoring import predictor
 from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.step_check import ComparedStep
@@ -130,8 +131,7 @@ def test_an_evaluation_of_an_older_checkpoint_is_the_weights(
 ) -> None:
     train(config_of(train={"steps": 4, "warmup_steps": 1, "checkpoint_every": 2}), tmp_path / "run")
     assert check_evaluated(tmp_path / "run") == ()
-    listed = checkpoints.list_saved
-    monkeypatch.setattr(checkpoints, "list_saved", lambda folder: listed(folder)[:-1])
+    monkeypatch.setattr(predictor, "list_saved", lambda folder: list_saved(folder)[:-1])
     [found] = check_evaluated(tmp_path / "run")
     assert found.stage is PipelineStage.WEIGHTS
 

@@ -9,6 +9,7 @@ import pytest
 
 from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import load, with_settings
 from etrm.investigation.controls import control_outcome
 from etrm.investigation.judgement import Judgement
@@ -33,7 +34,7 @@ def test_a_decoder_is_trained_once(cache: Path) -> None:
     seen.clear()
     assert pretrain.pretrained(config, lambda done, total: seen.append((done, total))) == first
     assert seen == [(3, 3)]
-    assert checkpoint.read(checkpoint.list_saved(first / "checkpoints")[-1]).step == 3
+    assert checkpoint.read(list_saved(first / "checkpoints")[-1]).step == 3
 
 
 def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_config, read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.errors import ConfigError
 from etrm.training.execution.distributed import LaunchedWorld
 from etrm.training.trainer import Trainer, train
@@ -232,9 +233,7 @@ def test_a_run_goes_on_on_another_number_of_processes(
     train_in(tmp_path / "whole", settings, 2, 0)
     for size, last in ((2, 4), (1, 8), (2, 0)):
         train_in(tmp_path / "moved", settings, size, last)
-    whole, moved = (
-        checkpoints.list_saved(tmp_path / name / "checkpoints")[-1] for name in ("whole", "moved")
-    )
+    whole, moved = (list_saved(tmp_path / name / "checkpoints")[-1] for name in ("whole", "moved"))
     uninterrupted, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "moved")
     assert uninterrupted[:3] == resumed[:3]  # until the first change of the number
     assert [m["loss"] for m in resumed] == pytest.approx([m["loss"] for m in uninterrupted], rel=1e-4)
@@ -326,7 +325,7 @@ def test_a_signal_to_the_launcher_stops_all_after_the_same_step_and_keeps_a_chec
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert errors.count("stopped early") == 1
-    newest = checkpoints.read(checkpoints.list_saved(folder / "checkpoints")[-1])
+    newest = checkpoints.read(list_saved(folder / "checkpoints")[-1])
     assert newest.step == len(read_metrics(folder)) >= 3
 
 

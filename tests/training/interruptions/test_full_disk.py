@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.errors import CheckpointError, EtrmError, RunFolderError
 from etrm.training.trainer import Trainer, train
 from tests.command_line import etrm
@@ -98,7 +99,7 @@ def test_whichever_call_of_a_save_fails_every_checkpoint_is_whole(
         with calls.refused(CheckpointError):
             checkpoints.save(folder, made(3), keep=2)
         assert_every_checkpoint_is_whole(folder)
-        assert "step_00000002" in [path.name for path in checkpoints.list_saved(folder)]
+        assert "step_00000002" in [path.name for path in list_saved(folder)]
         calls.fail(-1)
         checkpoints.save(folder, made(4), keep=2)
         assert not list(folder.glob(".*"))
@@ -178,7 +179,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_whe
     assert_holds(caught.value.got, os.strerror(errno.ENOSPC))
     assert "--resume" in caught.value.next_step
     assert_every_checkpoint_is_whole(folder / "checkpoints")
-    assert checkpoints.list_saved(folder / "checkpoints")[-1].name == "step_00000002"
+    assert list_saved(folder / "checkpoints")[-1].name == "step_00000002"
     with pytest.raises(EtrmError) as caught:
         train(config, folder, resume=True)  # still full
     assert caught.value.code in FULL

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.checkpoints import format as checkpoints
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.training.trainer import train
 from tests.training.runs import (
     ROOT,
@@ -36,7 +36,7 @@ CHECKPOINT_FILES = {"model.safetensors", "ema.safetensors", "state.safetensors",
 def place_of_death(folder: Path, steps_before: int, keep: int) -> str:
     """Where a process was when it was killed, from what it left."""
     found = folder / "checkpoints"
-    saved = checkpoints.list_saved(found)
+    saved = list_saved(found)
     if not saved:
         return "before the first checkpoint was whole"
     if list(found.glob(".step_*.tmp")):

@@ -11,6 +11,7 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import RunFolder, read_metrics, read_record
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, TrainConfig
 from etrm.hardware import RecordChange, compute, describe, find_changes
 from etrm.training.trainer import Trainer, train
@@ -118,7 +119,7 @@ def test_a_device_is_called_by_its_hardware(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_files_of_a_checkpoint_name_no_device(tmp_path: Path, smoke: Smoke) -> None:
     """safetensors has names, types and shapes alone, so that every checkpoint is read on the CPU first."""
     assert train(smoke(*STEPS), tmp_path)
-    (*_, path) = checkpoints.list_saved(tmp_path / "checkpoints")
+    (*_, path) = list_saved(tmp_path / "checkpoints")
     found = checkpoints.read(path)
     tensors = [*found.model.values(), *found.ema.values(), *found.tensors.values()]
     assert {tensor.device.type for tensor in tensors} == {"cpu"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.errors import CheckpointError, RunFolderError
 from etrm.training.trainer import train
@@ -31,7 +31,7 @@ def finished(tmp_path: Path, smoke: Smoke) -> tuple[Config, Path]:
 
 def rewrite_state(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the newest checkpoint's state.json as another version of etrm might have written it."""
-    file = checkpoints.list_saved(folder / "checkpoints")[-1] / "state.json"
+    file = list_saved(folder / "checkpoints")[-1] / "state.json"
     state = json.loads(file.read_text())
     del state["sha256"]["state.json"]  # its own digest may be absent
     change(state)
@@ -62,14 +62,14 @@ def test_a_checkpoint_that_lacks_what_this_version_needs_is_refused(finished: tu
 def test_an_altered_checkpoint_is_passed_over_aloud(
     finished: tuple[Config, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    newest = checkpoints.list_saved(finished[1] / "checkpoints")[-1]
+    newest = list_saved(finished[1] / "checkpoints")[-1]
     (newest / "model.safetensors").write_bytes(b"")
     assert train(*finished, resume=True)
     assert_holds(caplog.text, newest, "checkpoint.damaged")
 
 
 def test_where_no_checkpoint_is_whole_nothing_older_is_promised(finished: tuple[Config, Path]) -> None:
-    for path in checkpoints.list_saved(finished[1] / "checkpoints"):
+    for path in list_saved(finished[1] / "checkpoints"):
         (path / "model.safetensors").write_bytes(b"")
     with raises_code(CheckpointError, "checkpoint.none-whole", "step_00000004") as caught:
         train(*finished, resume=True)

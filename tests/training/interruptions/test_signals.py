@@ -14,6 +14,7 @@ import pytest
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.training.trainer import Trainer, train
 from tests.training.runs import (
     ENDLESS,
@@ -32,7 +33,7 @@ from tests.training.runs import (
 
 
 def assert_whole_and_ready_to_go_on(folder: Path) -> None:
-    newest = checkpoints.read(checkpoints.list_saved(folder / "checkpoints")[-1])
+    newest = checkpoints.read(list_saved(folder / "checkpoints")[-1])
     assert newest.step == len(read_metrics(folder)) >= 3
 
 

@@ -10,6 +10,7 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.errors import CheckpointError, DataError
 from etrm.training.scoring.held_out_curve import BEST, SOLVED, TOKENS, HeldOutScore
@@ -40,7 +41,7 @@ def test_the_curve_is_what_evaluate_measures(run: Path) -> None:
 def test_the_best_checkpoint_is_kept_and_evaluated(run: Path) -> None:
     lines = [line for line in read_metrics(run) if SOLVED in line]
     best = max(lines, key=lambda line: (line[SOLVED], line[TOKENS]))["step"]
-    (kept,) = checkpoints.list_saved(run / BEST)
+    (kept,) = list_saved(run / BEST)
     assert checkpoints.read(kept).step == best
     assert load_model(run, "ema", which="best")[3] == best
     assert evaluate_run(run, {"evaluate": {"checkpoint": "best"}}).step == best
