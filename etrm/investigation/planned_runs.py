@@ -129,8 +129,12 @@ def plan_short_runs(investigation: Investigation, chosen: Sequence[str]) -> list
     every, subject = all_hypotheses(), investigation.subject
     applying = [every[id] for id in chosen if every[id].applies_to(subject)]
     screens = [screen for hypothesis in applying for screen in hypothesis.screens(investigation)]
-    course = [course_job(investigation)] if is_whole(investigation, chosen) else []
-    return [*course, *jobs_of(screens)]
+    return jobs_of(screens)
+
+
+def plan_course(investigation: Investigation, chosen: Sequence[str]) -> list[Job]:
+    """The whole run whose steps are compared with the reference, if all hypotheses that apply are chosen."""
+    return [course_job(investigation)] if is_whole(investigation, chosen) else []
 
 
 def plan_work(investigation: Investigation, chosen: Sequence[str]) -> PlannedWork:
@@ -147,7 +151,7 @@ def plan_work(investigation: Investigation, chosen: Sequence[str]) -> PlannedWor
 
 
 def _plan_runs(investigation: Investigation, chosen: Sequence[str]) -> list[PlannedRun]:
-    jobs = plan_short_runs(investigation, chosen)
+    jobs = plan_course(investigation, chosen) + plan_short_runs(investigation, chosen)
     jobs += h2_encoder_gradients.plan_jobs(investigation) if "H2" in chosen else []
     jobs += unseen_rules.plan_jobs(investigation) if "H7" in chosen else []
     root, elsewhere = investigation.root, investigation.launcher.elsewhere

@@ -13,7 +13,7 @@ from etrm.investigation.controls import control_preset, subject_arm
 from etrm.investigation.evidence.table import Direction, Metric, Table
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
-from etrm.investigation.judgement import Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Verdict
 from etrm.investigation.reference_comparison.reference_check import (
     LAST_STEP,
@@ -57,6 +57,9 @@ HYPOTHESES: dict[PipelineStage, str] = {
 }
 """The hypothesis to which each stage belongs."""
 
+AFTER_GRADIENT = PipelineStage.CLIPPING, PipelineStage.UPDATE
+"""The stages in which a gradient may be lost."""
+
 
 class ReferenceReason(StrEnum):
     """What the comparison shows."""
@@ -88,13 +91,18 @@ COMPARE_CODE = (
 DEPARTURE = Metric("reference.departure", "{item}: relative difference from the reference", Direction.LOWER)
 
 
-def course_job(investigation: Investigation) -> Job:
-    """The run under test in its own length, up to that of the tier, with steps compared whatever its settings are."""
+def course_job(investigation: Investigation, *, until_departure: bool = False) -> Job:
+    """The run under test in its own length, up to that of the tier, with steps compared whatever its settings are.
+
+    Args:
+        investigation: the investigation.
+        until_departure: whether it stops at the first step that departs.
+    """
     subject = investigation.subject
     steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
     config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor=compare_often(steps))
-    return Job(subject_arm(STUDY), seed, config)
+    return Job(subject_arm(STUDY), seed, config, until_departure=until_departure)
 
 
 def compare_recorded(folder: Path, subject: Config, most: int) -> ReferenceResult | None:
@@ -133,12 +141,33 @@ def compare_start(investigation: Investigation, given: Config) -> ReferenceResul
     )
 
 
-def compare_course(investigation: Investigation, start: ReferenceResult) -> ReferenceResult:
-    """The same over the whole run, after a start that does not depart."""
-    job = course_job(investigation)
-    [run] = investigation.run(STUDY, [job])
-    facts = check_course(run.path, run.finished)
-    facts = add_steps_before_departure(facts, run.path, job.config, investigation.tier.reference_steps)
+def compare_course(
+    investigation: Investigation, start: ReferenceResult, *, until_departure: bool = False
+) -> ReferenceResult:
+    """The same over the whole run, after a start that does not depart.
+
+    What a finished run leaves is compared only where none of its steps departs: it comes after them.
+
+    Args:
+        investigation: the investigation.
+        start: the result of the start.
+        until_departure: whether the run stops at the first step that departs.
+    """
+    job = course_job(investigation, until_departure=until_departure)
+    run = investigation.try_run(STUDY, job)
+    folder = investigation.root / job.folder
+    facts = check_course(folder)
+    if facts.first is None and run is not None and run.finished:
+        facts = check_course(folder, evaluated=True)
+    return judge_course(facts, investigation, start)
+
+
+def judge_course(
+    facts: ReferenceFacts, investigation: Investigation, start: ReferenceResult
+) -> ReferenceResult:
+    """The result of the compared steps of the whole run, and of those before the first that departs."""
+    job, most = course_job(investigation), investigation.tier.reference_steps
+    facts = add_steps_before_departure(facts, investigation.root / job.folder, job.config, most)
     return judge_reference(facts, investigation.subject, start)
 
 
@@ -208,24 +237,31 @@ def with_reference(found: HypothesisResult, reference: ReferenceResult) -> Hypot
     The one to which the first departing stage belongs holds. Another one that ended in an error, or that only
     statistics support, is explained by it.
     """
-    if reference.hypothesis is None or found.verdict is Verdict.NOT_RUN:
+    if reference.hypothesis is None:
         return found
+    if found.verdict is Verdict.NOT_RUN:
+        # Its own check is about what this model has not; that the run departs there is known all the same.
+        inapplicable = found.id == reference.hypothesis and CommonReason.NOT_APPLICABLE in found.codes
+        return _validate(found, reference) if inapplicable else found
     if found.id == reference.hypothesis:
-        evidence = (*found.evidence, *_rows(reference))
         if found.verdict is Verdict.VALIDATED and found.kind != "statistical":
-            return found.replace(evidence=evidence)
-        return found.replace(
-            verdict=Verdict.VALIDATED,
-            codes=reference.codes,
-            sentence=reference.sentence,
-            evidence=evidence,
-            candidate=False,
-            p_value=None,
-            explained_by=None,
-        )
+            return found.replace(evidence=(*found.evidence, *_rows(reference)))
+        return _validate(found, reference)
     weak = found.kind == "statistical" or found.verdict is not Verdict.VALIDATED
     held = found.verdict in (Verdict.ERROR, Verdict.VALIDATED) or found.candidate
     return found.replace(explained_by=reference.hypothesis) if weak and held else found
+
+
+def _validate(found: HypothesisResult, reference: ReferenceResult) -> HypothesisResult:
+    return found.replace(
+        verdict=Verdict.VALIDATED,
+        codes=reference.codes,
+        sentence=reference.sentence,
+        evidence=(*found.evidence, *_rows(reference)),
+        candidate=False,
+        p_value=None,
+        explained_by=None,
+    )
 
 
 def explain_departure(reference: ReferenceResult) -> tuple[CauseCode, str, str] | None:
@@ -239,10 +275,11 @@ def explain_departure(reference: ReferenceResult) -> tuple[CauseCode, str, str] 
 
 def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
     first = departures[0]
-    at_stage = [found for found in departures if found.stage is first.stage]
+    # Only of the first step: what departs later may be a consequence, and is not known yet while a run continues.
+    at_stage = [found for found in departures if found.stage is first.stage and found.step == first.step]
     names = [found.tensor for found in at_stage]
-    if first.stage is PipelineStage.UPDATE and all(name.startswith("encoder.") for name in names):
-        # A gradient that does not arrive; what moves the encoder by another formula is the optimiser.
+    if first.stage in AFTER_GRADIENT and all(name.startswith("encoder.") for name in names):
+        # A gradient that does not arrive; what changes or uses it by another formula is the optimiser.
         return "H2" if any(found.unmoved for found in at_stage) else HYPOTHESES[first.stage]
     if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in names):
         return None

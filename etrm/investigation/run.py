@@ -3,48 +3,34 @@
 from __future__ import annotations
 
 import json
-import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
-from etrm.errors import ConfigError, EtrmError
+from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
-from etrm.extensions import outside_digests
+from etrm.investigation.announced_verdicts import AnnouncedVerdicts, OnVerdict
+from etrm.investigation.decision_order import DecisionOrder, OnDeparture
 from etrm.investigation.evidence.table import EvidenceRow, Metric
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.folder_claim import claim_folder
 from etrm.investigation.hypotheses import hypothesis_registry
-from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
-from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
-from etrm.investigation.planned_runs import OnPlan, is_whole, plan_short_runs, plan_work
+from etrm.investigation.planned_runs import OnPlan, plan_course, plan_short_runs, plan_work
 from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import (
     TRAIN_AGAIN,
     accuse,
-    add_recorded,
-    add_to_others,
     explain_unnamed,
     made_by_other_code,
-    select_facts,
 )
 from etrm.investigation.records import Verdict
-from etrm.investigation.reference_verdict import (
-    compare_course,
-    compare_recorded,
-    compare_start,
-    decide_from_reference,
-    explain_departure,
-    with_reference,
-)
+from etrm.investigation.reference_verdict import compare_recorded, compare_start, explain_departure
 from etrm.investigation.result import (
     AdditionalFinding,
     CauseCode,
@@ -55,7 +41,7 @@ from etrm.investigation.result import (
     Reproduce,
     Result,
 )
-from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
+from etrm.investigation.root_cause import find_root_cause
 from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.launchers import Launcher
@@ -66,8 +52,6 @@ from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase, the steps done and the steps in all."""
-OnVerdict = Callable[[HypothesisResult], None]
-OnDeparture = Callable[[ReferenceResult], None]
 Conduct = Callable[[Investigation, float], ExperimentResult]
 """Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 
@@ -136,8 +120,9 @@ def investigate(
         until_root_cause: whether to stop at the first proven cause, without the experiments.
         first_seed: the first of consecutive seeds.
         recorded_in: the run folder, or checkpoint in one, that is under test: what it recorded is judged first.
-        on_verdict: called with each hypothesis as it is decided, except those whose verdict depends on later ones.
-        on_departure: called where the run departs from the reference, which is known before the first verdict.
+        on_verdict: called with each hypothesis as soon as its verdict is final, except those whose verdict depends on
+            later ones. That of a departure from the reference is the first.
+        on_departure: called where the run departs from the reference and that decides no hypothesis.
         on_plan: called with the planned runs before the first of them starts.
 
     Raises:
@@ -145,7 +130,7 @@ def investigate(
         Interrupted: Ctrl-C; the same command resumes.
     """
     chosen = choose(subject, "all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
-    began, where = time.perf_counter(), describe_environment()
+    announced, where = AnnouncedVerdicts(on_verdict), describe_environment()
     build_recipe(subject)  # an unknown fault is refused before any work
     claim_folder(out, subject, name, launcher)
     recorded, facts = _judge_recorded(recorded_in, subject, progress)
@@ -164,21 +149,14 @@ def investigate(
         tier,
         short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
         frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
+        awaited=lambda: () if until_root_cause else plan_course(investigation, chosen),
         meanwhile=lambda: () if until_root_cause else plan_short_runs(investigation, chosen),
     )
     on_plan(plan_work(investigation, chosen))
-
-    def reached(hypothesis: HypothesisResult) -> HypothesisResult:
-        found = hypothesis.replace(decided_after_s=round(time.perf_counter() - began, 1))
-        if found.p_value is None:  # else Holm's correction over all of them may still change it
-            on_verdict(found)
-        return found
-
+    order = DecisionOrder(investigation, chosen, until_root_cause, facts, announced, on_departure)
     reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
-    reference = reference or _compare(investigation, given, chosen, until_root_cause)
-    if reference.stage is not None:
-        on_departure(reference)
-    decided = _decide_all(investigation, chosen, until_root_cause, reference, reached, facts)
+    reference = order.compare_further(reference or compare_start(investigation, given))
+    decided = order.decide(reference)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
     found: tuple[ExperimentResult, ...] = ()
@@ -187,27 +165,10 @@ def investigate(
         best = max(report.pass_at[1].score for report in baselines.values())
         found = tuple(conduct(investigation, best) for conduct in experiments)
     noticed = gather_additional_findings(investigation.finished_under_test())
-    reproduce = _reproduce(investigation, command, where, time.perf_counter() - began)
+    reproduce = _reproduce(investigation, command, where, announced.elapsed)
     result = _make_result(name, decided, found, baselines, noticed, recorded, reference, reproduce)
     result.write(out)
     return result
-
-
-def _compare(
-    investigation: Investigation, given: Config, chosen: Sequence[str], until_root_cause: bool
-) -> ReferenceResult:
-    """Compare the run under test with the reference: its first steps, and if those are equal the whole run.
-
-    The whole run is trained together with the decoder and the short runs, or alone in a search for a root cause. The
-    decision of some hypotheses, which is meant to be short, leaves it out.
-    """
-    start = compare_start(investigation, given)
-    if start.stage is not None or not (until_root_cause or is_whole(investigation, chosen)):
-        return start
-    if not until_root_cause and investigation.subject.model.recursive:
-        with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
-            _ = investigation.decoder
-    return compare_course(investigation, start)
 
 
 def _judge_recorded(
@@ -220,73 +181,6 @@ def _judge_recorded(
     judged = judge_recorded_run(folder, subject)
     progress("recorded run", 1, 1)
     return judged
-
-
-def _decide_all(
-    investigation: Investigation,
-    chosen: Sequence[str],
-    until_root_cause: bool,
-    reference: ReferenceResult,
-    reached: Callable[[HypothesisResult], HypothesisResult],
-    facts: Sequence[RecordedFact],
-) -> dict[str, HypothesisResult]:
-    """Hypotheses in order: decided, and passed through ``reached``, or with the reason why they were not run.
-
-    One that does not apply is left out unless it was chosen.
-    """
-    decided: dict[str, HypothesisResult] = {}
-    variant = investigation.subject.model.variant
-    for id, hypothesis in all_hypotheses().items():
-        applies, cause = hypothesis.applies_to(investigation.subject), find_root_cause(decided)
-        if not applies:
-            if id in chosen:
-                words = f"It does not apply to model.variant {variant!r}."
-                decided[id] = hypothesis.not_run(CommonReason.NOT_APPLICABLE, words)
-        elif until_root_cause and cause.confidence == "proven":
-            words = f"It is downstream of the root cause {cause.id}, where this run stopped."
-            decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
-        elif until_root_cause and id == reference.hypothesis:
-            decided[id] = reached(decide_from_reference(hypothesis, reference))
-        elif until_root_cause and reference.hypothesis and hypothesis.statement.kind == "statistical":
-            words = f"The reference names {reference.hypothesis}, where this run stops."
-            decided[id] = hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
-        elif id in chosen:
-            judged = add_recorded(_decide(hypothesis, investigation), select_facts(facts, id))
-            decided[id] = reached(mark_downstream(with_reference(judged, reference), decided))
-        else:
-            words = f"Not selected: --hypotheses {','.join(chosen)}."
-            decided[id] = hypothesis.not_run(CommonReason.NOT_SELECTED, words)
-    return add_to_others(correct_over_all(decided), facts)
-
-
-def _decide(hypothesis: Hypothesis, investigation: Investigation) -> HypothesisResult:
-    """The result of a hypothesis, with the hash of its code if that is from outside the packages.
-
-    Code that is broken may raise anything. That ends the hypothesis in an ERROR and not the investigation, and the
-    traceback is kept in the folder.
-
-    Raises:
-        EtrmError: the folder or the settings cannot be used.
-        ConfigError: it returns something other than a result with its own id.
-    """
-    try:
-        found: object = hypothesis.decide(investigation)
-    except EtrmError:
-        raise
-    except Exception as error:  # noqa: BLE001  (code under test may raise anything)
-        file = investigation.root / f"{hypothesis.id}.traceback.txt"
-        write_atomically(file, "".join(traceback.format_exception(error)))
-        lines = str(error).splitlines() or [""]
-        words = f"{type(error).__name__}: {lines[0]} The traceback is in {file}."
-        return hypothesis.statement.decided(Judgement(Verdict.ERROR, (CommonReason.CRASHED,), words))
-    if not isinstance(found, HypothesisResult) or found.id != hypothesis.id:
-        raise ConfigError(
-            "hypothesis.wrong-result",
-            f"the hypothesis {hypothesis.id} returned no result of its own",
-            got=f"the result of {found.id}" if isinstance(found, HypothesisResult) else type(found).__name__,
-            allowed="what self.statement.decided(...) or self.not_run(...) returns",
-        )
-    return found.replace(outside_code=tuple(outside_digests([type(hypothesis)])))
 
 
 def _make_result(

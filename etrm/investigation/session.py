@@ -40,6 +40,7 @@ class Investigation:
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where a hypothesis
             needs one of them.
         short_seeds: seeds of the short runs on few tasks; ``seeds`` by default.
+        awaited: returns jobs that are needed in any case and whose outcome may be a verdict: they start first.
         meanwhile: returns jobs that are needed in any case, to train in parallel with the decoder, one long run.
     """
 
@@ -51,6 +52,7 @@ class Investigation:
     tier: Tier = SCREENING
     frozen_decoder: bool = False
     short_seeds: tuple[int, ...] = ()
+    awaited: Callable[[], Sequence[Job]] = tuple
     meanwhile: Callable[[], Sequence[Job]] = tuple
     _loaded: dict[RunKey, LoadedRun] = field(default_factory=dict, init=False)
 
@@ -70,7 +72,7 @@ class Investigation:
             config = trm_config(self.subject, steps)
             if not finished(config, elsewhere):
                 job = Job(DECODER_ARM, 0, config, place=folder_of(config, elsewhere))
-                self.run(phase, [job, *self.meanwhile()])
+                self.run(phase, [*self.awaited(), job, *self.meanwhile()])
         # Found, or tried again, so that an error is raised here.
         return self._trm(phase, steps, elsewhere)
 
@@ -142,6 +144,12 @@ class Investigation:
         report: OnProgress = lambda done, total: self.progress(phase, done, total)  # noqa: E731
         self._loaded |= run_jobs(self.root, jobs, self.launcher, report, self._loaded)
         return [self._loaded[job.key] for job in jobs]
+
+    def try_run(self, phase: str, job: Job) -> LoadedRun | None:
+        """The run of a job; None where it was stopped before it ended."""
+        report: OnProgress = lambda done, total: self.progress(phase, done, total)  # noqa: E731
+        self._loaded |= run_jobs(self.root, [job], self.launcher, report, self._loaded)
+        return self._loaded.get(job.key)
 
     def control_config(self, faults: Sequence[str] = ()) -> Config:
         """The control preset with the control decoder and some faults."""

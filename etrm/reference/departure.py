@@ -42,7 +42,8 @@ class Departure:
         where: the place in words that a reader can look up, such as the first row and its task.
         step: the 1-based optimiser step; None for evaluation.
         bucket: the bucket of the step; None for evaluation.
-        unmoved: whether the value is a parameter that an update left where it was.
+        unmoved: whether nothing reaches the parameter: its clipped gradient is zero, or an update left it where it
+            was.
     """
 
     stage: PipelineStage

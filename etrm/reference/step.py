@@ -482,7 +482,8 @@ class _Comparison:
             real = torch.zeros_like(value) if real is None else _dense(real).float()
             size = _ratio(_norm([real - value]), _norm([value]))
             if not size <= self.limits.clipping:
-                yield Departure(PipelineStage.CLIPPING, name, size, self.limits.clipping)
+                lost = not bool(real.any())
+                yield Departure(PipelineStage.CLIPPING, name, size, self.limits.clipping, unmoved=lost)
 
     def _update(self) -> Iterator[Departure]:
         stage, factor = PipelineStage.UPDATE, rate_factor(self.before.step, self.train)

@@ -146,6 +146,10 @@ class Trainer:
         """Optimiser steps done."""
         return self.state.step
 
+    def stop(self) -> None:
+        """End :meth:`run` after the current step, as a signal does."""
+        self._stop = True
+
     # -- one step ---------------------------------------------------------------------------------
 
     def train_step(self) -> dict[str, Any]:

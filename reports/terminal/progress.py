@@ -133,22 +133,31 @@ class InvestigationProgress(Phases):
 
     def decide(self, hypothesis: HypothesisResult) -> None:
         """Print a verdict, and once, when a cause is proven, how to stop."""
-        from etrm.investigation.root_cause import find_root_cause
         from reports.terminal.summary import announcement
 
         self._decided[hypothesis.id] = hypothesis
         self._print(announcement(hypothesis))
-        found = find_root_cause(self._decided)
-        if found.confidence == "proven" and self.cause is None:
-            self.cause = found.id
+        cause = self._find_cause()
+        if cause is not None and self.cause is None:
+            self.cause = cause
             if not self._stops and not set(self._expected) <= set(self._decided):
-                self._print(Text(describe_stop(found.id or "", resumes=self._resumes), "dim"))
+                self._print(Text(describe_stop(cause, resumes=self._resumes), "dim"))
+
+    def _find_cause(self) -> str | None:
+        """The proven root cause, once every hypothesis before it in the order is decided: one of them may hold too."""
+        from etrm.investigation.root_cause import find_root_cause
+
+        order = [*self._names, *(id for id in self._decided if id not in self._names)]
+        found = find_root_cause({id: self._decided[id] for id in order if id in self._decided})
+        if found.confidence != "proven" or found.id is None:
+            return None
+        before = order[: order.index(found.id)]
+        return found.id if all(id in self._decided for id in before if id in self._expected) else None
 
     def depart(self, reference: ReferenceResult) -> None:
-        """Print where the run departs from the reference, unless the verdict on it follows at once."""
-        if not self._stops:
-            belongs = f" It belongs to {reference.hypothesis}." if reference.hypothesis else ""
-            self._print(Text.assemble(("Reference: ", "bold"), plain(reference.sentence), belongs))
+        """Print where the run departs from the reference if that decides no hypothesis."""
+        belongs = f" It belongs to {reference.hypothesis}." if reference.hypothesis else ""
+        self._print(Text.assemble(("Reference: ", "bold"), plain(reference.sentence), belongs))
 
     def finish(self, result: Result) -> None:
         """Print the verdicts that were not known before the end; a terminal shows them in the summary."""

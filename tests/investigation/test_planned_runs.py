@@ -11,7 +11,13 @@ import pytest
 from etrm.config import load, with_settings
 from etrm.investigation.hypotheses.h2_encoder_gradients import STEPS
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
-from etrm.investigation.planned_runs import PlannedRun, PlannedWork, plan_short_runs, plan_work
+from etrm.investigation.planned_runs import (
+    PlannedRun,
+    PlannedWork,
+    plan_course,
+    plan_short_runs,
+    plan_work,
+)
 from etrm.investigation.runs.loaded_run import SUMMARY
 from etrm.investigation.session import Investigation
 
@@ -68,7 +74,9 @@ def test_the_plan_has_the_short_runs_the_decoder_and_the_experiment(
     subject = with_settings(load("smoke"), train={"threads": 1})
     whole = replace(investigation, subject=subject, frozen_decoder=True)
     chosen = [id for id, one in all_hypotheses().items() if one.applies_to(subject)]
-    steps = sum(job.config.train.steps for job in plan_short_runs(whole, chosen))
+    jobs = [*plan_course(whole, chosen), *plan_short_runs(whole, chosen)]
+    steps = sum(job.config.train.steps for job in jobs)
+    assert plan_course(whole, ["H5"]) == []
     planned = plan_work(whole, chosen).look().total
     frozen = 2 * len(whole.seeds) * min(whole.tier.frozen_steps, subject.train.steps)
     first = min(STEPS, subject.train.steps) * len(whole.seeds)

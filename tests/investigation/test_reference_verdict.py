@@ -10,12 +10,13 @@ import pytest
 from etrm.config import Config, load, with_settings
 from etrm.investigation import reference_verdict
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
-from etrm.investigation.judgement import Judgement
+from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Verdict
 from etrm.investigation.reference_comparison.reference_check import ReferenceFacts
 from etrm.investigation.reference_verdict import (
     HYPOTHESES,
     ReferenceReason,
+    compare_course,
     compare_recorded,
     decide_from_reference,
     explain_departure,
@@ -24,11 +25,14 @@ from etrm.investigation.reference_verdict import (
 )
 from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import find_root_cause
+from etrm.investigation.session import Investigation
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import train
+from tests.investigation.planted import inline
 
 SMOKE = load("smoke")
+REFERENCE_CHECK = "etrm.investigation.reference_comparison.reference_check"
 
 
 @pytest.fixture(autouse=True)
@@ -78,11 +82,20 @@ def test_the_first_stage_names_the_hypothesis_and_the_control_whose_code_it_is()
         (("encoder.a", "encoder.b"), False, "H4"),
     ],
 )
+@pytest.mark.parametrize("stage", [PipelineStage.CLIPPING, PipelineStage.UPDATE])
 def test_an_encoder_that_does_not_move_is_its_gradient_path(
-    names: tuple[str, ...], unmoved: bool, hypothesis: str
+    stage: PipelineStage, names: tuple[str, ...], unmoved: bool, hypothesis: str
 ) -> None:
-    departures = (Departure(PipelineStage.UPDATE, name, 1.0, 0.0, unmoved=unmoved) for name in names)
+    departures = (Departure(stage, name, 1.0, 0.0, unmoved=unmoved) for name in names)
     assert judged(*departures).hypothesis == hypothesis
+
+
+def test_what_departs_later_does_not_change_the_hypothesis() -> None:
+    first = Departure(PipelineStage.UPDATE, "encoder.a", 1.0, 0.0, step=80, unmoved=True)
+    later = Departure(PipelineStage.UPDATE, "core.a", 1.0, 0.0, step=90)
+    steps = tuple(ComparedStep(found.step or 0, 0, (found,), 1) for found in (first, later))
+    assert judge_reference(ReferenceFacts(steps[:1]), SMOKE).hypothesis == "H2"
+    assert judge_reference(ReferenceFacts(steps), SMOKE).hypothesis == "H2"
 
 
 def test_a_halting_logit_belongs_to_no_hypothesis_and_the_end_of_a_row_to_the_data() -> None:
@@ -113,6 +126,16 @@ def test_the_reference_decides_its_hypothesis_and_explains_errors_of_others() ->
     assert [row.item for row in found["H4"].evidence] == ["clipping"]
     cause = find_root_cause(found)
     assert (cause.id, cause.confidence) == ("H4", "proven")
+
+
+def test_a_departure_counts_where_the_own_check_of_its_hypothesis_does_not_apply() -> None:
+    reference = judged(Departure(PipelineStage.CORE, "z_H", 1.0, 0.0))
+    inapplicable = all_hypotheses()["H1"].not_run(CommonReason.NOT_APPLICABLE, "nothing is loaded")
+    assert with_reference(inapplicable, reference).verdict is Verdict.VALIDATED
+    skipped = all_hypotheses()["H1"].not_run(CommonReason.NOT_SELECTED, "not selected")
+    assert with_reference(skipped, reference) == skipped
+    other = all_hypotheses()["H2"].not_run(CommonReason.NOT_APPLICABLE, "no encoder")
+    assert with_reference(other, reference) == other
 
 
 def test_what_a_hypothesis_proves_itself_stands() -> None:
@@ -159,3 +182,37 @@ def test_a_recorded_run_that_departs_is_judged_by_what_it_recorded(tmp_path: Pat
     found = compare_recorded(tmp_path / "faulty" / "checkpoints" / "step_00000003", config, 100)
     assert found is not None
     assert found.stage is PipelineStage.GRADIENT
+
+
+EQUAL = ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence="start", steps=(1,))
+
+
+def investigate(root: Path, *faults: str) -> Investigation:
+    subject = with_settings(
+        SMOKE,
+        data={"max_tasks": 6, "max_side": 3},
+        train={"steps": 3, "batch_size": 4, "threads": 1},
+        faults=faults,
+    )
+    return Investigation(root, subject, (0,), inline(), lambda phase, done, total: None)
+
+
+@pytest.mark.parametrize("until_departure", [False, True])
+def test_a_whole_run_is_compared_and_may_stop_where_it_departs(tmp_path: Path, until_departure: bool) -> None:
+    one = investigate(tmp_path, "context-detached")
+    found = compare_course(one, EQUAL, until_departure=until_departure)
+    assert (found.stage, found.hypothesis) == (PipelineStage.GRADIENT, "H2")
+    assert found.departures[0].step == 1
+    assert found.steps == ((1,) if until_departure else (1, 2, 3))
+
+
+def test_what_a_finished_run_leaves_is_compared_where_no_step_departs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Departure(PipelineStage.WEIGHTS, "newest checkpoint", 1.0, 0.0)
+    for name in ("check_evaluated", "compare_resumed", "compare_requested"):
+        monkeypatch.setattr(f"{REFERENCE_CHECK}.{name}", lambda path: [left])
+    assert compare_course(investigate(tmp_path / "healthy"), EQUAL).hypothesis == "H6"
+    faulty = compare_course(investigate(tmp_path / "faulty", "context-detached"), EQUAL)
+    assert {found.stage for found in faulty.departures} >= {PipelineStage.GRADIENT}
+    assert PipelineStage.WEIGHTS not in {found.stage for found in faulty.departures}

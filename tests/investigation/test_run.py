@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -235,47 +234,18 @@ def test_runs_of_another_device_are_refused(tmp_path: Path, monkeypatch: pytest.
     assert (caught.value.got, caught.value.allowed) == ("device cpu: a laptop", "device cuda: NVIDIA H100")
 
 
-@pytest.mark.parametrize(
-    ("chosen", "until", "whole"), [("H5", False, False), ("H5", True, True), ("all", False, True)]
-)
-def test_the_whole_run_is_compared_unless_some_hypotheses_are_decided(
-    chosen: str, until: bool, whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = ReferenceResult(codes=("reference.equal",), sentence="start", steps=(1,))
-    course = start.replace(sentence="course")
-    monkeypatch.setattr(run, "compare_start", lambda investigation, given: start)
-    monkeypatch.setattr(run, "compare_course", lambda investigation, start: course)
-    smoke = load("smoke")
-    investigation = cast(Investigation, SimpleNamespace(subject=smoke, decoder=None))
-    assert run._compare(investigation, smoke, choose(smoke, chosen), until) == (course if whole else start)
-
-
 def test_a_departure_of_no_hypothesis_is_the_answer_where_none_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     departs = ReferenceResult(
         codes=("reference.departs-in-shared-code",), sentence="planted", stage=PipelineStage.HALTING
     )
-    monkeypatch.setattr(run, "_compare", lambda *args: departs)
+    monkeypatch.setattr(run, "compare_start", lambda *args: departs)
     told: list[ReferenceResult] = []
     result = _tiny(tmp_path, hypotheses=(), experiments=(), on_departure=told.append)
     assert told == [departs]
     assert (result.root_cause, result.cause_code) == (None, CauseCode.DEPARTS)
     assert "planted" in result.sentence
-
-
-def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> None:
-    class Crashing(Hypothesis):
-        statement = all_hypotheses()["H2"].statement
-
-        def decide(self, investigation: Investigation) -> HypothesisResult:
-            raise IndexError("planted\nsecond line")
-
-    investigation = cast(Investigation, SimpleNamespace(root=tmp_path))
-    found = run._decide(Crashing(), investigation)
-    assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CRASHED,))
-    assert "planted" in found.sentence
-    assert "second line" in (tmp_path / "H2.traceback.txt").read_text()
 
 
 def test_an_unknown_hypothesis_is_refused(tmp_path: Path) -> None:

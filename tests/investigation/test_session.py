@@ -46,6 +46,32 @@ def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: In
     assert (len(asked), other.finished(ArmId("few"))) == (1, [])
 
 
+def test_what_may_be_a_verdict_starts_before_the_decoder(
+    without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def record(root: Path, jobs: list[Job], *more: object) -> dict[object, object]:
+        started.extend(job.arm.study for job in jobs)
+        return {}
+
+    monkeypatch.setattr(Investigation, "run", lambda self, phase, jobs: record(self.root, jobs) and [])
+    monkeypatch.setattr(Investigation, "_trm", lambda self, *more: Path("decoder"))
+    job = Job(ArmId("first"), 0, without_decoder.subject)
+    beside = Job(ArmId("beside"), 0, without_decoder.subject)
+    one = replace(without_decoder, awaited=lambda: [job], meanwhile=lambda: [beside])
+    assert one.decoder == Path("decoder")
+    assert started == ["first", "trm-decoder", "beside"]
+
+
+def test_a_run_that_was_stopped_is_none(
+    without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(ArmId("stopped"), 0, without_decoder.subject, until_departure=True)
+    monkeypatch.setattr("etrm.investigation.runs.measured_run.measured_run", lambda *args, **options: None)
+    assert without_decoder.try_run("stopped", job) is None
+
+
 def test_a_decoder_that_cannot_be_trained_says_why(
     without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

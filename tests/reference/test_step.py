@@ -311,6 +311,30 @@ def test_clipping_twice_as_much_is_the_clipping(monkeypatch: pytest.MonkeyPatch)
     assert first_stage(config_of(train={"clip_norm": 0.1}), lambda trainer: None) is PipelineStage.CLIPPING
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_gradient_that_is_lost_behind_the_clipping_does_not_reach_its_parameter(
+    lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Trainer) -> None:
+        clip = torch.nn.utils.clip_grad_norm_
+        assert trainer.model.encoder is not None
+        chosen = list(trainer.model.encoder.parameters())
+
+        def changed(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
+            norm = clip(parameters, limit)
+            for parameter in chosen:
+                parameter.grad = None if lost or parameter.grad is None else parameter.grad / 2
+            return norm
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", changed)
+
+    found = departures(config_of(train={"clip_norm": 0.1}), 1, change)
+    clipped = [one for one in found if one.stage is PipelineStage.CLIPPING]
+    assert found[: len(clipped)] == clipped
+    assert all(one.tensor.startswith("encoder.") for one in clipped)
+    assert {one.unmoved for one in clipped} == {lost}
+
+
 @pytest.mark.parametrize("kind", ["rounded", "second", "momentum"])
 def test_what_happens_in_the_update_is_the_update(kind: str) -> None:
     def change(trainer: Trainer) -> None:

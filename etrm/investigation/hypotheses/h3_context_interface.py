@@ -190,6 +190,10 @@ class ContextInterface(Hypothesis):
         symbolic = symbolic_controls.describe_arms(self.study, SYMBOLIC_FAULTS)
         return inspected if investigation.subject.model.recursive else (*inspected, *symbolic)
 
+    def is_short(self, investigation: Investigation) -> bool:
+        """Whether a trace shows a fault already; else its size is judged, which needs the decoder."""
+        return any(found.holds for found in investigation.context_traces[0])
+
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Trace the context of every seed and of the controls, and sweep its scale where its size differs."""
         if not investigation.subject.model.has_encoder:

@@ -83,6 +83,10 @@ class Hypothesis(Protocol):
         """Short runs that it needs whatever is found before, so that they can run in parallel with other work."""
         return ()
 
+    def is_short(self, investigation: Investigation) -> bool:
+        """Whether it can be decided before the long runs: it is mechanistic, unless a derived class says otherwise."""
+        return self.statement.kind == "mechanistic"
+
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Inspect or run what it takes, and return ``self.statement.decided(judgement, ...)``."""
         ...

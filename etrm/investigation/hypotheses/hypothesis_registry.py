@@ -15,7 +15,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """An id is a word on the command line and the name of a file."""
 ATTRIBUTES = {"next_step": str, "precedence": int, "controls": tuple}
-METHODS = ("applies_to", "arms", "screens", "decide", "not_run")
+METHODS = ("applies_to", "arms", "screens", "is_short", "decide", "not_run")
 _REGISTERED: dict[str, Hypothesis] = {}
 EXTENSION_POINT: ExtensionPoint[object] = ExtensionPoint(
     "hypotheses",

@@ -44,6 +44,8 @@ class Job:
         gap: whether to compare the encoder with searched contexts on held-out tasks too.
         shared: whether the run is the same in every investigation and is kept for the next one.
         place: the folder of the run, if it is not one of the investigation's.
+        until_departure: whether to stop at the first step that departs from the reference. Such a run has not
+            finished, and a job without this continues it.
     """
 
     arm: ArmId
@@ -54,6 +56,7 @@ class Job:
     gap: bool = False
     shared: bool = False
     place: Path | None = None
+    until_departure: bool = False
 
     @property
     def folder(self) -> str:
@@ -83,7 +86,7 @@ def run_jobs(
         loaded: runs that were loaded before; those of finished jobs are not read again.
 
     Returns:
-        every job's run.
+        every job's run that has ended.
 
     Raises:
         Interrupted: Ctrl-C; finished steps are kept.
@@ -168,7 +171,14 @@ def work(job: Job, folder: str, code: str) -> None:
     began = time.perf_counter()
     try:
         _check_code(job, code)
-        summary = measured_run(job.config, path, measure=job.measure, held_out=job.held_out, gap=job.gap)
+        summary = measured_run(
+            job.config,
+            path,
+            measure=job.measure,
+            held_out=job.held_out,
+            gap=job.gap,
+            until_departure=job.until_departure,
+        )
     except EtrmError as error:  # it would be the same again
         _record_failure(path, error)
         return

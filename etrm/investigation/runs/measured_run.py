@@ -30,7 +30,13 @@ GAP_TASKS = 60
 
 
 def measured_run(
-    config: Config, path: Path, *, measure: bool, held_out: bool, gap: bool = False
+    config: Config,
+    path: Path,
+    *,
+    measure: bool,
+    held_out: bool,
+    gap: bool = False,
+    until_departure: bool = False,
 ) -> dict[str, Any] | None:
     """Train a config in a folder, from the last checkpoint there, if there is one.
 
@@ -41,16 +47,19 @@ def measured_run(
             mismatched demonstrations, and task retrieval where there is an encoder.
         held_out: whether to measure pass@1 on the held-out tasks too. All is deterministic given the weights.
         gap: whether to measure the amortisation gap on the first held-out tasks too, see :data:`GAP_TASKS`.
+        until_departure: whether to stop at the first step that departs from the reference.
 
     Returns:
-        What to record of the finished run, or None where a signal stopped it early.
+        What to record of the finished run, or None where a signal or a departure stopped it early.
     """
     folder = RunFolder(path, config, resume=True)
     try:
         trainer = Trainer(config, folder)
         trainer.resume()
         before = _measure_before(trainer, path) if measure else {}
-        if not trainer.run():
+        if until_departure and _departs(trainer):  # stopped there before
+            return None
+        if not trainer.run(_stop_at_departure if until_departure else None):
             return None
         after = _measure(trainer, "end") if measure else {}
         answers: list[ShownAnswer] = []
@@ -66,6 +75,15 @@ def measured_run(
         return {"measured": measured, "answers": [answer.model_dump(mode="json") for answer in answers]}
     finally:
         folder.close()
+
+
+def _departs(trainer: Trainer) -> bool:
+    return any(step.departures for step in trainer.check.compared)
+
+
+def _stop_at_departure(trainer: Trainer, metrics: dict[str, Any]) -> None:
+    if _departs(trainer):
+        trainer.stop()
 
 
 def _measure_before(trainer: Trainer, path: Path) -> dict[str, float]:

@@ -278,3 +278,12 @@ def test_what_was_not_measured_passes_nothing() -> None:
     (lost,) = (row for row in h3._make_rows(replace(SOUND, same=math.inf), None, None, 1) if not row.passed)
     assert (lost.code, lost.passed) == ("h3.change-on-its-way", False)
     assert isinstance(lost.treatment, NotMeasured)
+
+
+@pytest.mark.parametrize("fault", [None, "context-scale"])
+def test_a_trace_that_shows_a_fault_needs_no_long_run(
+    fault: str | None, investigation: Investigation
+) -> None:
+    faulty = with_settings(investigation.subject, faults=() if fault is None else (fault,))
+    one = replace(investigation, subject=faulty)
+    assert h3.HYPOTHESIS.is_short(one) == (fault is not None)

@@ -1,4 +1,4 @@
-"""The trainer of a run folder, built anew."""
+"""A run that is measured or stopped at a departure, and the trainer of a run folder, built anew."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from etrm.checkpoints.run_folder import RunFolder
+from etrm.checkpoints.run_folder import RunFolder, read_metrics
 from etrm.config import load, with_settings
-from etrm.investigation.runs.measured_run import rebuild_trainer
+from etrm.investigation.runs.measured_run import measured_run, rebuild_trainer
+from etrm.training.step_check import read_compared
 from etrm.training.trainer import Trainer
 
 
@@ -21,3 +22,35 @@ def test_a_rebuilt_trainer_has_the_faults_of_its_run_once(tmp_path: Path, fault:
     again = rebuild_trainer(folder.path)
     assert again.config == first.config
     assert again.config.train != config.train
+
+
+def test_a_run_stops_at_its_first_departure_and_can_be_continued(tmp_path: Path) -> None:
+    config = with_settings(
+        load("smoke"),
+        data={"max_tasks": 6, "max_side": 3},
+        train={"steps": 6, "batch_size": 4, "threads": 1},
+        faults=("context-detached",),
+    )
+
+    def run(*, until_departure: bool) -> dict[str, object] | None:
+        return measured_run(
+            config, tmp_path / "run", measure=False, held_out=False, until_departure=until_departure
+        )
+
+    assert run(until_departure=True) is None
+    assert [bool(step.departures) for step in read_compared(tmp_path / "run")] == [True]
+    assert len(read_metrics(tmp_path / "run")) == 1
+    assert run(until_departure=True) is None  # it was stopped there before
+    assert len(read_metrics(tmp_path / "run")) == 1
+    assert run(until_departure=False) is not None
+    assert len(read_metrics(tmp_path / "run")) == 6
+
+
+def test_a_run_that_departs_nowhere_is_not_stopped(tmp_path: Path) -> None:
+    config = with_settings(
+        load("smoke"),
+        data={"max_tasks": 6, "max_side": 3},
+        train={"steps": 2, "batch_size": 4, "threads": 1},
+    )
+    found = measured_run(config, tmp_path / "run", measure=False, held_out=False, until_departure=True)
+    assert found == {"measured": {}, "answers": []}

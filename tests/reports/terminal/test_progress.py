@@ -61,7 +61,8 @@ def ticks() -> Iterator[float]:
 
 def view(**options: Any) -> InvestigationProgress:
     clock = ticks()
-    return InvestigationProgress({"H4": "H4 Training dynamics"}, clock=lambda: next(clock), **options)
+    names = {"H1": "H1", "H2": "H2", "H4": "H4 Training dynamics"}
+    return InvestigationProgress(names, clock=lambda: next(clock), **options)
 
 
 def test_a_phase_disappears_when_it_is_over_and_a_pipe_gets_nothing(console: Console) -> None:
@@ -142,9 +143,7 @@ def test_nothing_is_suggested_where_the_investigation_ends_by_itself(
 
 
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_departure_is_told_before_the_verdicts_unless_one_follows_at_once(
-    console: Console, stops: bool
-) -> None:
+def test_a_departure_that_decides_no_hypothesis_is_told(console: Console, stops: bool) -> None:
     departs = ReferenceResult(
         codes=("reference.departs-in-the-run",),
         sentence="It departs.",
@@ -156,7 +155,21 @@ def test_a_departure_is_told_before_the_verdicts_unless_one_follows_at_once(
         shown.depart(departs)
         shown.depart(departs.replace(hypothesis=None))
     text = ESCAPES.sub("", text_of(console))
-    assert (text.count("It departs."), text.count("H5")) == ((0, 0) if stops else (2, 1))
+    assert (text.count("It departs."), text.count("H5")) == (2, 1)
+
+
+def test_a_proven_cause_is_told_when_no_earlier_hypothesis_is_open(
+    console: Console, decided: dict[str, HypothesisResult]
+) -> None:
+    with view(expected=("H1", "H2", "H4")) as shown:
+        assert isinstance(shown, InvestigationProgress)
+        shown.decide(decided["H4"])
+        assert shown.cause is None
+        shown.decide(decided["H1"])
+        assert shown.cause is None
+        shown.decide(decided["H2"])
+        assert shown.cause == "H2"
+    assert text_of(console).count("--until-root-cause") == 0  # nothing is left that could be stopped
 
 
 def test_without_a_cause_the_same_command_resumes(console: Console) -> None:
