@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from etrm.investigation.reference_comparison.reference_check import check_course
-from etrm.investigation.reference_verdict import course_job, judge_course
+from etrm.investigation.reference_verdict import course_job, find_beginning, judge_reference
 from etrm.investigation.result import ReferenceResult
 from etrm.investigation.session import Investigation
-from etrm.training.step_check import REFERENCE
+from etrm.training.step_check import REFERENCE, ComparedStep
 
 
 class CourseWatch:
@@ -21,6 +21,9 @@ class CourseWatch:
         investigation: the investigation that trains the run.
         start: the comparison of the start, which departs nowhere.
         announce: called once, with the result of the steps up to the first that departs.
+
+    Attributes:
+        steps: the compared steps up to then, those before the first that departs among them; empty before.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class CourseWatch:
         self._announce = announce
         self._folder = investigation.root / course_job(investigation).folder
         self._size = 0
-        self._announced = False
+        self.steps: tuple[ComparedStep, ...] = ()
 
     @contextmanager
     def follow(self) -> Iterator[None]:
@@ -59,10 +62,11 @@ class CourseWatch:
         """
         file = self._folder / REFERENCE
         size = file.stat().st_size if file.exists() else 0
-        if self._announced or size == self._size:
+        if self.steps or size == self._size:
             return
         self._size = size
         facts = check_course(self._folder)
         if facts.first is not None:
-            self._announced = True
-            self._announce(judge_course(facts, self._investigation, self._start))
+            facts = find_beginning(facts, self._investigation)
+            self.steps = facts.steps
+            self._announce(judge_reference(facts, self._investigation.subject, self._start))

@@ -1,18 +1,19 @@
 """The order in which an investigation decides: what proves a cause soonest comes first.
 
 The start of the run is compared with the reference, and a departure is a verdict at once. If nothing departs, the
-hypotheses that need no long run are decided, and then the whole run is compared, in parallel with the other long runs.
-No verdict is announced that a later comparison may change.
+hypotheses that need no long run are decided, while the whole run trains and its steps are compared. Other long runs
+follow. No verdict is announced that a later comparison may change.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 from etrm.atomic_files import write_atomically
+from etrm.config import Config
 from etrm.errors import ConfigError, EtrmError
 from etrm.extensions import outside_digests
 from etrm.investigation.announced_verdicts import AnnouncedVerdicts
@@ -24,9 +25,17 @@ from etrm.investigation.planned_runs import is_whole
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import add_recorded, add_to_others, select_facts
 from etrm.investigation.records import Verdict
-from etrm.investigation.reference_verdict import compare_course, decide_from_reference, with_reference
+from etrm.investigation.reference_verdict import (
+    STUDY,
+    compare_course,
+    compare_start,
+    course_job,
+    decide_from_reference,
+    with_reference,
+)
 from etrm.investigation.result import HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
+from etrm.investigation.runs.background_job import BackgroundJob
 from etrm.investigation.session import Investigation
 
 OnDeparture = Callable[[ReferenceResult], None]
@@ -54,28 +63,67 @@ class DecisionOrder:
     _early: dict[str, HypothesisResult] = field(default_factory=dict, init=False)
     _departed: bool = field(default=False, init=False)
 
-    def compare_further(self, start: ReferenceResult) -> ReferenceResult:
-        """Compare the whole run with the reference where its start does not depart, unless a cause is proven before.
+    def compare(self, given: Config, recorded: ReferenceResult | None = None) -> ReferenceResult:
+        """Compare the run under test with the reference: its start, and where that does not depart the whole run.
 
-        The whole run is trained together with the decoder and the short runs, or alone in a search for a root cause.
-        The decision of some hypotheses, which is meant to be short, leaves it out.
+        The decision of some hypotheses, which is meant to be short, leaves the whole run out, and so does a search for
+        a root cause that is proven before. Where several jobs may run at a time, the whole run trains from the
+        beginning, and is stopped where it is not needed.
+
+        Args:
+            given: the config under test with its own store and workers, which no other run of the investigation has.
+            recorded: the departure of a recorded run, which is the answer already.
         """
-        if start.stage is not None:
-            self._announce(start)
-            return start
+        if recorded is not None:
+            self._announce(recorded)
+            return recorded
         if not (self.until_root_cause or is_whole(self.investigation, self.chosen)):
-            return start
-        self._decide_short()
-        if self.until_root_cause and find_root_cause(self._early).confidence == "proven":
-            return start
-        with CourseWatch(self.investigation, start, self._announce).follow():
-            if not self.until_root_cause and self.investigation.subject.model.recursive:
-                with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
-                    _ = self.investigation.decoder
-            found = compare_course(self.investigation, start, until_departure=self.until_root_cause)
+            found = compare_start(self.investigation, given)
+        else:
+            with self._train_course() as course:
+                found = compare_start(self.investigation, given)
+                watch = CourseWatch(self.investigation, found, self._announce)
+                ended = found.stage is not None or self._decide_meanwhile(watch, course)
+            found = found if ended else self._compare_whole(found, watch)
         if found.stage is not None:
             self._announce(found)
         return found
+
+    @contextmanager
+    def _train_course(self) -> Iterator[BackgroundJob | None]:
+        """Train the whole run meanwhile, where other jobs may run at the same time: they are one fewer."""
+        one = self.investigation
+        if one.launcher.jobs == 1:
+            yield None
+            return
+        launcher = one.launcher
+        job = course_job(one, until_departure=self.until_root_cause)
+        with BackgroundJob(one.root, job, launcher) as course:
+            one.launcher = replace(launcher, jobs=launcher.jobs - 1)
+            try:
+                yield course
+            finally:
+                one.launcher = launcher
+
+    def _decide_meanwhile(self, watch: CourseWatch, course: BackgroundJob | None) -> bool:
+        """Decide what is short while the whole run trains; return whether that ends a search for a root cause."""
+        one = self.investigation
+        with watch.follow():
+            self._decide_short()
+            if self.until_root_cause and find_root_cause(self._early).confidence == "proven":
+                return True
+            if course is not None:
+                course.wait(lambda done, total: one.progress(STUDY, done, total))
+        return False
+
+    def _compare_whole(self, start: ReferenceResult, watch: CourseWatch) -> ReferenceResult:
+        """Compare the whole run; what was not trained of it is trained in parallel with the decoder."""
+        one = self.investigation
+        with watch.follow():
+            if not self.until_root_cause and one.subject.model.recursive:
+                with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
+                    _ = one.decoder
+        return compare_course(one, start, until_departure=self.until_root_cause, known=watch.steps)
 
     def decide(self, reference: ReferenceResult) -> dict[str, HypothesisResult]:
         """Hypotheses in order: decided, or with the reason why they were not run.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from etrm.investigation.result import CauseCode, HypothesisResult, RecordedDepar
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.step_check import ComparedStep
 
 STUDY = "reference"
 MOST_EVERY = MonitorConfig().reference_every
@@ -142,7 +144,11 @@ def compare_start(investigation: Investigation, given: Config) -> ReferenceResul
 
 
 def compare_course(
-    investigation: Investigation, start: ReferenceResult, *, until_departure: bool = False
+    investigation: Investigation,
+    start: ReferenceResult,
+    *,
+    until_departure: bool = False,
+    known: Sequence[ComparedStep] = (),
 ) -> ReferenceResult:
     """The same over the whole run, after a start that does not depart.
 
@@ -152,6 +158,7 @@ def compare_course(
         investigation: the investigation.
         start: the result of the start.
         until_departure: whether the run stops at the first step that departs.
+        known: steps that were compared in addition to those of the run.
     """
     job = course_job(investigation, until_departure=until_departure)
     run = investigation.try_run(STUDY, job)
@@ -159,16 +166,23 @@ def compare_course(
     facts = check_course(folder)
     if facts.first is None and run is not None and run.finished:
         facts = check_course(folder, evaluated=True)
-    return judge_course(facts, investigation, start)
+    return judge_reference(find_beginning(facts, investigation, known), investigation.subject, start)
 
 
-def judge_course(
-    facts: ReferenceFacts, investigation: Investigation, start: ReferenceResult
-) -> ReferenceResult:
-    """The result of the compared steps of the whole run, and of those before the first that departs."""
+def find_beginning(
+    facts: ReferenceFacts, investigation: Investigation, known: Sequence[ComparedStep] = ()
+) -> ReferenceFacts:
+    """Add the steps of the whole run before the first that departs.
+
+    Args:
+        facts: the compared steps of the run.
+        investigation: the investigation.
+        known: such steps that were compared before.
+    """
     job, most = course_job(investigation), investigation.tier.reference_steps
-    facts = add_steps_before_departure(facts, investigation.root / job.folder, job.config, most)
-    return judge_reference(facts, investigation.subject, start)
+    steps = {step.step: step for step in (*known, *facts.steps)}
+    facts = replace(facts, steps=tuple(steps[number] for number in sorted(steps)))
+    return add_steps_before_departure(facts, investigation.root / job.folder, job.config, most)
 
 
 def judge_reference(

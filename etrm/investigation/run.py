@@ -30,7 +30,7 @@ from etrm.investigation.recorded_run.recorded_verdicts import (
     made_by_other_code,
 )
 from etrm.investigation.records import Verdict
-from etrm.investigation.reference_verdict import compare_recorded, compare_start, explain_departure
+from etrm.investigation.reference_verdict import compare_recorded, explain_departure
 from etrm.investigation.result import (
     AdditionalFinding,
     CauseCode,
@@ -154,8 +154,8 @@ def investigate(
     )
     on_plan(plan_work(investigation, chosen))
     order = DecisionOrder(investigation, chosen, until_root_cause, facts, announced, on_departure)
-    reference = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
-    reference = order.compare_further(reference or compare_start(investigation, given))
+    departed = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
+    reference = order.compare(given, departed)
     decided = order.decide(reference)
     recorded = recorded and accuse(recorded, facts, decided)
     baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)

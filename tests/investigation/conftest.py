@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from etrm.config import Config, load, with_settings
-from etrm.investigation import run
 from etrm.investigation.decision_order import DecisionOrder
 from etrm.investigation.result import ReferenceResult
 from etrm.investigation.runs import pretrained_decoder as pretrain
@@ -53,5 +52,4 @@ def investigation(
 def equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A comparison of the code with the reference that departs nowhere: tests of what follows do not wait for it."""
     planted = ReferenceResult(codes=("reference.equal",), sentence="planted")
-    monkeypatch.setattr(run, "compare_start", lambda *args: planted)
-    monkeypatch.setattr(DecisionOrder, "compare_further", lambda self, start: start)
+    monkeypatch.setattr(DecisionOrder, "compare", lambda self, given, recorded: planted)

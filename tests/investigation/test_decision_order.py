@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -21,8 +22,11 @@ from etrm.investigation.records import Verdict
 from etrm.investigation.result import HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import find_root_cause
 from etrm.investigation.run import choose
+from etrm.investigation.runs.jobs import Job, OnProgress
+from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import PipelineStage
+from etrm.training.step_check import ComparedStep
 from tests.investigation.planted import inline
 
 EQUAL = ReferenceResult(codes=("reference.equal",), sentence="start", steps=(1,))
@@ -49,6 +53,7 @@ class Planted:
         until: bool = False,
         course: ReferenceResult = COURSE,
     ) -> None:
+        self._patch = monkeypatch
         self.did: list[str] = []
         self.announced: list[tuple[str, Verdict]] = []
         self.departures: list[ReferenceResult] = []
@@ -60,7 +65,11 @@ class Planted:
         self_did = lambda investigation: self.did.append("decoder")  # noqa: E731
 
         def compare_course(
-            investigation: Investigation, start: ReferenceResult, *, until_departure: bool
+            investigation: Investigation,
+            start: ReferenceResult,
+            *,
+            until_departure: bool,
+            known: Sequence[ComparedStep],
         ) -> ReferenceResult:
             self.did.append(f"course {until_departure}")
             return course
@@ -83,8 +92,12 @@ class Planted:
 
         return decide
 
+    def compare(self, start: ReferenceResult = EQUAL) -> ReferenceResult:
+        self._patch.setattr(decision_order, "compare_start", lambda investigation, given: start)
+        return self.order.compare(self.order.investigation.subject)
+
     def run(self, start: ReferenceResult = EQUAL) -> dict[str, HypothesisResult]:
-        return self.order.decide(self.order.compare_further(start))
+        return self.order.decide(self.compare(start))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +107,7 @@ def test_the_whole_run_is_compared_unless_some_hypotheses_are_decided(
     chosen: str, until: bool, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = Planted(tmp_path, monkeypatch, {}, chosen=choose(load("smoke"), chosen), until=until)
-    assert planted.order.compare_further(EQUAL) == (COURSE if whole else EQUAL)
+    assert planted.compare(EQUAL) == (COURSE if whole else EQUAL)
     assert (f"course {until}" in planted.did) == whole
 
 
@@ -102,7 +115,7 @@ def test_what_is_short_is_decided_once_before_the_long_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = Planted(tmp_path, monkeypatch, {"H1": Verdict.VALIDATED})
-    planted.order.compare_further(EQUAL)
+    planted.compare(EQUAL)
     assert planted.did == ["H5", "H6", "H1", "H2", "decoder", "course False"]
     assert planted.announced == [("H1", Verdict.VALIDATED)]  # the course may still validate the others
     decided = planted.order.decide(COURSE)
@@ -167,8 +180,36 @@ def test_a_departure_that_decides_no_chosen_hypothesis_is_told_as_such(
 ) -> None:
     planted = Planted(tmp_path, monkeypatch, {}, chosen=chosen)
     found = departing(owner)
-    planted.order.compare_further(found)
+    planted.compare(found)
     assert (planted.departures, planted.announced) == ([found], [])
+
+
+@pytest.mark.parametrize("start", [EQUAL, departing("H4")])
+def test_the_whole_run_trains_from_the_beginning_where_jobs_may_run_at_the_same_time(
+    start: ReferenceResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Planted(tmp_path, monkeypatch, {})
+    one = planted.order.investigation
+    one.launcher = replace(one.launcher, jobs=2)
+
+    class Background:
+        def __init__(self, root: Path, job: Job, launcher: Launcher) -> None:
+            planted.did.append(f"begin {job.arm.study}")
+
+        def __enter__(self) -> Background:
+            return self
+
+        def wait(self, progress: OnProgress) -> None:
+            planted.did.append(f"wait, {one.launcher.jobs} job")
+
+        def __exit__(self, *error: object) -> None:
+            planted.did.append("end")
+
+    monkeypatch.setattr(decision_order, "BackgroundJob", Background)
+    planted.compare(start)
+    short = ["H5", "H6", "H1", "H2", "wait, 1 job", "end", "decoder", "course False"]
+    assert planted.did == ["begin reference", *(["end"] if start.stage else short)]
+    assert one.launcher.jobs == 2
 
 
 def test_a_hypothesis_that_raises_while_it_is_asked_is_decided_which_reports_the_error(
@@ -180,7 +221,7 @@ def test_a_hypothesis_that_raises_while_it_is_asked_is_decided_which_reports_the
         raise IndexError("planted")
 
     monkeypatch.setattr(ContextInterface, "is_short", fail)
-    planted.order.compare_further(EQUAL)
+    planted.compare(EQUAL)
     assert "H3" in planted.did
 
 

@@ -13,7 +13,7 @@ from etrm.config import load, with_settings
 from etrm.device import pick_device
 from etrm.errors import ConfigError, RunFolderError
 from etrm.hardware import describe
-from etrm.investigation import run
+from etrm.investigation import decision_order
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
@@ -240,7 +240,7 @@ def test_a_departure_of_no_hypothesis_is_the_answer_where_none_is_named(
     departs = ReferenceResult(
         codes=("reference.departs-in-shared-code",), sentence="planted", stage=PipelineStage.HALTING
     )
-    monkeypatch.setattr(run, "compare_start", lambda *args: departs)
+    monkeypatch.setattr(decision_order, "compare_start", lambda *args: departs)
     told: list[ReferenceResult] = []
     result = _tiny(tmp_path, hypotheses=(), experiments=(), on_departure=told.append)
     assert told == [departs]

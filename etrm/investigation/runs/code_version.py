@@ -35,6 +35,7 @@ ONLY_JUDGE = tuple(
         "measurements",
         "comparison",
         "experiments",
+        "runs/background_job.py",
         "runs/budget.py",
         "evidence",
         "codes.py",

@@ -92,22 +92,18 @@ def run_jobs(
         Interrupted: Ctrl-C; finished steps are kept.
         RunFolderError: the folder contains an investigation of another config, or runs of another device.
     """
-    jobs = [_threaded(job, launcher.threads) for job in jobs]
+    jobs = prepare_jobs(root, jobs, launcher)
     for job in jobs:
-        _check_config(root, job)
-        if not launcher.elsewhere:
-            _check_device(root, job)
-    for job in jobs:
-        if job.shared and not _finished(root, job):
+        if job.shared and not is_finished(root, job):
             cache.restore(job.config, root / job.folder, launcher.elsewhere)
-    waiting = [job for job in jobs if not _finished(root, job)]
+    waiting = [job for job in jobs if not is_finished(root, job)]
     total = sum(job.config.train.steps for job in jobs)
     if waiting:
         _run_all(
-            root, waiting, launcher, lambda: progress(sum(_count_steps(root, job) for job in jobs), total)
+            root, waiting, launcher, lambda: progress(sum(count_steps(root, job) for job in jobs), total)
         )
     for job in waiting:
-        if job.shared and _finished(root, job):
+        if job.shared and is_finished(root, job):
             cache.keep(job.config, root / job.folder, launcher.elsewhere)
     progress(total, total)
     known, ran = loaded or {}, {job.key for job in waiting}
@@ -118,6 +114,20 @@ def run_jobs(
         for job in jobs
     }
     return {key: run for key, run in found.items() if run is not None}
+
+
+def prepare_jobs(root: Path, jobs: Sequence[Job], launcher: Launcher) -> list[Job]:
+    """The jobs with the threads of the launcher.
+
+    Raises:
+        RunFolderError: the folder contains an investigation of another config, or runs of another device.
+    """
+    jobs = [_threaded(job, launcher.threads) for job in jobs]
+    for job in jobs:
+        _check_config(root, job)
+        if not launcher.elsewhere:
+            _check_device(root, job)
+    return jobs
 
 
 def _threaded(job: Job, threads: int) -> Job:
@@ -244,7 +254,8 @@ def _check_device(root: Path, job: Job) -> None:
         )
 
 
-def _finished(root: Path, job: Job) -> bool:
+def is_finished(root: Path, job: Job) -> bool:
+    """Whether the run of a job has ended, so that it would not be run again."""
     path = root / job.folder / SUMMARY
     if not path.exists():
         return False
@@ -252,7 +263,8 @@ def _finished(root: Path, job: Job) -> bool:
     return summary["state"] == "finished" or bool(summary.get("diverged"))  # it would diverge again
 
 
-def _count_steps(root: Path, job: Job) -> int:
+def count_steps(root: Path, job: Job) -> int:
+    """The number of steps that the run of a job has logged."""
     path = root / job.folder / "metrics.jsonl"
     if not path.exists():
         return 0
