@@ -28,6 +28,7 @@ from etrm.investigation.records import Verdict
 from etrm.investigation.reference_verdict import (
     STUDY,
     compare_course,
+    compare_loading,
     compare_start,
     course_job,
     decide_from_reference,
@@ -82,6 +83,8 @@ class DecisionOrder:
         else:
             with self._train_course() as course:
                 found = compare_start(self.investigation, given)
+                if found.stage is None:
+                    found = compare_loading(self.investigation, found)
                 watch = CourseWatch(self.investigation, found, self._announce)
                 ended = found.stage is not None or self._decide_meanwhile(watch, course)
             found = found if ended else self._compare_whole(found, watch)

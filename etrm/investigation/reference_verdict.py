@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from etrm.config import Config, MonitorConfig, with_settings
@@ -20,6 +21,7 @@ from etrm.investigation.reference_comparison.reference_check import (
     LAST_STEP,
     ReferenceFacts,
     check_course,
+    check_loading,
     check_start,
 )
 from etrm.investigation.reference_comparison.repeated_steps import add_steps_before_departure
@@ -143,6 +145,25 @@ def compare_start(investigation: Investigation, given: Config) -> ReferenceResul
     )
 
 
+def compare_loading(investigation: Investigation, start: ReferenceResult) -> ReferenceResult:
+    """The same for a decoder that is trained for a few steps and loaded, after a start without one.
+
+    A config that names no decoder does not reach the code that loads one.
+    """
+    subject = investigation.subject
+    if subject.train.decoder is not None or not (subject.model.has_encoder and subject.model.recursive):
+        return start
+    try:
+        config = investigation.starting_from(investigation.brief_decoder)
+    except Exception:  # noqa: BLE001  (code under test may raise anything; H1 reports the error)
+        return start
+    facts = check_loading(with_seed(config, investigation.seeds[0]))
+    if facts.first is None:
+        return start
+    control = partial(check_loading, investigation.control_config())
+    return judge_reference(facts, subject, start, control)
+
+
 def compare_course(
     investigation: Investigation,
     start: ReferenceResult,
@@ -186,7 +207,10 @@ def find_beginning(
 
 
 def judge_reference(
-    facts: ReferenceFacts, subject: Config, before: ReferenceResult | None = None
+    facts: ReferenceFacts,
+    subject: Config,
+    before: ReferenceResult | None = None,
+    check_control: Callable[[], ReferenceFacts] = lambda: check_start(control_preset()),
 ) -> ReferenceResult:
     """The result of a comparison.
 
@@ -194,6 +218,7 @@ def judge_reference(
         facts: the outcome of what was compared.
         subject: the config under test.
         before: the result of an earlier comparison that found nothing.
+        check_control: compares the healthy control in the same way.
     """
     steps = tuple(
         sorted({step.step for step in facts.steps if not step.absent} | set(before.steps if before else ()))
@@ -213,7 +238,7 @@ def judge_reference(
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
     shared: bool | None = None
     if first.step is None or first.step <= LAST_STEP:
-        shared = any(found.stage is first.stage for found in check_start(control_preset()).departures)
+        shared = any(found.stage is first.stage for found in check_control().departures)
     code, place = PLACES[shared]
     onset = f" Step {first.step - 1} does not." if first.step and first.step - 1 in steps else ""
     return ReferenceResult(

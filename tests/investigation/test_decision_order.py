@@ -52,6 +52,7 @@ class Planted:
         chosen: tuple[str, ...] = ALL,
         until: bool = False,
         course: ReferenceResult = COURSE,
+        loading: ReferenceResult | None = None,
     ) -> None:
         self._patch = monkeypatch
         self.did: list[str] = []
@@ -75,6 +76,7 @@ class Planted:
             return course
 
         monkeypatch.setattr(decision_order, "compare_course", compare_course)
+        monkeypatch.setattr(decision_order, "compare_loading", lambda investigation, start: loading or start)
         subject = load("smoke")
         self.order = DecisionOrder(
             Investigation(root, subject, (0,), inline(), lambda phase, done, total: None),
@@ -164,6 +166,14 @@ def test_a_cause_of_the_departing_hypothesis_is_named_as_before(
     decided = planted.run(departing("H3", PipelineStage.CONTEXT))
     assert planted.announced[0] == ("H3", Verdict.VALIDATED)
     assert find_root_cause(decided).id == "H2"  # an earlier one explains it
+
+
+def test_a_decoder_that_is_not_loaded_is_known_before_the_hypotheses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = Planted(tmp_path, monkeypatch, {}, loading=departing("H1", PipelineStage.LOADING))
+    planted.compare()
+    assert (planted.announced, planted.did) == ([("H1", Verdict.VALIDATED)], [])
 
 
 def test_a_late_departure_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from etrm.investigation.reference_verdict import (
     HYPOTHESES,
     ReferenceReason,
     compare_course,
+    compare_loading,
     compare_recorded,
     decide_from_reference,
     explain_departure,
@@ -216,3 +217,34 @@ def test_what_a_finished_run_leaves_is_compared_where_no_step_departs(
     faulty = compare_course(investigate(tmp_path / "faulty", "context-detached"), EQUAL)
     assert {found.stage for found in faulty.departures} >= {PipelineStage.GRADIENT}
     assert PipelineStage.WEIGHTS not in {found.stage for found in faulty.departures}
+
+
+@pytest.mark.parametrize("fault", ["decoder-not-loaded", "decoder-raw-for-ema", None])
+def test_a_decoder_is_loaded_where_the_config_names_none(
+    fault: str | None, tmp_path: Path, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Investigation, "brief_decoder", decoder)
+    monkeypatch.setattr(Investigation, "control_decoder", decoder)
+    subject = with_settings(SMOKE, train={"threads": 1}, faults=(fault,) if fault else ())
+    one = Investigation(tmp_path, subject, (0,), inline(), lambda phase, done, total: None)
+    found = compare_loading(one, EQUAL)
+    if fault is None:
+        assert found == EQUAL
+    else:
+        assert (found.stage, found.hypothesis) == (PipelineStage.LOADING, "H1")
+        assert (found.shared, found.codes) == (False, (ReferenceReason.IN_THE_RUN,))
+
+
+@pytest.mark.parametrize("has_encoder", [True, False])
+def test_a_decoder_that_cannot_be_trained_or_has_no_use_is_not_loaded(
+    has_encoder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(investigation: Investigation) -> Path:
+        assert has_encoder
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Investigation, "brief_decoder", property(fail))
+    trm = with_settings(SMOKE, model={"variant": "trm"}, data={"augmentations": 1})
+    subject = SMOKE if has_encoder else trm
+    one = Investigation(tmp_path, subject, (0,), inline(), lambda phase, done, total: None)
+    assert compare_loading(one, EQUAL) == EQUAL

@@ -162,6 +162,13 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
     return ReferenceFacts(tuple(check.compared), tuple(comparisons.found), comparisons.error)
 
 
+def check_loading(config: Config) -> ReferenceFacts:
+    """Compare the first weights of a config that names a decoder with those of the checkpoint."""
+    comparisons = _Comparisons()
+    comparisons.run(lambda: _check_loading(Trainer(with_settings(config, monitor={"enabled": False}))))
+    return ReferenceFacts(others=tuple(comparisons.found), error=comparisons.error)
+
+
 def _train(trainer: Trainer, check: StepCheck, steps: int) -> tuple[()]:
     """Compare the next steps of a run up to one that departs, which says what is wrong.
 
