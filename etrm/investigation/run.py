@@ -131,7 +131,8 @@ def investigate(
     """
     chosen = choose(subject, "all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
     announced, where = AnnouncedVerdicts(on_verdict), describe_environment()
-    build_recipe(subject)  # an unknown fault is refused before any work
+    build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be read
+    load_training_tasks(subject)
     claim_folder(out, subject, name, launcher)
     recorded, facts = _judge_recorded(recorded_in, subject, progress)
     # A store has one seed and every arm its own; neither a store nor workers change a sample. Of the compared steps

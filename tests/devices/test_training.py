@@ -73,6 +73,7 @@ LONGER = (
     "adam_atan2",
     "frozen",
     "several buckets",
+    "published canvas",
     "without monitor",
     "recomputed",
 )
@@ -108,7 +109,14 @@ def test_bfloat16_trains(device: torch.device) -> None:
     assert all(line["loss"] > 0 for line in losses(subject(train={"precision": "bfloat16"})))
 
 
-@pytest.mark.parametrize("fault", [name for name, fault in FAULTS.items() if fault.models != "symbolic"])
+RECURSIVE = [name for name, fault in FAULTS.items() if fault.models != "symbolic"]
+FEW = {"context-nan", *RECURSIVE[::4]}
+"""Faults that are trained in every run of the tests; the others are left to `make test-slow`."""
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in RECURSIVE]
+)
 def test_every_fault_trains(device: torch.device, fault: str, decoder: Path) -> None:
     trainer = Trainer(subject(faults=(fault,), train={"decoder": decoder}))
     refused = pytest.raises(NonFiniteError) if fault == "context-nan" else contextlib.nullcontext()

@@ -97,22 +97,31 @@ NOT_NEEDED = (
 )
 
 
-@pytest.mark.parametrize("name", USERS)
-def test_the_first_lines_run_as_written_with_torch_alone(name: str) -> None:
+SEPARATOR = "\N{SECTION SIGN}"
+
+
+def read_first_lines(name: str) -> str:
+    """The first lines of a page that use the toolkit, after what precedes them."""
     text = (DOCS.parent / name).read_text(encoding="utf-8")
     code = re.findall(r"```python\n(from .*?)```", text, flags=re.DOTALL)[0]
     assert "diagnostics" in code
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
-    blocked = f"import sys\nfor name in {NOT_NEEDED}: sys.modules[name] = None\n"
     own = "import torch\nfrom torch import nn\nfrom collections import OrderedDict\ntorch.manual_seed(0)\n"
-    own += USERS[name] + "optimizer = torch.optim.AdamW(model.parameters())\n"
+    return own + USERS[name] + "optimizer = torch.optim.AdamW(model.parameters())\n" + code
+
+
+def test_the_first_lines_run_as_written_with_torch_alone() -> None:
+    """Those of every page in one process, each with names of its own."""
+    program = f"import sys\nfor name in {NOT_NEEDED}: sys.modules[name] = None\n"
+    for name in USERS:
+        program += f"exec({read_first_lines(name)!r}, {{}})\nprint({SEPARATOR!r})\n"
     done = run(
-        [sys.executable, "-W", "error", "-c", blocked + own + code],
-        capture_output=True,
-        text=True,
-        cwd=DOCS.parent,
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, encoding="utf-8", cwd=DOCS.parent
     )
     assert done.returncode == 0, done.stderr
-    assert "DRIFT001" in done.stdout  # what did not run is said, and nothing else is wrong
-    assert "critical" not in done.stdout
-    assert "warning" not in done.stdout
+    *shown, rest = done.stdout.split(SEPARATOR)
+    assert (len(shown), rest.strip()) == (len(USERS), "")
+    for output in shown:
+        assert "DRIFT001" in output  # what did not run is said, and nothing else is wrong
+        assert "critical" not in output
+        assert "warning" not in output

@@ -30,7 +30,13 @@ def check(fault: str, family: str, seed: int) -> None:
     assert not verdict.others, said(verdict)
 
 
-@pytest.mark.parametrize("fault", QUICK)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[] if fault in ("healthy", "a", "c1") else [pytest.mark.slow])
+        for fault in QUICK
+    ],
+)
 def test_the_toy(fault: str) -> None:
     check(fault, "toy", 0)
 

@@ -47,7 +47,8 @@ def config_of(recompute: bool, **changes: Any) -> Config:
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        *((kind, "float32") for kind in KINDS),
+        *((kind, "float32") for kind in ("standard", "hybrid_variational", "recurrent")),
+        *(pytest.param(kind, "float32", marks=pytest.mark.slow) for kind in ("lpn_standard", "trm_style")),
         (KINDS[0], "bfloat16"),
         *(pytest.param(kind, "bfloat16", marks=pytest.mark.slow) for kind in KINDS[1:]),
     ],

@@ -141,14 +141,14 @@ def test_the_entropy_of_the_weights_trains_the_selector_through_a_cut_context() 
 def test_noise_draws_templates_by_their_weights() -> None:
     model = variant(temperature=2.0).eval()
     torch.manual_seed(0)
-    rows, weights = 4000, torch.tensor([0.5, 0.3, 0.2])
+    rows, weights = 1000, torch.tensor([0.5, 0.3, 0.2])
     logits = torch.full((rows, model.core.templates.count), -1e4)
     logits[:, :3] = 2.0 * weights.log()  # the softmax at temperature 2
     drawn = model.draw_noisy((logits / 2.0).softmax(1).unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(drawn.sum(1), torch.ones(rows))
     shares = drawn.argmax(1).bincount(minlength=3)[:3] / rows
     by_gumbel = (logits[:, :3] + draw_gumbel(rows, 3)).argmax(1).bincount(minlength=3) / rows
-    torch.testing.assert_close(shares, by_gumbel, atol=0.04, rtol=0)
+    torch.testing.assert_close(shares, by_gumbel, atol=0.07, rtol=0)
 
 
 def test_every_row_is_done_after_one_step_and_takes_no_part_of_another() -> None:

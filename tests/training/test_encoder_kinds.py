@@ -30,7 +30,14 @@ def test_every_sample_trains_every_kind_at_every_step(smoke: Smoke, kind: str) -
         assert ("kl" in metrics) == (kind in VARIATIONAL)
 
 
-@pytest.mark.parametrize("kind", [*STATEFUL, "hybrid_variational"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        STATEFUL[0],
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in STATEFUL[1:]),
+        "hybrid_variational",
+    ],
+)
 def test_a_run_that_was_stopped_and_resumed_leaves_the_same_bytes(
     tmp_path: Path, smoke: Smoke, run_bytes: RunBytes, kind: str
 ) -> None:

@@ -148,7 +148,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:train.precision bfloat16")
-@pytest.mark.parametrize("fault", ["", "context-detached"])
+@pytest.mark.parametrize("fault", ["", pytest.param("context-detached", marks=pytest.mark.slow)])
 def test_rounding_of_gradients_that_cancel_is_no_departure_and_hides_none(fault: str) -> None:
     """At step 20 of this run the rows' gradients cancel, and rounding is most of what is left."""
     config = with_settings(

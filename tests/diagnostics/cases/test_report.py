@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diagnostics import Monitor, Severity, audit
+from diagnostics import Finding, Monitor, Severity, audit
 from tests.diagnostics.cases.case import Answer, Case, judge, run_audit, run_monitor
 from tests.diagnostics.cases.faults import reported
 from tests.diagnostics.cases.healthy.training_loops import run_use
@@ -93,10 +93,15 @@ CASES: Cases = {
 """For the tests of all rules."""
 
 
+EVERY = 3
+"""One of so many cases of a group is a fast test: each rule has fast tests of its own besides."""
+
+
 def mark(cases: Sequence[Case]) -> list[Any]:
     """Cases as parameters."""
+    rest = [case.name for case in cases if case.name not in SHOWN]
     return [
-        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.name in SHOWN else [])
+        pytest.param(case, id=case.name, marks=[] if case.name in rest[::EVERY] else [pytest.mark.slow])
         for case in cases
     ]
 
@@ -131,8 +136,10 @@ HALF_NAMED = {
 
 
 @pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - ACCUSED))
-def test_a_healthy_program_is_quiet(name: str) -> None:
-    findings = [*run_audit(PROGRAMS[name]()), *run_monitor(PROGRAMS[name]())]
+@pytest.mark.parametrize("run", [run_audit, pytest.param(run_monitor, marks=pytest.mark.slow)])
+def test_a_healthy_program_is_quiet(run: Callable[..., Sequence[Finding]], name: str) -> None:
+    """An audit has a monitor too, for fewer steps."""
+    findings = run(PROGRAMS[name]())
     assert [each for each in findings if each.severity > Severity.NOTE] == []
 
 

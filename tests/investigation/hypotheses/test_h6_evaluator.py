@@ -169,7 +169,7 @@ def test_the_controls_of_formulas_behave() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        "true-size-given",
+        pytest.param("true-size-given", marks=pytest.mark.slow),
         "noisy-evaluation",
         pytest.param("pairs-for-tasks", marks=pytest.mark.slow),
         pytest.param("eval-raw", marks=pytest.mark.slow),

@@ -84,7 +84,7 @@ def solver(investigation: Investigation, monkeypatch: pytest.MonkeyPatch, cache:
     ("fault", "verdict"),
     [
         pytest.param("", Verdict.INVALIDATED, marks=pytest.mark.slow),
-        (LOOP, Verdict.INVALIDATED),
+        pytest.param(LOOP, Verdict.INVALIDATED, marks=pytest.mark.slow),  # it is a control of the next one
         (READ, Verdict.VALIDATED),
     ],
 )

@@ -28,7 +28,7 @@ def test_cost_and_halting_are_found(
     expected: tuple[str, str] | None,
     facts: tuple[str, ...],
 ) -> None:
-    config = with_settings(investigation.subject, **settings, train={"steps": 10})
+    config = with_settings(investigation.subject, **settings, train={"steps": 6})
     jobs = [Job(subject_arm("h2"), seed, with_seed(config, seed)) for seed in (0, 1)]
     investigation.run(
         "H2", [*jobs, Job(control_arm("h2"), 0, with_seed(config, 2))]

@@ -109,14 +109,23 @@ def test_the_weights_of_a_past_fault_name_its_hypothesis_although_new_runs_refut
     assert Result.read(tmp_path / "result.json") == result
 
 
-@pytest.mark.usefixtures("cache")
+@pytest.mark.usefixtures("cache", "equal")
 def test_a_healthy_run_accuses_nothing_and_is_recorded_in_the_result(
     kept_healthy: Path, tmp_path: Path
 ) -> None:
-    result = investigate_run(kept_healthy, tmp_path, "H2")
-    assert (result.root_cause, result.cause_code) == (None, CauseCode.NONE)
+    result = investigate_run(kept_healthy, tmp_path)
+    assert (result.root_cause, result.cause_code) == (None, CauseCode.NOT_TESTED)
     assert result.recorded is not None
     assert result.recorded.accusations == ()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_a_healthy_run_departs_nowhere_and_its_hypothesis_is_not_accused(
+    kept_healthy: Path, tmp_path: Path
+) -> None:
+    result = investigate_run(kept_healthy, tmp_path, "H2")
+    assert result.cause_code is CauseCode.NONE
     assert result.hypotheses["H2"].codes == (GradientReason.EVERY_STEP_TRAINS,)
 
 

@@ -28,7 +28,7 @@ from etrm.training.scoring import predictor
 from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.step_check import ComparedStep
-from etrm.training.trainer import train
+from etrm.training.trainer import Trainer, train
 
 
 def config_of(**changes: object) -> Config:
@@ -52,10 +52,11 @@ def test_a_healthy_config_departs_nowhere() -> None:
         ("context-detached", PipelineStage.GRADIENT),
         ("no-clip-spikes", PipelineStage.CLIPPING),
         ("lr-too-high", PipelineStage.SCHEDULE),
-        ("no-inverse", PipelineStage.VOTES),
-        ("divide-by-all", PipelineStage.SCORE),
+        # test_recorded_evaluation.py has these two, and test_later_training.py another of the answers
+        pytest.param("no-inverse", PipelineStage.VOTES, marks=pytest.mark.slow),
+        pytest.param("divide-by-all", PipelineStage.SCORE, marks=pytest.mark.slow),
         ("eval-raw", PipelineStage.WEIGHTS),
-        ("noisy-evaluation", PipelineStage.ANSWERS),
+        pytest.param("noisy-evaluation", PipelineStage.ANSWERS, marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_is_named_at_its_stage(fault: str, stage: PipelineStage) -> None:
@@ -109,7 +110,7 @@ def test_a_decoder_that_is_not_loaded_is_the_loading(tmp_path: Path) -> None:
     )
     train(source, tmp_path / "trm")
     config = config_of(train={"decoder": tmp_path / "trm"})
-    assert check_start(config).departures == []
+    assert list(reference_check._check_loading(Trainer(config))) == []
     first = check_start(with_settings(config, faults=("decoder-raw-for-ema",))).first
     assert first is not None
     assert first.stage is PipelineStage.LOADING
@@ -213,11 +214,17 @@ def test_code_that_crashes_is_compared_as_far_as_it_came(monkeypatch: pytest.Mon
     assert found.first.stage is PipelineStage.CONTEXT
 
 
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.usefixtures("no_fits")
+def test_samples_of_workers_depart_nowhere() -> None:
+    assert check_start(config_of(), config_of(data={"workers": 1})).departures == []
+
+
 @pytest.mark.processes
 @pytest.mark.usefixtures("no_fits")
 def test_samples_that_workers_draw_ahead_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     given = config_of(data={"workers": 1})
-    assert check_start(config_of(), given).departures == []
     call = Prefetch.__call__
     monkeypatch.setattr(
         Prefetch, "__call__", lambda self, episodes, bucket, index: call(self, episodes, bucket, index ^ 1)

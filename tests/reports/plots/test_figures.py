@@ -214,7 +214,7 @@ RESULTS = st.builds(
 
 
 @given(RESULTS)
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
 def test_no_result_breaks_the_report(result: Result) -> None:
     rendered = files(result)
     assert "index.md" in rendered

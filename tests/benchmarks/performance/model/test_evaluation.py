@@ -74,6 +74,7 @@ def test_a_share_of_the_rows_asks_to_halt_at_once(
     assert (share > 0) or (mean == 3)
 
 
+@pytest.mark.slow
 def test_both_comparisons_name_their_ways(model: RecursiveModel, batches: list[Batch]) -> None:
     table, words = bench._context(model, batches, Conditions(CPU, 1))
     assert [row[0] for row in table.rows] == ["encoded at every step", "encoded once"]

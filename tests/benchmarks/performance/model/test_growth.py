@@ -39,6 +39,7 @@ def test_every_axis_holds_the_base_and_changes_one_thing() -> None:
             assert (len({getattr(point, name) for point in points}) > 1) == (name == axis)
 
 
+@pytest.mark.slow
 def test_memory_of_a_process_is_its_own_and_sees_an_allocation() -> None:
     code = (
         "from benchmarks.performance.model.memory import read_resident; import numpy as np\n"

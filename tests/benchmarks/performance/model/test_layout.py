@@ -32,7 +32,7 @@ def loss_and_gradients(
 
 @pytest.mark.parametrize(
     ("one", "other", "rows"),
-    [(PUBLISHED_PADDED, PUBLISHED_REAL, 1), (BUCKETS, OURS, 4)],
+    [pytest.param(PUBLISHED_PADDED, PUBLISHED_REAL, 1, marks=pytest.mark.slow), (BUCKETS, OURS, 4)],
     ids=["padding", "pairs"],
 )
 def test_a_rung_that_only_saves_work_computes_the_same(
