@@ -43,6 +43,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expect-frozen", metavar="PATTERN", **many, help="modules that must not move; repeatable"
     )
+    parser.add_argument(
+        "--expect-partial",
+        metavar="PATTERN",
+        **many,
+        help="modules of which some calls run under no_grad on purpose; repeatable",
+    )
     parser.add_argument("--terms", metavar="NAMES", help="names of the loss terms that step returns: task,kl")
     parser.add_argument("--select", metavar="PATTERN", **many, help="findings to keep; repeatable")
     parser.add_argument("--ignore", metavar="PATTERN", **many, help="findings to leave out; repeatable")
@@ -53,13 +59,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_options(
-    steps: int | None, watch: list[str], expect_frozen: list[str], terms: str | None
+    steps: int | None,
+    watch: Sequence[str],
+    terms: str | None,
+    expect_frozen: Sequence[str],
+    expect_partial: Sequence[str],
 ) -> dict[str, Any]:
-    """The arguments of `audit` that were given; the others are those of the case."""
+    """The arguments of `audit` that were given; the others are those of the case.
+
+    Args:
+        steps, watch, expect_frozen, expect_partial: As they are.
+        terms: Names with commas between.
+    """
     given = {
         "steps": steps,
         "watch": watch or None,
         "expect_frozen": expect_frozen or None,
+        "expect_partial": expect_partial or None,
         "terms": [name.strip() for name in terms.split(",")] if terms else None,
     }
     return {name: value for name, value in given.items() if value is not None}
@@ -76,8 +92,14 @@ def run(chosen: argparse.Namespace, arguments: Sequence[str] = ()) -> int:
         The exit code: 0 if nothing is above a note, 1 if something is, 2 for bad input or an exception in the user's
         code.
     """
-    options = choose_options(chosen.steps, chosen.watch, chosen.expect_frozen, chosen.terms)
     try:
+        options = choose_options(
+            chosen.steps,
+            chosen.watch,
+            chosen.terms,
+            chosen.expect_frozen,
+            chosen.expect_partial,
+        )
         options |= {"select": chosen.select, "ignore": chosen.ignore}
         if chosen.baseline:
             options["baseline"] = read_baseline(chosen.baseline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from torch import nn
@@ -38,6 +39,7 @@ class CalledModels:
         self._looked_at = WeakModules()  # those that no optimiser held when they were called without gradient
         self._watched: set[int] = set()  # modules in the models that are watched
         self._held: set[int] = set()  # tensors of the models that are watched
+        self._without_weights: Counter[type] = Counter()  # calls of modules that were not seen, by class
 
     def __bool__(self) -> bool:
         """Whether a model was found."""
@@ -57,7 +59,12 @@ class CalledModels:
 
     def may_be_new(self, module: nn.Module, enabled: bool) -> bool:
         """Whether a module that is about to be called, and was not seen, may lead to a model."""
-        return (enabled or module not in self._looked_at) and not _is_nested()
+        if (not enabled and module in self._looked_at) or _is_nested():
+            return False
+        if next(module.parameters(), None) is not None:
+            return True
+        self._without_weights[type(module)] += 1  # such as a loss that is made anew in each step
+        return is_power_of_two(self._without_weights[type(module)])
 
     def note(self, module: nn.Module, enabled: bool, live: LiveObjects) -> nn.Module | None:
         """Return the model that a called module belongs to, if it has something to train; else None.
@@ -118,6 +125,11 @@ class CalledModels:
             inside = select_modules(root, None) if any(True for _ in root.children()) else ()
             watch += [f"{name}.{each}" for each in inside] or [name]
         return joined, watch
+
+
+def is_power_of_two(count: int) -> bool:
+    """Whether a positive count is 1, 2, 4, 8, ...: to look into all objects costs as much as many a call."""
+    return count & (count - 1) == 0
 
 
 def _is_nested() -> bool:

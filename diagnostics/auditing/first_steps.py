@@ -7,11 +7,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.operation_trace import SKIPPED, OperationTrace, trace_operations
@@ -134,6 +135,19 @@ class _BoundedTrace(OperationTrace):
         self.ended: Cause | None = None
         self._count = 0
 
+    def __enter__(self) -> Self:
+        """Begin below the modes that the user has entered: each of them is left before or after this one."""
+        with _without_modes():
+            super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End, whatever was entered since."""
+        with _without_modes(until=self):
+            super().__exit__(kind, error, trace)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -157,6 +171,20 @@ class _BoundedTrace(OperationTrace):
             super()._note(func, name, args, kwargs, result)
         except Exception as error:  # noqa: BLE001 - the same
             self.ended = RECORDING_FAILED.of(error=type(error).__name__)
+
+
+@contextmanager
+def _without_modes(until: TorchFunctionMode | None = None) -> Iterator[None]:
+    """Take the modes of torch functions away for the block, of those above `until` alone where it is given."""
+    taken: list[TorchFunctionMode] = []
+    while (top := _get_current_function_mode()) is not None and top is not until:
+        taken.append(top)
+        _pop_mode()
+    try:
+        yield
+    finally:
+        for each in reversed(taken):
+            _push_mode(each)
 
 
 def _is_own(frame: FrameType | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.probes.late_changes import LateChanges
 from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
@@ -23,11 +24,12 @@ class MonitoredSteps:
         is_open: Whether a step is open.
 
     Args:
-        options: Arguments of `Monitor`.
+        declared: What the user declared of the models.
+        options: Further arguments of `Monitor`.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._options = options
+    def __init__(self, declared: Declarations, **options: Any) -> None:
+        self._declared, self._options = declared, options
         self.monitor: Monitor | None = None
         self.is_open = False
         self._late = LateChanges([])
@@ -42,7 +44,7 @@ class MonitoredSteps:
         """Make a monitor; the one before ends."""
         self._late = LateChanges(optimizers)
         self._loop.end()
-        self._loop = LoopMonitor(**{"watch": watch, **self._options})
+        self._loop = LoopMonitor(operations=None, **self._declared.options(model, watch), **self._options)
         self._loop.begin(model, optimizers)
         self.monitor = self._loop.monitor
 

@@ -66,8 +66,13 @@ _KINDS = {
     "relu": "relu",
     "relu_": "relu",
 }
+_CONSTANT = "constant"
 _KINDS |= dict.fromkeys(
-    ("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"), "constant"
+    (
+        *("ones_like", "zeros_like", "full_like", "ones", "zeros", "full", "new_ones", "new_zeros"),
+        *("fill_", "zero_"),
+    ),
+    _CONSTANT,
 )
 _FILLS = {
     "masked_fill",
@@ -88,6 +93,8 @@ _MASKED = "masked"
 """Kind of scores that were multiplied with a mask, which leaves the masked ones at 0 instead of minus infinity."""
 
 
+_DECIDED = "decided"
+"""Kind of decisions on what the model returned, such as argmax() == labels, and of numbers that they become."""
 _DROPPED = "dropout"
 """Kind of what a dropout took numbers from."""
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
@@ -165,7 +172,8 @@ class LossCall:
         kind: What made its input: softmax, log-softmax, sigmoid, log-sigmoid, tanh, relu, dropout, or "".
         values: Its input.
         target: Its target.
-        made: Whether the target was made of one value (ones_like(), full()), as in the loss of a GAN.
+        made: Whether the target is none of the data: made of one value (ones_like(), fill_()), as in the loss of a GAN,
+            or of decisions on what the model returned, as whether an answer is right.
         learns_target: Whether gradient flows into its target and not into its input.
         copied: Whether the target holds the values of an integer input of the model in the same order.
         source, result: Its input and its result, with their graph.
@@ -483,12 +491,12 @@ class OperationTrace(TorchFunctionMode):
         ignored = settings.get("ignore_index")
         flat = target.detach().flatten()
         copied = any(len(each) == len(flat) > 1 and bool((each == flat).all()) for each in self._inputs)
-        made = self._kind(target) == "constant"
+        made = self._kind(target) in (_CONSTANT, _DECIDED)
         return LossCall(
             self._here(name),
             self._kind(values),
             values.detach(),
-            target.detach(),
+            target.detach().clone(),  # a program may write the next one into it
             made,
             copied,
             target.requires_grad and not values.requires_grad,
@@ -507,8 +515,16 @@ class OperationTrace(TorchFunctionMode):
         kind = kind or self._masked(name, args, result)
         if name in _DROPOUTS and args and result.shape == args[0].shape and not torch.equal(result, args[0]):
             kind = _DROPPED
+        kind = kind or (_DECIDED if self._is_decided(args, result) else "")
         if kind:
             self._kinds[id(result)] = (result, kind)
+
+    def _is_decided(self, args: tuple[Any, ...], result: Tensor) -> bool:
+        given = [each for each in args if isinstance(each, Tensor)]
+        if any(self._kind(each) == _DECIDED for each in given):
+            return not result.requires_grad
+        whole = not (result.is_floating_point() or result.is_complex())
+        return whole and any(each.requires_grad for each in given)
 
     def _masked(self, name: str, args: tuple[Any, ...], result: Tensor) -> str:
         """Whether scores are multiplied with zeros and ones, or those are added to them; a scale changes nothing."""
@@ -585,7 +601,8 @@ def trace_operations(model: nn.Module, trace: OperationTrace | None = None) -> I
 
 
 def _begin(trace: OperationTrace) -> Callable[..., None]:
-    return lambda module, args, kwargs: trace.reads.begin((args, kwargs))
+    # torch calls it without kwargs where a hook before it has removed it: they were listed before
+    return lambda module, args, kwargs=None: trace.reads.begin((args, kwargs or {}))
 
 
 def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:

@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from diagnostics.auditing.audit import Audit
+from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.probes.late_changes import MOVE007
 from diagnostics.auditing.script_watch import ScriptStopped, ScriptWatch
 from diagnostics.auditing.user_code import CaseError, UserError, users_lines
@@ -28,7 +30,7 @@ from diagnostics.report.text import PIPE_WIDTH, wrap_line
 from diagnostics.rules.families.forward.calls import NOT_USED
 from diagnostics.rules.families.gradients.backward_pass import NO_BACKWARD, STEP001
 from diagnostics.rules.families.gradients.module_gradients import GRAD001, NO_GRAD
-from diagnostics.rules.families.not_run import NO_STEP_FUNCTION, RULE001
+from diagnostics.rules.families.not_run import BY_OPERATIONS, NO_STEP_FUNCTION, RULE001
 from diagnostics.rules.families.weights.movement import MOVE003, NO_STEP_INSIDE
 from diagnostics.rules.registry import built_in_rules, with_own
 from diagnostics.rules.rule import Rule
@@ -89,6 +91,7 @@ def audit_script(
     steps: int | None = STEPS,
     watch: Sequence[str] | None = None,
     expect_frozen: Sequence[str] = (),
+    expect_partial: Sequence[str] = (),
     rules: Sequence[Rule] = (),
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -100,8 +103,8 @@ def audit_script(
         path: The script.
         arguments: Its arguments, `sys.argv[1:]`.
         steps: Number of steps after which it is stopped; None to let it run to its end.
-        watch, expect_frozen, rules: Arguments of `Monitor`. Of several models each is called by the name of its
-            variable.
+        watch, expect_frozen, expect_partial, rules: Arguments of `Monitor`. Of several models each is called
+            by the name of its variable.
         select, ignore, baseline: Arguments of `Monitor.findings`.
 
     Raises:
@@ -110,9 +113,8 @@ def audit_script(
     """
     if steps is not None and steps < 1:
         raise CaseError("script.too-few-steps", "steps must be at least 1, found {got}", got=steps)
-    watching = ScriptWatch(
-        steps, expect_frozen=expect_frozen, rules=rules, **({"watch": watch} if watch else {})
-    )
+    declared = Declarations(watch or (), expect_frozen, expect_partial)
+    watching = ScriptWatch(steps, declared, rules=rules)
     ending, problem = _run(path, arguments, watching)
     try:
         if watching.failure is not None:
@@ -121,6 +123,7 @@ def audit_script(
         gave_up = ending == "raised" or (isinstance(problem, SystemExit) and problem.code not in (None, 0))
         if watching.monitor is None or not watching.monitor.history or (gave_up and not watching.updates):
             raise _nothing_watched(path, watching, ending, problem, trace)
+        declared.check()
         chosen = _choose(path, watching, rules, select, ignore, baseline)
     except (CaseError, UserError):
         raise
@@ -198,13 +201,31 @@ def _choose(
 
 
 def _with_calls_between(monitor: Monitor, watching: ScriptWatch) -> Iterator[Finding]:
-    """The findings of a monitor; a module that is called with gradients disabled is not one that is never called."""
+    """The findings of a monitor, less that a later stage of the training does without a module of an earlier one.
+
+    A module that is called with gradients disabled is not one that is never called.
+    """
+    earlier = _called_before(monitor, watching)
     for each in monitor.findings():
+        if each.code == NOT_USED.code and id(monitor.modules[each.module]) in earlier:
+            continue
         if each.code == NOT_USED.code and watching.is_quiet(monitor.modules[each.module]):
             message = f"{each.module}: no gradient; all calls ran with gradients disabled"
             known = GRAD001.finding(each.module, message, each.evidence, NO_GRAD)
             each = replace(known, file=each.file, line=each.line, consequences=each.consequences)
         yield each
+
+
+def _called_before(monitor: Monitor, watching: ScriptWatch) -> set[int]:
+    """The ids of the modules that were called in stages before the one of a monitor."""
+    past = takewhile(lambda each: each is not monitor, watching.past)
+    return {
+        id(each.modules[name])
+        for each in past
+        if each.history
+        for name, record in each.last.modules.items()
+        if record.state != "not called"
+    }
 
 
 def _never_trained(watching: ScriptWatch) -> Finding:
@@ -221,9 +242,10 @@ def _never_trained(watching: ScriptWatch) -> Finding:
 
 def _not_run(script: Path) -> Finding:
     """The rules that repeat a step, which a script does not offer."""
-    ids = [rule.id for rule in built_in_rules() if rule.source == "audit" and rule.id != MOVE007.id]
+    judged = {MOVE007.id, *BY_OPERATIONS}
+    ids = [rule.id for rule in built_in_rules() if rule.source == "audit" and rule.id not in judged]
     message = (
-        f"{len(ids)} rules that repeat a step did not run (LOSS003, LEAK001, ...): for these write a function that"
+        f"{len(ids)} rules that repeat a step did not run ({', '.join(ids[:2])}, ...): for these write a function that"
         f" returns it, and audit {script}:FUNCTION (--help shows one)"
     )
     evidence = Evidence(RULE001.metric, float(len(ids)), None, 0, 0)

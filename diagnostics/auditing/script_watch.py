@@ -22,7 +22,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from diagnostics.auditing.called_models import CalledModels, WeakModules
+from diagnostics.auditing.called_models import CalledModels, WeakModules, is_power_of_two
+from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.live_objects import LiveObjects, held_by
 from diagnostics.auditing.monitored_steps import MonitoredSteps
 from diagnostics.auditing.optimizer_turns import OptimizerTurns
@@ -56,17 +57,18 @@ class ScriptWatch:
 
     Args:
         steps: Number of steps after which the program is stopped; None for no end.
-        options: Arguments of `Monitor`.
+        declared: What the user declared of the models.
+        options: Further arguments of `Monitor`.
     """
 
-    def __init__(self, steps: int | None, **options: Any) -> None:
+    def __init__(self, steps: int | None, declared: Declarations | None = None, **options: Any) -> None:
         self._wanted = steps
         self.updates = self.others = self.offset = self.recorded = 0
         self.stopped = False
         self.failure: Exception | None = None
         self.past: list[Monitor] = []
         self._models, self._optimizers = CalledModels(), SteppingOptimizers()
-        self._steps, self._round = MonitoredSteps(**options), UpdateRound()
+        self._steps, self._round = MonitoredSteps(declared or Declarations(), **options), UpdateRound()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
         self._calls = 0  # of models, before an optimiser of theirs is known
         self._passes = 0  # backward passes that ended without an update, before the first one
@@ -128,6 +130,7 @@ class ScriptWatch:
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1 or self._elsewhere():
             return
         enabled = torch.is_grad_enabled()
+        hooks = {*module._forward_pre_hooks}
         with _own_computation():
             try:
                 self._at_call(module, args, enabled)
@@ -136,6 +139,10 @@ class ScriptWatch:
                 self.stopped = True
         if self.stopped:
             raise ScriptStopped
+        for key in [*module._forward_pre_hooks]:
+            if key not in hooks:  # registered since this call began, which does not look again
+                more: tuple[Any, ...] = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
+                module._forward_pre_hooks[key](module, args, *more)
 
     def _elsewhere(self) -> bool:
         """Whether a call is not one of the training: of another thread, traced, or in a function transform."""
@@ -168,7 +175,7 @@ class ScriptWatch:
                 self._note_model(module, enabled)
         elif enabled and self.monitor is None and self._models:
             self._calls += 1
-            if self._calls & (self._calls - 1) == 0:  # 1, 2, 4, 8: to look costs as much as many a call
+            if is_power_of_two(self._calls):
                 self._start(LiveObjects())
         if enabled and self._optimizers.newcomer is not None:
             self._admit(self._optimizers.newcomer)

@@ -39,6 +39,10 @@ def audit_case(
     expect_frozen: Annotated[
         list[str] | None, typer.Option(help="Modules that must not move, a pattern. Repeatable.")
     ] = None,
+    expect_partial: Annotated[
+        list[str] | None,
+        typer.Option(help="Modules of which some calls run under no_grad on purpose, a pattern. Repeatable."),
+    ] = None,
     terms: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Names of the loss terms that step returns: task,kl")
     ] = None,
@@ -92,7 +96,7 @@ def audit_case(
     from reports.terminal.console import open_console
 
     allow_named([*(probe or ()), *(rule or ())])
-    chosen = choose_options(steps, watch or [], expect_frozen or [], terms)
+    chosen = choose_options(steps, watch or [], terms, expect_frozen or [], expect_partial or [])
     request = AuditRequest(
         target,
         form,

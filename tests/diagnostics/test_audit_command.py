@@ -81,6 +81,7 @@ def test_a_report_and_a_baseline_are_files(file: Path, capsys: pytest.CaptureFix
         (["{file}"], "{file}:FUNCTION"),
         (["{file}:make_case", "--", "--epochs", "3"], "{file}:make_case"),
         (["{file}:make_case", "--steps", "0"], "at least 1"),
+        (["{file}:make_case", "--expect-partial", "encodr"], "encoder"),
         (["{file}:make_case", "--baseline", "{file}.no"], "No such file"),
         (["{file}:make_case", "--rule", "{file}:Net"], "diagnostics.Rule"),
         (["{file}:fails"], "no_such_name"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
 
 from diagnostics import Monitor, audit
 from diagnostics.auditing import first_steps
@@ -216,3 +217,21 @@ def test_what_the_toolkit_calls_is_not_noted() -> None:
             model(torch.randn(4, 3))
     (seen,) = first._steps
     assert seen.trace._count == 1  # randn
+
+
+def test_modes_of_the_user_may_begin_and_end_inside_a_step_and_around_its_bounds() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with Monitor(model, optimizer) as monitor:
+        for x in torch.randn(STEPS[-1] + 1, 16, 6):
+            step, around, inside = monitor.step(samples=16), torch.device("cpu"), torch.device("cpu")
+            with around:
+                step.__enter__()
+            with inside:
+                twice(model, x).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                step.__exit__(None, None, None)
+                assert len(_get_current_function_mode_stack()) == 1
+            assert not _get_current_function_mode_stack()
+    assert codes(monitor) == {("LOSS003", "applied-twice")}

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from diagnostics import Severity
+from diagnostics.auditing import script_watch
+from diagnostics.auditing.live_objects import LiveObjects
 from diagnostics.auditing.script import ScriptAudit, audit_script
 from diagnostics.auditing.user_code import CaseError, UserError
 from tests.diagnostics.refusals import refused
@@ -185,6 +187,38 @@ for x, y in batches(48):
     for one, other in zip(target.parameters(), net.parameters()):
         one.data.lerp_(other.data, 0.05)
 """,
+    "labels that are written into one tensor": GAN.replace("TURNS", "1")
+    .replace("of_g, of_d", "judge = nn.BCEWithLogitsLoss()\nlabel = torch.empty(16)\nof_g, of_d")
+    .replace("F.softplus(-D(x)).mean()", "judge(D(x)[:, 0], label.fill_(1))")
+    .replace("F.softplus(D(fake.detach())).mean()", "judge(D(fake.detach())[:, 0], label.fill_(0))")
+    .replace("F.softplus(-D(fake)).mean()", "judge(D(fake)[:, 0], label.fill_(1))"),
+    "a head that learns whether the answer is right": """
+head = nn.Linear(4, 1)
+optimizer = torch.optim.Adam([*net.parameters(), *head.parameters()], 1e-3)
+for x, y in batches(40):
+    optimizer.zero_grad()
+    answer = net(x)
+    right = ((answer - y).abs() < 1e-9).all(1)
+    known = F.binary_cross_entropy_with_logits(head(answer)[:, 0], right.float())
+    ((answer - y).square().mean() + known).backward()
+    optimizer.step()
+""",
+    "a later stage that does without a part": LOOP.replace("batches()", "batches(8)")
+    .replace("net(x)", "last(net(x))")
+    .replace(
+        "\nfor", "\nlast = nn.Linear(4, 4)\noptimizer.add_param_group({'params': last.parameters()})\nfor"
+    )
+    + """
+head = nn.Linear(4, 4)
+other = torch.optim.Adam(head.parameters(), 1e-2)
+net.requires_grad_(False)
+for x, y in batches(40):
+    with torch.no_grad():
+        code = net(x)
+    other.zero_grad()
+    (head(code) - y).square().mean().backward()
+    other.step()
+""",
     "a later stage with an optimiser of its own": LOOP.replace("batches()", "batches(8)")
     + "optimizer = torch.optim.SGD(net.parameters(), 0.05)"
     + LOOP.replace("batches()", "batches(40)"),
@@ -243,6 +277,10 @@ FAULTS = {
     "an optimiser for each update": (
         LOOP + "    optimizer = torch.optim.Adam(net.parameters(), 1e-2)\n",
         ("MOVE002", "", "outside-optimizer"),
+    ),
+    "a softmax before cross_entropy": (
+        LOOP.replace("(net(x) - y).square().mean()", "F.cross_entropy(net(x).softmax(1), y.argmax(1))"),
+        ("LOSS003", "", "applied-twice"),
     ),
     "two optimisers of one model": (
         GAN.replace("TURNS", "1").replace("Adam(G", "Adam(D"),
@@ -350,6 +388,8 @@ def test_an_exception_shows_the_users_lines(tmp_path: Path) -> None:
         ("import sys\nsys.exit('no data')\n", {}, "script.exited"),
         (LOOP, {"steps": 0}, "script.too-few-steps"),
         (LOOP, {"watch": ["encodr"]}, "selection.no-match"),
+        (LOOP, {"expect_frozen": ["encodr"]}, "selection.no-match"),
+        (LOOP, {"expect_partial": ["encodr"]}, "selection.no-match"),
         (LOOP, {"ignore": ["encodr"]}, "selection.no-match"),
     ],
 )
@@ -364,6 +404,49 @@ def test_options_of_the_monitor(tmp_path: Path) -> None:
     assert list(found.last.modules) == ["encoder"]
     assert {rule for rule, _, _ in faults(found)} == {"FROZEN001"}
     assert audit_script(write(tmp_path, LOOP), expect_frozen=["encoder"], ignore=["FROZEN001"]).clean
+
+
+PARTIAL = """
+class Cycles(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.core, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+    def forward(self, x):
+        with torch.no_grad():
+            z = self.core(self.core(x).tanh()).tanh()
+        return self.head(self.core(x + z).tanh())
+net = Cycles()
+optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+"""
+
+
+def test_what_is_meant_is_declared(tmp_path: Path) -> None:
+    script = write(tmp_path, PARTIAL, LOOP)
+    assert faults(audit_script(script)) == {("CALL001", "core", "calls-without-grad")}
+    assert audit_script(script, expect_partial=["core"]).clean
+
+
+def test_a_declaration_may_be_for_one_of_several_stages(tmp_path: Path) -> None:
+    later = PARTIAL.replace("net =", "again =").replace("net.", "again.")
+    script = write(tmp_path, LOOP.replace("batches()", "batches(8)"), later, LOOP.replace("net(", "again("))
+    found = audit_script(script, expect_partial=["again.core"], expect_frozen=["again.head"])
+    assert {(rule, module) for rule, module, _ in faults(found)} == {("FROZEN001", "again.head")}
+
+
+def test_a_loss_that_is_made_in_each_step_costs_no_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[int] = []
+
+    class Counted(LiveObjects):
+        def __init__(self) -> None:
+            searches.append(1)
+            super().__init__()
+
+    monkeypatch.setattr(script_watch, "LiveObjects", Counted)
+    script = write(tmp_path, LOOP.replace("(net(x) - y).square().mean()", "nn.MSELoss()(net(x), y)"))
+    assert audit_script(script, steps=None).clean
+    assert len(searches) <= 1 + 5  # the model; the loss at calls 1, 2, 4, 8 and 16 of 24
 
 
 def test_the_output_has_the_end_of_the_script_and_the_next_command(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import Severity, audit
+from diagnostics.auditing.operation_trace import OperationTrace
 
 Step = Callable[[nn.Module, Any], Tensor]
 B = 16
@@ -167,6 +168,29 @@ def test_equal_targets() -> None:
     assert codes(SOUND["cross entropy"], targets=lambda x: torch.ones(B, dtype=torch.long)) == {
         "equal-targets"
     }
+
+
+def test_targets_that_are_decided_by_the_answers_of_the_model_may_be_equal() -> None:
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        scores = model(batch[0])
+        wrong = scores.argmax(1) > 2  # as early answers of a hard task: none is right
+        return F.binary_cross_entropy_with_logits(scores[:, 0], wrong.logical_not().logical_not().float())
+
+    def of_data(model: nn.Module, batch: Any) -> Tensor:
+        wrong = batch[0].argmax(1) > 5
+        return F.binary_cross_entropy_with_logits(model(batch[0])[:, 0], wrong.float())
+
+    assert codes(step) == set()
+    assert codes(of_data) == {"equal-targets"}
+
+
+def test_targets_are_those_of_the_time_of_the_call() -> None:
+    labels, scores = torch.empty(B), torch.zeros(B)
+    with OperationTrace() as trace:
+        for value in (1, 0):
+            F.binary_cross_entropy_with_logits(scores, labels.fill_(value))
+    assert [each.target.unique().tolist() for each in trace.losses] == [[1], [0]]
+    assert all(each.made for each in trace.losses)
 
 
 class Mixing(nn.Module):
