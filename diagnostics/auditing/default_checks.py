@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
-from diagnostics.auditing.probes.input_checks import check_inputs
-from diagnostics.auditing.probes.model_checks import STATE001, check_model
+from diagnostics.auditing.probes.input_checks import INPUT003, check_first_layers, check_inputs
+from diagnostics.auditing.probes.late_changes import check_clipping
+from diagnostics.auditing.probes.model_checks import LINEAR001, STATE001, check_model
+from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
 from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.operations.loss_checks import (
@@ -25,6 +27,7 @@ from diagnostics.auditing.probes.operations.loss_checks import (
     check_loss,
     check_recomputed,
     check_sign,
+    check_untrained,
 )
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.pairing import check_pairing
@@ -84,12 +87,19 @@ def run_checks(
         found += check_draws(known, owner)
         found += check_units(known, owner)
         found += check_arrived(known, owner)
+        found += check_untrained(known)
+        found += check_bookkeeping(known)
+        found += check_frozen_dropouts(model, known)
+        found += check_clipping(known)
+        found += check_first_layers(known, owner)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_drawn_targets(model, step, batches[-1], optimizers)
         found += check_drawn_scores(model, step, batches[-1], optimizers, known[-1])
         found += check_flat_scores(model, step, batches[-1], optimizers, known, owner)
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
+    if any(each.rule == INPUT003.id for each in found):  # the layers have seen next to one sample
+        found = [each for each in found if each.rule != LINEAR001.id]
     mixing: list[Finding] = []
     if independence and calls and all(each.rule != STATE001.id for each in found):
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)

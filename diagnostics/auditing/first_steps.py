@@ -17,7 +17,10 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.operation_trace import SKIPPED, OperationTrace, trace_operations
 from diagnostics.auditing.probes.data_checks import check_seen_data
-from diagnostics.auditing.probes.operations.loss_checks import check_arrived
+from diagnostics.auditing.probes.input_checks import check_first_layers
+from diagnostics.auditing.probes.late_changes import check_clipping
+from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
+from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
@@ -106,6 +109,11 @@ class FirstSteps:
                 *check_draws(traces, self._owner),
                 *check_units(traces, self._owner),
                 *check_arrived(traces, self._owner),
+                *check_untrained(traces),
+                *check_bookkeeping(traces),
+                *check_frozen_dropouts(self._model, traces),
+                *check_clipping(traces),
+                *check_first_layers(traces, self._owner),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]
         except Exception as error:  # noqa: BLE001 - what cannot be judged must not end the training

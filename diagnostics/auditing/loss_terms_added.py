@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class Addend:
         place: Text that says by which operation.
         value: The number.
         stopped: Whether detach() made it.
+        untrained: Whether it is a loss of which neither side has a graph.
         sum: Node of the sum in the graph.
     """
 
@@ -29,6 +30,7 @@ class Addend:
     value: float
     stopped: bool
     sum: Any
+    untrained: bool = False
 
 
 class AddedTerms:
@@ -44,8 +46,19 @@ class AddedTerms:
         if isinstance(loss, Tensor) and loss.grad_fn is not None and loss.numel() == 1:
             self._roots.append(loss.grad_fn)
 
-    def note(self, name: str, args: tuple[Any, ...], result: Any, place: Callable[[], str]) -> None:
-        """A function was called."""
+    def note(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        result: Any,
+        place: Callable[[], str],
+        is_untrained: Callable[[Any], bool] = lambda _: False,
+    ) -> None:
+        """A function was called.
+
+        Args:
+            is_untrained: Function that says whether a number is a loss of which neither side has a graph.
+        """
         kind = name.strip("_")
         if not isinstance(result, Tensor) or result.numel() != 1 or result.is_nested:
             return
@@ -59,7 +72,22 @@ class AddedTerms:
             isinstance(other, float) or (isinstance(other, Tensor) and other.numel() == 1)
         ):
             stopped = id(other) in self._stopped
-            self._addends.append(Addend(place(), float(other), stopped, result.grad_fn))
+            addend = Addend(place(), float(other), stopped, result.grad_fn, is_untrained(other))
+            self._addends.append(addend)
+
+    def only_through(self, nodes: Collection[Any]) -> bool:
+        """Whether every way from the losses to a weight goes through one of these nodes of the graph."""
+        seen: set[Any] = set()
+        front = [root for root in self._roots if root not in nodes]
+        while front:
+            node = front.pop()
+            if node is None or node in seen or node in nodes:
+                continue
+            if hasattr(node, "variable"):
+                return False
+            seen.add(node)
+            front += [parent for parent, _ in node.next_functions]
+        return bool(self._roots)
 
     def of_losses(self) -> list[Addend]:
         """The addends of the losses, in the order of execution."""

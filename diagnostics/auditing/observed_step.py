@@ -45,6 +45,7 @@ def observe_step(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch:
     """Run a step up to its loss; None where it does not return one with a graph."""
     with trace_operations(model) as trace, noting(model) as noted, _copying_saved(model, trace) as changed:
         loss = step(model, batch)
+        trace.added.end(loss)
     if not isinstance(loss, Tensor) or not loss.requires_grad or loss.numel() != 1:
         return None
     return ObservedStep(batch, loss.reshape(()), trace, changed=changed, **noted)

@@ -26,8 +26,9 @@ from diagnostics.auditing.activation_slopes import ActivationCall, slope_of
 from diagnostics.auditing.input_reads import Reads
 from diagnostics.auditing.loss_terms_added import AddedTerms
 from diagnostics.auditing.random_draws import Draw, RandomDraws
+from diagnostics.auditing.value_origins import DECISION, UNTRAINED, FirstDraw, ValueOrigins
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.tensors import address_of, tensors_in
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Folders whose frames are not the user's."""
@@ -97,6 +98,28 @@ _DECIDED = "decided"
 """Kind of decisions on what the model returned, such as argmax() == labels, and of numbers that they become."""
 _DROPPED = "dropout"
 """Kind of what a dropout took numbers from."""
+_NORMS_OF_GRADIENTS = ("tensor", "linalg_vector_norm")
+"""Functions whose result clip_grad_norm_() takes as the norm; the first where there is no gradient."""
+
+
+def _is_clipping(frame: FrameType | None) -> bool:
+    """Whether clip_grad_norm_() calls, directly or in a few frames."""
+    for _ in range(_CLIP_FRAMES):
+        if frame is None:
+            return False
+        if frame.f_code.co_filename.endswith("clip_grad.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CLIP_FRAMES = 4  # clip_grad_norm_() and the wrappers between it and the function
+
+
+def _drops(args: tuple[Any, ...], result: Any) -> bool:
+    return bool(args) and isinstance(result, Tensor) and not torch.equal(result, args[0])
+
+
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
 
 
@@ -182,6 +205,7 @@ class LossCall:
         misread: Whether its scores for one answer are numbers of several rows of the layer before it.
         settings: Its other arguments, by name.
         at_input, at_result: The gradient that the first backward pass brought to both.
+        target_origins: What the numbers of the target come from.
     """
 
     operation: Operation
@@ -199,6 +223,44 @@ class LossCall:
     settings: Mapping[str, Any] = field(default_factory=dict)
     at_input: Arrived = field(default_factory=Arrived)
     at_result: Arrived = field(default_factory=Arrived)
+    target_origins: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class NearCall:
+    """One call of a function that compares two tensors, both of which have a graph.
+
+    Attributes:
+        operation: Where it was called.
+        one, other: The two.
+        result: How near or far they are.
+        nearer: The sign of a change of the result with which they come nearer.
+        at_result: The gradient that the first backward pass brought to the result.
+    """
+
+    operation: Operation
+    one: Tensor
+    other: Tensor
+    result: Tensor
+    nearer: int
+    at_result: Arrived = field(default_factory=Arrived)
+
+
+@dataclass(frozen=True)
+class FirstLayerCall:
+    """One call of a linear layer or a convolution on numbers that are not computed from weights.
+
+    Attributes:
+        module: Name of the layer.
+        spread: Deviation of its outputs over the samples, relative to their size.
+        offset: Share of the size of its outputs that its bias alone has; the rest is the mean of the inputs.
+        output: Its result.
+    """
+
+    module: str
+    spread: float
+    offset: float
+    output: Tensor
 
 
 @dataclass(frozen=True)
@@ -303,6 +365,15 @@ _SIGNED: Mapping[Callable[..., Tensor], int] = {
     F.hinge_embedding_loss: 1,
 }
 """Losses whose targets are -1 and 1 -> the place of the target among the arguments."""
+_NEAR: Mapping[Callable[..., Tensor], int] = {F.cosine_similarity: 1} | dict.fromkeys(
+    (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), -1
+)
+"""Function that compares two tensors -> the sign of its change as they come nearer."""
+_COMPARISONS = ("eq", "ne")
+_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+_NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+_WRITES = ("copy_", "lerp_", "sub", "rsub", "lerp")
+"""Functions that do nothing, or give 0, where both tensors are the same memory."""
 _ARITHMETIC = {
     "add",
     "sub",
@@ -339,10 +410,32 @@ class OperationTrace(TorchFunctionMode):
         added: What was added to the losses.
         merged: Where numbers that count up in steps of one become equal neighbours in a type of few digits.
         reads: The tensors that the model was given, and who was given them.
+        near: Comparisons of two tensors that both have a graph.
+        first_layers: Calls of layers that read the data, and are not followed by a normalisation.
+        clamped: Where clamp() or relu() outside of all modules cut off every number.
+        decisions: Comparisons of predictions (n,) with a column (n, 1), which is a matrix.
+        unchanged: Where a weight was copied to itself, or compared with its own memory.
+        origins: What the tensors of the step come from.
+        first_draw: The random numbers when the step drew first.
+        outputs: The gradients that came to what the model returned.
+        order: What happened in turn: "backward", "clip" of a gradient, "clip-nothing" where there was none.
+        dropped: Modules whose dropout dropped something while gradients were disabled.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.near: list[NearCall] = []
+        self.first_layers: list[FirstLayerCall] = []
+        self.clamped: list[Operation] = []
+        self.outputs: list[Arrived] = []
+        self.order: list[str] = []
+        self.dropped: set[str] = set()
+        self.decisions: list[PairCall] = []
+        self.unchanged: list[Operation] = []
+        self.origins = ValueOrigins()
+        self.first_draw = FirstDraw()
+        self.weights: frozenset[int] = frozenset()
+        """Addresses of the parameters of the model."""
         self.first: Operation | None = None
         self.losses: list[LossCall] = []
         self.alignments: list[LossCall] = []
@@ -374,10 +467,17 @@ class OperationTrace(TorchFunctionMode):
         """Call a function and note it."""
         given = dict(kwargs or {})
         if func is Tensor.backward:
+            self.order.append("backward")
             self.loss_broken |= _count_bad(args[0]) > 0
             self.added.end(args[0])
-        result = func(*args, **given)
         name = name_of(func)
+        before = None if torch.compiler.is_dynamo_compiling() else self.first_draw.before(name)
+        result = func(*args, **given)
+        self.first_draw.after(before)
+        if name in _NORMS_OF_GRADIENTS and _is_clipping(sys._getframe(1)) and result.dim() == 0:
+            self.order.append("clip" if float(result) else "clip-nothing")
+        if name in _DROPOUTS and self._running and not torch.is_grad_enabled() and _drops(args, result):
+            self.dropped.add(self._running[-1])
         plain = not name.startswith("__get") or name == "__getitem__"
         if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
             self._note(func, name, args, given, result)
@@ -389,12 +489,26 @@ class OperationTrace(TorchFunctionMode):
     ) -> None:
         with torch._C.DisableTorchFunction():
             self.reads.note(name, (args, kwargs))
-            self.added.note(name, args, result, lambda: str(self._here(name)))
+            self.added.note(
+                name,
+                args,
+                result,
+                lambda: str(self._here(name)),
+                lambda each: UNTRAINED in self.origins.of(each),
+            )
             self._draws.note((args, kwargs), result, lambda: str(self._here("sample")))
+            self.origins.note(func, name, args, kwargs, result, lambda: self._text_and_line(name))
             if isinstance(result, Tensor):
                 self._note_kind(name, args, result)
                 self._note_activation(name, args, result)
                 self._note_pairs(name, args, result)
+                self._note_decision(name, args, result)
+                self._note_clamp(name, args, result)
+                self._note_unchanged(name, args, result)
+                if name in _LAYERS:
+                    self._note_first_layer(args, kwargs, result)
+                if name in _NORMS:
+                    self.first_layers = [each for each in self.first_layers if each.output is not args[0]]
                 if result.dtype in _FEW_DIGITS and _merges_counts(name, args, result):
                     self.merged.append(self._here(name))
                 if self.first is None and name not in _FILLS:
@@ -407,6 +521,9 @@ class OperationTrace(TorchFunctionMode):
                     calls.append(self._loss(name, args[0], settings.pop(compared), result, settings))
             if name == "gather" and isinstance(result, Tensor) and result.requires_grad:
                 self._note_pick(name, args, kwargs, result)
+            if func in _NEAR and len(args) > 1 and all(each.requires_grad for each in args[:2]):
+                here, sign = self._here(name), _NEAR[func]
+                self.near.append(NearCall(here, args[0], args[1], result, sign, Arrived(result)))
             if func in _SIGNED:
                 target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
                 if isinstance(target, Tensor):
@@ -446,6 +563,62 @@ class OperationTrace(TorchFunctionMode):
             sources = tuple(sorted(self._flow.nearest([given])))
             size = float(given.detach().float().square().mean().sqrt())
             self.activations.append(ActivationCall(here.name, here.place, here.module, sources, slope, size))
+
+    def _text_and_line(self, name: str) -> tuple[str, str]:
+        here = self._here(name)
+        return str(here), here.place
+
+    def _note_decision(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        """Note a comparison of predictions with a column that nobody made of a vector, as for all pairs."""
+        given = [each for each in args[:2] if isinstance(each, Tensor)]
+        if name.strip("_") not in _COMPARISONS or len(given) < 2 or result.dim() != 2:
+            return
+        column, vector = sorted(given, key=Tensor.dim, reverse=True)
+        made = self._columns.get(id(column)) is column
+        if not _is_column(column) or tuple(vector.shape) != (len(column),) or len(column) < _FEWEST or made:
+            return
+        if DECISION in self.origins.of(column) | self.origins.of(vector):
+            shapes = (tuple(column.shape), tuple(vector.shape))
+            self.decisions.append(PairCall(self._here(name), shapes, result, meant=False))
+
+    def _note_clamp(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        """Note where no number is left as it was."""
+        if self._running or name.strip("_") not in ("clamp", "clip", "relu") or not result.requires_grad:
+            return
+        given = args[0]
+        alike = isinstance(given, Tensor) and given.shape == result.shape and result.numel() >= _SHOWN
+        if alike and bool((given != result).all()):
+            self.clamped.append(self._here(name))
+
+    def _note_first_layer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor) -> None:
+        """Note how much of what a layer computes from the data differs between samples."""
+        given = args[0]
+        if given.requires_grad or not result.requires_grad or len(given) < _SHOWN or result.dim() < 2:
+            return
+        values = result.detach().float()
+        size = float(values.square().mean().sqrt())
+        if not bool((given != given[:1]).any()) or not 0 < size < float("inf"):
+            return
+        bias = kwargs.get("bias", args[2] if len(args) > 2 else None)
+        offset = 0.0 if bias is None else float(bias.detach().float().square().mean().sqrt()) / size
+        spread = float(values.std(0).square().mean().sqrt()) / size
+        self.first_layers.append(FirstLayerCall(self.module, spread, offset, result))
+
+    def _note_unchanged(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        if name.strip("_") not in _WRITES and name not in _WRITES:
+            return
+        given = [each for each in args[:2] if isinstance(each, Tensor)]
+        if len(given) < 2 or (result.requires_grad and not name.endswith("_")):
+            return  # x - x.detach() is 0 on purpose, and has a gradient
+        one, other = given
+        same = (
+            one is not other
+            and one.shape == other.shape
+            and one.stride() == other.stride()
+            and one.dtype == other.dtype
+        )
+        if same and address_of(one) == address_of(other) and address_of(one) in self.weights:
+            self.unchanged.append(self._here(name))
 
     def _note_pairs(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         given = [each for each in args[:2] if isinstance(each, Tensor)]
@@ -508,6 +681,7 @@ class OperationTrace(TorchFunctionMode):
             settings,
             Arrived(values),
             Arrived(result if isinstance(result, Tensor) else None),
+            self.origins.of(target),
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
@@ -583,12 +757,14 @@ class OperationTrace(TorchFunctionMode):
 def trace_operations(model: nn.Module, trace: OperationTrace | None = None) -> Iterator[OperationTrace]:
     """Record the operations of what runs inside, by default with a new trace."""
     trace = OperationTrace() if trace is None else trace
+    trace.weights = frozenset(address_of(each) for each in model.parameters()) - {-1}
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
         if not name:
             handles.append(module.register_forward_pre_hook(_begin(trace), with_kwargs=True))
+            handles.append(module.register_forward_hook(_end(trace)))
             continue
         handles.append(module.register_forward_pre_hook(_enter(trace, name)))
         handles.append(module.register_forward_hook(_leave(trace), always_call=True))
@@ -603,6 +779,12 @@ def trace_operations(model: nn.Module, trace: OperationTrace | None = None) -> I
 def _begin(trace: OperationTrace) -> Callable[..., None]:
     # torch calls it without kwargs where a hook before it has removed it: they were listed before
     return lambda module, args, kwargs=None: trace.reads.begin((args, kwargs or {}))
+
+
+def _end(trace: OperationTrace) -> Callable[..., None]:
+    return lambda module, args, output: trace.outputs.extend(
+        Arrived(each) for each in tensors_in(output) if each.grad_fn is not None
+    )
 
 
 def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:

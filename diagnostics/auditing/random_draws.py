@@ -78,6 +78,11 @@ class RandomDraws:
         return found[1] if found is not None and found[0] is tensor else None
 
 
+def in_density() -> bool:
+    """Whether a distribution computes a density at the moment."""
+    return _called_by(_DENSITIES) is not None
+
+
 def _drawer() -> Distribution | None:
     """The outermost distribution whose sample() calls, if it has rsample()."""
     frame = _called_by(("sample",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from diagnostics.records.absent import Number
+from diagnostics.records.absent import Absent, Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,10 @@ class OddStatistics:
     code: Literal["one-sample", "momentum-zero", "momentum-of-average"]
 
 
+_NOT_HALF = Absent("the target is not in half precision, or nothing wrote to it", "not-half")
+_NO_BUFFERS = Absent("it has no floating buffers", "no-buffers")
+
+
 @dataclass(frozen=True, slots=True)
 class TargetRecord:
     """A target network in one step.
@@ -97,6 +101,11 @@ class TargetRecord:
         towards: Cosine between its change and the way from where it began to the source.
         lag: Distance to the source, as it was before the step or is after it, relative to the change of the source.
         declared: Whether the user declared it; otherwise its name says that it is one.
+        stuck: Share of the numbers that differ from the source and stay as they were in a step that wrote to them;
+            Absent where the target is in single precision or better, or was not written to.
+        buffers_moved: Norm of the change of its floating buffers since the monitor was made, as of running
+            statistics; Absent where it has none.
+        source_buffers_moved: The same of its source.
     """
 
     name: str
@@ -106,6 +115,9 @@ class TargetRecord:
     towards: Number
     lag: Number
     declared: bool = True
+    stuck: Number = _NOT_HALF
+    buffers_moved: Number = _NO_BUFFERS
+    source_buffers_moved: Number = _NO_BUFFERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,11 @@ IDS = {
     "MOVE007",
     "REACH008",
     "LOSS007",
+    "INPUT003",
+    "ROWS003",
+    "METRIC001",
+    "RANDOM001",
+    "SHARE004",
 }
 
 

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import LossCall
-from diagnostics.auditing.probes.operations.operation_checks import LOSS003, NOT_SHIFTED, SHIFTED_AGAIN
+from diagnostics.auditing.probes.operations.operation_checks import (
+    LOSS003,
+    NOT_SHIFTED,
+    PADDING_COUNTED,
+    SHIFTED_AGAIN,
+)
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
@@ -135,7 +140,27 @@ ROUND001 = Rule(
     example="`torch.arange(400).to(torch.bfloat16)`.",
     false_alarms="A count of which only the size matters.",
 )
-FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, DROP001, ROUND001))
+EDGES_IN_ONE = Cause(
+    "edges-in-one-graph",
+    "{edges} edges of {graphs} graphs all lie in the nodes of the first of them",
+    remedy="Add to the numbers of each graph's edges how many nodes come before it.",
+)
+ROWS003 = Rule(
+    "ROWS003",
+    WARNING,
+    "All edges of a batch of graphs lie in one graph",
+    "operations",
+    "Add the number of earlier nodes to the edges of each graph.",
+    source="audit",
+    arguments="audit",
+    causes=(EDGES_IN_ONE,),
+    what="In all repeated steps no edge (2, E) that the model is given has a node beyond those of one graph, although"
+    " the batch has four and more.",
+    why="The first graph is a mixture of all, and the others have no edges.",
+    example="`torch.cat(edges, 1)` of graphs whose nodes are numbered from 0.",
+    false_alarms="One graph alone has edges.",
+)
+FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, DROP001, ROUND001))
 
 _ROWS = 8
 """Rows from which an embedding is judged: types of segments have two, of which one is often all there is."""
@@ -185,7 +210,71 @@ def check_seen_data(
         label = _find_label(steps)
         found += [] if label is None else [LEAK003.found_once("", label)]
         found += _find_merged(steps, owner)
+        edges = [_find_edges(step.inputs) for step in steps]
+        found += [ROWS003.found_once("", edges[0])] if edges[0] is not None and all(edges) else []
+        padding = _find_counted_padding(model, steps)
+        found += [] if padding is None else [LOSS003.found_once("", padding, WARNING)]
     return found
+
+
+def _find_edges(inputs: Sequence[Tensor]) -> Cause | None:
+    """Whether edges of several graphs have no larger number than one graph has nodes, and more than it could have."""
+    whole = [each for each in inputs if not each.is_floating_point() and each.numel()]
+    for nodes in (each for each in inputs if each.is_floating_point() and each.dim() == 2):
+        graphs = [each for each in whole if each.shape == nodes.shape[:1] and _counts_up(each)]
+        edges = [
+            each for each in whole if each.dim() == 2 and each.shape[0] == 2 and int(each.max()) < len(nodes)
+        ]
+        if len(graphs) != 1 or len(edges) != 1:
+            continue
+        sizes = graphs[0].unique_consecutive(return_counts=True)[1]
+        if len(sizes) >= _FEWEST_GRAPHS and int(edges[0].max()) < int(sizes.max()):
+            return EDGES_IN_ONE.of(edges=edges[0].shape[1], graphs=len(sizes))
+    return None
+
+
+_FEWEST_GRAPHS = 4
+"""Graphs of which it is no chance that only one has edges."""
+
+
+def _counts_up(graphs: Tensor) -> bool:
+    return int(graphs[0]) == 0 and bool(((graphs.diff() == 0) | (graphs.diff() == 1)).all())
+
+
+_PADDED = 0.05
+"""Share of the targets from which padding that counts is no accident."""
+
+
+def _find_counted_padding(model: nn.Module, steps: Sequence[ObservedStep]) -> Cause | None:
+    """The first embedding whose padding is among the targets of a loss over its tokens, with gradient, in each step."""
+    for name in sorted({name for step in steps for name in step.looked_up}):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Embedding) or layer.padding_idx is None:
+            continue
+        if any(
+            _is_inside(given, layer.padding_idx) for step in steps for given in step.looked_up.get(name, ())
+        ):
+            continue  # ROWS002
+        counted = [_counted_share(step, layer) for step in steps]
+        known = [each for each in counted if each is not None]
+        if len(known) == len(steps) and min(share for share, _ in known) > _PADDED:
+            share, call = known[0]
+            facts = {"share": share, "padding": layer.padding_idx, "module": name}
+            return PADDING_COUNTED.of(**facts, operation=call.operation)
+    return None
+
+
+def _counted_share(step: ObservedStep, layer: nn.Embedding) -> tuple[float, LossCall] | None:
+    """The share of targets that are padding and have a gradient, of the first loss over the tokens of an embedding."""
+    for call in step.trace.losses:
+        arrived = call.at_input.value
+        if call.target.is_floating_point() or arrived is None or arrived.dim() != call.target.dim() + 1:
+            continue
+        if arrived.dim() < 2 or arrived.shape[1] != layer.num_embeddings:
+            continue
+        counts = (arrived != 0).any(1) & (call.target == layer.padding_idx)
+        return float(counts.float().mean()), call
+    return None
 
 
 def _find_merged(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
@@ -378,12 +467,16 @@ def _find_scores(step: ObservedStep) -> Tensor | None:
 def _find_tokens(step: ObservedStep) -> Tensor | None:
     """The (B, T) tokens that the model was given, if it returned (B, T, D).
 
-    Of several integers, as with labels and a mask next to them, those that an embedding looks up.
+    Of several integers, as with labels and a mask next to them, those that an embedding looks up; of several of
+    these, those that are the targets.
     """
     tokens = [each for each in step.inputs if not each.is_floating_point() and each.dim() == 2]
     if len(tokens) > 1:
         looked_up = [each for lookups in step.looked_up.values() for each in lookups]
         tokens = [each for each in tokens if any(torch.equal(each, one) for one in looked_up)]
+    if len(tokens) > 1:  # a decoder is given the words written so far, next to the source
+        copied = [call.target.flatten() for call in step.trace.losses if call.copied]
+        tokens = [each for each in tokens if any(torch.equal(each.flatten(), one) for one in copied)]
     output = _find_scores(step)
     if step.call is None or len(tokens) != 1 or output is None:
         return None

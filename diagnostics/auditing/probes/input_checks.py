@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import tensors_in
-from diagnostics.rules.rule import NOTE, WARNING, Family, Rule
+from diagnostics.rules.rule import LITTLE_USED, NOTE, WARNING, Family, Rule
 
 READ_TWICE = Cause(
     "another-input-read-twice",
@@ -60,7 +61,52 @@ INPUT002 = Rule(
     example="`ids[mask] = MASK` in the tensors of a dataset that is held in memory.",
     false_alarms="A static buffer that is filled before each step, as for CUDA graphs.",
 )
-FAMILY = Family(129, "Inputs of the step", (INPUT001, INPUT002))
+SMALL_TO_BIAS = Cause(
+    "small-next-to-bias",
+    "between samples its outputs differ by {spread:.2g} of their size, most of which is its bias: the inputs are tiny",
+    remedy="Standardise the inputs; images may be divided by 255 twice.",
+)
+SMALL_TO_MEAN = Cause(
+    "small-next-to-mean",
+    "between samples its outputs differ by {spread:.2g} of their size, most of which is the mean of the inputs",
+    remedy="Subtract the mean of the inputs, and divide by their deviation.",
+)
+INPUT003 = Rule(
+    "INPUT003",
+    WARNING,
+    "The first layer hardly sees its input",
+    "operations",
+    "Standardise the inputs.",
+    source="audit",
+    arguments="audit",
+    causes=(SMALL_TO_BIAS, SMALL_TO_MEAN),
+    what="In each repeated step the outputs of a layer that reads the data differ between samples by less than 2 % of"
+    " their size, and no normalisation follows.",
+    why="To the layers behind it all samples are nearly the same, and the weights have to grow by a hundredfold first.",
+    example="Images divided by 255 twice; years as they are.",
+    false_alarms="An input of which only the mean matters.",
+    explains=frozenset({"COLLAPSE001", *LITTLE_USED}),
+    upstream=frozenset({"COLLAPSE001", *LITTLE_USED}),
+    rank=6,
+)
+FAMILY = Family(129, "Inputs of the step", (INPUT001, INPUT002, INPUT003))
+
+_SPREAD = 0.02
+"""Deviation between samples relative to the size: standardised inputs give 0.5 and more, pixels from 0 to 1 0.2."""
+
+
+def check_first_layers(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:
+    """INPUT003 for the first layer of which it is so in every trace.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    every = [{call.module: call for call in trace.first_layers} for trace in traces]
+    for name, call in every[0].items() if every else ():
+        if all(name in each and each[name].spread < _SPREAD for each in every):
+            cause = SMALL_TO_BIAS if call.offset > 0.5 else SMALL_TO_MEAN
+            return [INPUT003.found_once(owner(name), cause.of(spread=call.spread))]
+    return []
 
 
 def check_inputs(model: nn.Module, steps: Sequence[ObservedStep]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Whether the steps of an audit change gradients that were applied already: clipping comes too late."""
+"""Whether steps change gradients that were applied already, or are not there yet: clipping at the wrong place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import stored_values
@@ -21,17 +22,22 @@ CHANGED_LATE = Cause(
     "gradients are written to after optimizer.step(), as by clip_grad_norm_(): it has no effect",
     remedy="Clip between backward() and optimizer.step().",
 )
+CLIPPED_EARLY = Cause(
+    "clipped-before-backward",
+    "clip_grad_norm_() is called before backward(), when there is no gradient: it has no effect",
+    remedy="Clip between backward() and optimizer.step().",
+)
 MOVE007 = Rule(
     "MOVE007",
     WARNING,
-    "A gradient is changed after it was applied",
+    "A gradient is changed too late, or too early",
     "operations",
     "Clip or scale gradients between backward() and optimizer.step().",
     source="audit",
     arguments="audit",
-    causes=(CHANGED_LATE,),
+    causes=(CHANGED_LATE, CLIPPED_EARLY),
     what="In each step of an audit a gradient is written to in place between the optimiser's step and the next backward"
-    " pass, and not to zero.",
+    " pass, and not to zero; or gradients are clipped while there are none, before the backward pass.",
     why="The optimiser has already applied the gradient as it was.",
     example="`optimizer.step(); clip_grad_norm_(model.parameters(), 1.0)`.",
     false_alarms="Code that uses gradients for another purpose after the update.",
@@ -39,6 +45,18 @@ MOVE007 = Rule(
 FAMILY = Family(133, "Order of the step", (MOVE007,))
 _FEWEST = 5
 """Steps from which it is no single event."""
+
+
+def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
+    """MOVE007 where each step clips before its first backward pass alone, and finds no gradient."""
+    if not traces or not all(_clips_early(trace.order) for trace in traces):
+        return []
+    return [MOVE007.found_once("", CLIPPED_EARLY)]
+
+
+def _clips_early(order: Sequence[str]) -> bool:
+    first = order.index("backward") if "backward" in order else 0
+    return "clip-nothing" in order[:first] and "clip" not in order and "clip-nothing" not in order[first:]
 
 
 class LateChanges:

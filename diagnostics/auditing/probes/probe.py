@@ -114,6 +114,8 @@ def explain_by_probes(
 def _is_explained(finding: Finding, rule: Rule, modules: Set[str], flow: Flow | None) -> bool:
     if finding.rule in rule.explains and _is_inside(finding, modules):
         return True
+    if finding.rule in rule.upstream and not finding.module and modules == {""}:
+        return True  # all modules feed what is wrong at the loss
     members = {each.module for each in finding.consequences if each.rule == finding.rule}
     places = {finding.module} if finding.module else members  # one of the whole model stands for its members
     if flow is None or not places:

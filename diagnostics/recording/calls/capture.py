@@ -108,7 +108,7 @@ class Capture:
         if calls is None:
             calls = self.calls[name] = []
         calls.append(call)
-        if _is_transformed():
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return
         try:
@@ -386,13 +386,6 @@ def sample_index(index: Tensor, source: str) -> Tensor:
 def _is_other_thread(thread: int) -> bool:
     """Whether this is another thread; the compiler, which cannot read its number, runs in that of the step."""
     return not torch.compiler.is_dynamo_compiling() and threading.get_ident() != thread
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func runs this call; the compiler takes any answer about its interpreters for one."""
-    return (
-        not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-    )
 
 
 def _unmeasurable(outputs: Sequence[Tensor]) -> Cause | None:

@@ -36,6 +36,7 @@ class TargetNetworks:
         self._declared = frozenset(targets)
         known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
         self._pairs: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {}
+        self._parts: dict[tuple[str, str], tuple[nn.Module, nn.Module]] = {}
         for target, source in {**(guessed or {}), **targets}.items():
             for name in (target, source):
                 if name not in known:
@@ -50,6 +51,9 @@ class TargetNetworks:
                     source=source,
                 )
             self._pairs[target, source] = [(one[name], other[name]) for name in one]
+            self._parts[target, source] = (model.get_submodule(target), model.get_submodule(source))
+        self._starts = {names: [_copy_buffers(each) for each in both] for names, both in self._parts.items()}
+        self._versions = {names: _versions(pairs) for names, pairs in self._pairs.items()}
 
     @torch.no_grad()
     def finish(self, readout: Readout, parameters: ParameterWatch) -> tuple[TargetStep, ...]:
@@ -61,8 +65,57 @@ class TargetNetworks:
         for names, pairs in self._pairs.items():
             if all(id(each) in place for pair in pairs for each in pair):
                 falls = [tuple(parameters.fall[place[id(each)]] for each in pair) for pair in pairs]
-                found.append(_measure(names, pairs, falls, readout, names[0] in self._declared))
+                versions = _versions(pairs)
+                written, self._versions[names] = versions != self._versions[names], versions
+                stuck = (
+                    readout.add_scalars(_count_stuck(pairs, falls)) if written and _is_half(pairs) else None
+                )
+                parts = zip(self._parts[names], self._starts[names], strict=True)
+                buffers = [_measure_buffers(part, start, readout) for part, start in parts]
+                known = _Extras(stuck, *buffers)
+                found.append(_measure(names, pairs, falls, readout, names[0] in self._declared, known))
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Extras:
+    """Keys of what is read of some targets only, None where it is not."""
+
+    stuck: int | None
+    buffers: int | None
+    source_buffers: int | None
+
+
+def _versions(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[int, ...]:
+    """How often torch counted a write to each parameter of the target."""
+    return tuple(target._version for target, _ in pairs)
+
+
+def _is_half(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    return any(target.dtype in (torch.float16, torch.bfloat16) for target, _ in pairs)
+
+
+def _count_stuck(pairs: Sequence[tuple[Tensor, Tensor]], falls: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Per parameter of the target, how many numbers differ from the source, then how many of these did not change."""
+    apart = [source != target for target, source in pairs]
+    still = [differs & (fall == 0) for differs, (fall, _) in zip(apart, falls, strict=True)]
+    return [each.sum().float() for each in (*apart, *still)]
+
+
+def _copy_buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.detach().clone() for name, buffer in _floating_buffers(module)}
+
+
+def _floating_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point()]
+
+
+def _measure_buffers(module: nn.Module, start: Mapping[str, Tensor], readout: Readout) -> int | None:
+    """Key of how far the buffers are from what they were; None where there are none, or they are others."""
+    now = dict(_floating_buffers(module))
+    if not now or now.keys() != start.keys() or any(now[name].shape != start[name].shape for name in now):
+        return None
+    return readout.add_scalars(measure_norms([now[name] - start[name].to(now[name]) for name in now]))
 
 
 @dataclass(frozen=True)
@@ -78,6 +131,7 @@ class TargetStep:
     earlier: int
     changes: int
     declared: bool
+    extras: _Extras
 
     def read(self, readout: Readouts) -> TargetRecord:
         """The record, once the readout was fetched."""
@@ -92,7 +146,20 @@ class TargetStep:
         unit = size or 1.0
         earlier, change = (root_sum_squares(readout.numbers(key)) for key in (self.earlier, self.changes))
         lag: Number = min(gap, earlier) / change if change else _STILL
-        return TargetRecord(self.target, self.source, gap / unit, fall / unit, towards, lag, self.declared)
+        known: dict[str, Number] = {}
+        if self.extras.stuck is not None:
+            counts = readout.numbers(self.extras.stuck)
+            apart, still = (sum(part) for part in (counts[: len(counts) // 2], counts[len(counts) // 2 :]))
+            known["stuck"] = still / apart if apart else 0.0
+        for name, key in (
+            ("buffers_moved", self.extras.buffers),
+            ("source_buffers_moved", self.extras.source_buffers),
+        ):
+            if key is not None:
+                known[name] = root_sum_squares(readout.numbers(key))
+        return TargetRecord(
+            self.target, self.source, gap / unit, fall / unit, towards, lag, self.declared, **known
+        )
 
 
 def _measure(
@@ -101,6 +168,7 @@ def _measure(
     both: Sequence[tuple[Tensor, ...]],
     readout: Readout,
     declared: bool,
+    extras: _Extras,
 ) -> TargetStep:
     """Add what is read of a target; `both` is what target and source lost in the step."""
     gaps = [source - target for target, source in pairs]
@@ -115,4 +183,5 @@ def _measure(
         earlier=readout.add_scalars(measure_norms(earlier)),
         changes=readout.add_scalars(measure_norms(changes)),
         declared=declared,
+        extras=extras,
     )

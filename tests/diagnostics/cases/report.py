@@ -34,6 +34,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "domains": faults.domains.CASES,
     "held": faults.held.CASES,
     "forum": faults.forum.CASES,
+    "kept": faults.kept.CASES,
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -43,6 +44,7 @@ PROGRAMS = {
     **healthy.domains.PROGRAMS,
     **healthy.held.PROGRAMS,
     **healthy.forum.PROGRAMS,
+    **healthy.kept.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES}
@@ -199,6 +201,7 @@ _TITLES = {
     "domains": "Fourteen kinds in programs of other domains",
     "held": "Eight more, kept until the rules stood",
     "forum": "Sixteen kinds after questions in forums",
+    "kept": "Eight more, after the rules of those",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -222,6 +225,12 @@ later rules were added afterwards, and that of edges-not-offset was narrowed. "h
 the rules stood: 3 of 8 named, one fix accused (an inner gradient of a meta-learner). Missed are two that a collapse of
 directions or the order of rewards would show, edges without their offset, a rate that is only too small for the steps
 at hand, and a seed in each step. Since then a monitor records the operations of three early steps.
+
+"forum" was written after questions in forums, without a look at the rules: none of its 16 was named at first try, one
+partly, and 2 of its 10 healthy programs were accused. Answers that are codes of later rules were added afterwards. When
+its rules stood, "kept" was written and run once: 1 of 8 named, all fixes and 6 of 6 healthy programs quiet. So a new
+kind is still missed more often than named. noise-of-one-step, flipped-image-alone and time-drawn-twice look sound to
+everyone who does not know what is meant; loss-weights-free is not looked for.
 
 A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.

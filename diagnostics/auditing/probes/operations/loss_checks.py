@@ -11,7 +11,9 @@ from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003, broadcast_cause, one_owner
+from diagnostics.auditing.probes.operations.origin_checks import judge_graphs
 from diagnostics.auditing.probes.operations.term_sizes import check_sizes
+from diagnostics.auditing.probes.operations.unit_checks import check_clamps
 from diagnostics.auditing.responses import is_same
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
@@ -104,6 +106,11 @@ NO_GRAPH = Cause(
     " torch.autograd.grad().",
 )
 DETACHED_TERM = Cause("detached-term", "detach() makes a term of the loss a number: {operation}")
+LOSS_UNTRAINED = Cause(
+    "loss-untrained",
+    "a loss is added of which neither side has a graph, so that it trains nothing: {operation}",
+    remedy="Look at its arguments: one of them has to be what the trained model returned.",
+)
 LOSS006 = Rule(
     "LOSS006",
     WARNING,
@@ -112,9 +119,9 @@ LOSS006 = Rule(
     "Keep the term in the graph, or leave it out.",
     source="audit",
     arguments="audit",
-    causes=(NO_GRAPH, DETACHED_TERM),
-    what="An audit records the sums of repeated steps that lead to the loss. A number without a graph is added, and it"
-    " changes when the weights do. A note where detach() made it.",
+    causes=(NO_GRAPH, DETACHED_TERM, LOSS_UNTRAINED),
+    what="The sums that lead to the loss contain a number without a graph, and it changes when the weights do (in an"
+    " audit; a note where detach() made it), or it is a loss function of two arguments without a graph.",
     why="The reported loss contains the term, and training does nothing for it.",
     example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
     false_alarms="A number that is added for the log alone.",
@@ -168,7 +175,15 @@ def check_arrived(traces: Sequence[OperationTrace], owner: Callable[[str], str])
     if pairs[0] is not None and all(pairs):
         cause = broadcast_cause(pairs[0])
         found.append(LOSS003.found_once(one_owner(pairs[0].sources, owner), cause))
-    return found + check_sizes(traces)
+    found += [LOSS003.found_once("", cause, WARNING) for cause in judge_graphs(traces)]
+    return [*found, *check_clamps(traces), *check_sizes(traces)]
+
+
+def check_untrained(traces: Sequence[OperationTrace]) -> list[Finding]:
+    """LOSS006 where each step adds a loss of which neither side has a graph."""
+    added = [{each.place for each in trace.added.of_losses() if each.untrained} for trace in traces]
+    places = sorted(set.intersection(*added)) if added else []
+    return [LOSS006.found_once("", LOSS_UNTRAINED.of(operation=place)) for place in places[:1]]
 
 
 def _averaged_pairs(trace: OperationTrace) -> PairCall | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall, SoftmaxCall
-from diagnostics.auditing.probes.operations import loss_arguments, term_sizes
+from diagnostics.auditing.probes.operations import loss_arguments, origin_checks, term_sizes
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
@@ -73,6 +73,11 @@ CLASS_IGNORED = Cause(
     "ignore_index is {ignored}, the number of a class that {operation} has a score for, and a share of {share:.2g} of"
     " the targets are left out",
     remedy="Give padding a label of its own, such as -100.",
+)
+PADDING_COUNTED = Cause(
+    "padding-counted",
+    "a share of {share:.2g} of its targets is {padding}, the padding_idx of {module}, and they count: {operation}",
+    remedy="Give cross_entropy ignore_index={padding}, or mask these places.",
 )
 SHIFTED_AGAIN = Cause(
     "shifted-again",
@@ -141,14 +146,15 @@ LOSS003 = Rule(
         NOT_SIGNS,
         CLASSES_MISREAD,
         *loss_arguments.CAUSES,
+        *origin_checks.CAUSES,
+        PADDING_COUNTED,
         term_sizes.OUT_OF_REACH,
     ),
     what="In repeated steps a loss receives what does not fit it: probabilities or logarithms where it applies softmax"
-    " or sigmoid itself, shapes that broadcast, exchanged arguments, scores from several rows, weights of classes that"
-    " grow with their frequencies, or targets that are equal, out of range, several at once, the blank, or the token at"
-    " their place (a note if the model reads later ones). A warning: targets are far from all outputs, drawn and never"
-    " seen, of one class per batch, ignored, smoothed away, shifted twice, or the row itself; scores pass a relu or a"
-    " dropout, or are those of another draw.",
+    " or sigmoid itself, shapes that broadcast, exchanged arguments, scores from several rows, or targets that are"
+    " equal, out of range, several at once, or the token at their place (a note if the model reads later ones). A"
+    " warning for what is legal and hardly meant: targets that are drawn, blended, padding, the best of all samples or"
+    " trained too; scores that pass a dropout, or are far too large. `etrm explain LOSS003` lists all causes.",
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
@@ -242,6 +248,8 @@ def check_operations(
         if first.kind in _CUT_OFF.get(first.operation.name, ()):
             (module, *_) = [owner(each) for each in first.sources] or [""]
             _add(found, LOSS003, module, CUT_OFF.of(operation=first.operation))
+    for cause in origin_checks.judge_values(traces):
+        _add(found, LOSS003, "", cause)
     for operation, cause in loss_arguments.judge_arguments(traces):
         _add(found, LOSS003, owner(operation.module), cause)
     for far in term_sizes.far_targets(traces):
@@ -284,6 +292,7 @@ _SEVERITIES = {TARGET_IS_INPUT.code: NOTE} | dict.fromkeys(
         DROPPED.code,
         loss_arguments.SMOOTHED_AWAY.code,
         term_sizes.OUT_OF_REACH.code,
+        *(each.code for each in origin_checks.CAUSES),
     ),
     WARNING,
 )

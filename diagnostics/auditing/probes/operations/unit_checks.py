@@ -1,4 +1,4 @@
-"""Units at the flat end of their function: saturated or dead for nearly all samples of every repeated step."""
+"""Units at the flat end of their function, for nearly all samples of every repeated step: saturated, dead, cut off."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ DEAD = Cause(
     "relu() at {place} gives zero for nearly all samples and units",
     remedy="Reduce the learning rate or the bias before it; a last layer needs no relu().",
 )
+CLAMPED = Cause(
+    "clamped-away",
+    "every number is beyond the bound of {operation}, and only zeros come back to the outputs of the model",
+    remedy="Look at what is clamped: boxes may be in another format, a difference may have the wrong order.",
+)
 _FAINT = LITTLE_USED | {"GRAD002", "GRAD005", "REACH002", "MOVE002", "RESPONSE003", "COLLAPSE001"}
 UNITS002 = Rule(
     "UNITS002",
@@ -30,9 +35,10 @@ UNITS002 = Rule(
     "Keep what an activation function receives near its steep part.",
     source="audit",
     arguments="audit",
-    causes=(SATURATED, DEAD),
+    causes=(SATURATED, DEAD, CLAMPED),
     what="In each repeated step the mean slope of a tanh or a sigmoid inside the model is below 0.03 of the steepest,"
-    " that of three layers with tanh below 0.15, or a relu passes less than 1 % of its values.",
+    " that of three layers with tanh below 0.15, a relu passes less than 1 % of its values, or a clamp() outside of the"
+    " model passes none, and no gradient comes back to its outputs.",
     why="A flat function passes hardly any gradient to what feeds it.",
     example="Years and prices as features that are not standardised; `normal_(weight, std=1)` of a wide layer.",
     false_alarms="A sigmoid gate that is certain; very sparse features.",
@@ -67,6 +73,18 @@ def check_units(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -
         return []
     first, *others = (UNITS002.found_once(module, _cause(call)) for module, call in found.items())
     return [replace(first, consequences=tuple(others))]
+
+
+def check_clamps(traces: Sequence[OperationTrace]) -> list[Finding]:
+    """UNITS002 where a clamp() of each step cuts off all, and only zeros come back to what the model returned."""
+    if not traces or not all(trace.clamped and _has_no_gradient(trace) for trace in traces):
+        return []
+    return [UNITS002.found_once("", CLAMPED.of(operation=traces[0].clamped[0]))]
+
+
+def _has_no_gradient(trace: OperationTrace) -> bool:
+    arrived = [each.value for each in trace.outputs if each.value is not None]
+    return bool(arrived) and not any(bool(each.any()) for each in arrived)
 
 
 def _find_flat(

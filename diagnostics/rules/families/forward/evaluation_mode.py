@@ -41,6 +41,12 @@ def find_adapting(record: StepRecord, options: Values) -> Iterator[Observation]:
             yield Observation(name, float(len(layers)), message, STILL_ADAPTING)
 
 
+RANDOM_ANSWERS = Cause(
+    "frozen-and-random",
+    "it is frozen, gives answers without gradient, and its dropout is on, so that the same input has another answer in"
+    " each step",
+    remedy="Call eval() on it after each train() of the model.",
+)
 ONE_SAMPLE = Cause(
     "one-sample",
     "the batch has one sample: each is normalised by itself alone, and in evaluation by the average of all",
@@ -89,13 +95,14 @@ MODE003 = Rule(
 MODE002 = Rule(
     "MODE002",
     WARNING,
-    "A frozen module updates its statistics",
+    "A frozen module is in training mode",
     "layers",
     "Call eval() on the frozen module after each train() of the model.",
     find_adapting,
     lasting(5),
-    causes=(STILL_ADAPTING,),
-    what="No parameter of a module requires gradient, and batch norms in it are in training mode.",
+    causes=(STILL_ADAPTING, RANDOM_ANSWERS),
+    what="No parameter of a module requires gradient, and batch norms in it are in training mode, or it is only called"
+    " with gradients disabled, with a dropout in training mode.",
     why="Its outputs drift from those that it was trained for, and differ between training and evaluation.",
     example="`backbone.requires_grad_(False)`, then `model.train()`.",
     false_alarms="Statistics that are adapted to new data on purpose.",

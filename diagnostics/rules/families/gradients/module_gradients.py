@@ -53,6 +53,11 @@ NOT_SCALED = Cause(
     remedy="Call scaler.scale(loss).backward() for each loss.",
 )
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
+FROZEN_AT_ZERO = Cause(
+    "frozen-at-zero",
+    "{layer} is called, all of its weights are 0, and requires_grad is False: it gives nothing, and never will",
+    remedy="Set requires_grad to False before such a layer is put in, as the second matrix of a low-rank adapter.",
+)
 FROZEN_EMBEDDING = Cause(
     "frozen-embedding",
     "an optimiser holds it, and requires_grad is False: Embedding.from_pretrained() freezes without freeze=False",
@@ -183,11 +188,36 @@ def find_undeclared_frozen(record: StepRecord, options: Values) -> Iterator[Obse
             and not record.is_declared_target(name)
         ):
             message = f"{name}: none of its {module.params_total} parameters is trainable"
+            zero = _find_zero_layer(record, name)
+            if zero is not None:
+                cause = FROZEN_AT_ZERO.of(layer=zero)
+                yield Observation(name, 0.0, message, cause, key="zero", severity=WARNING)
+                continue
             held = all(not isinstance(each.place, Absent) for each in record.held_by(name))
             if held and record.kinds.get(name) == "Embedding":
                 yield Observation(name, 0.0, message, FROZEN_EMBEDDING, key="embedding", severity=WARNING)
             else:
                 yield Observation(name, 0.0, message, REQUIRES_GRAD_FALSE)
+
+
+def _find_zero_layer(record: StepRecord, module: str) -> str | None:
+    """A layer of a called module whose weights are all zero and not written to: frozen, it has no effect."""
+    if record.modules[module].state == "not called" or module in record.copies:
+        return None
+    layers: dict[str, list[ParameterRecord]] = {}
+    for name, parameter in record.parameters.items():
+        if name.startswith(f"{module}."):
+            layers.setdefault(name.rpartition(".")[0], []).append(parameter)
+    zero = (
+        layer
+        for layer, own in layers.items()
+        if max(each.numel for each in own) > 1 and all(_is_dead(each) for each in own)
+    )
+    return next(zero, None)
+
+
+def _is_dead(parameter: ParameterRecord) -> bool:
+    return parameter.weight_norm == 0.0 and not parameter.changed and not parameter.requires_grad
 
 
 def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
@@ -327,9 +357,9 @@ GRAD003 = Rule(
     "If it is meant to be frozen, declare it with expect_frozen: its weights are then watched for movement.",
     find_undeclared_frozen,
     lasting(5),
-    causes=(REQUIRES_GRAD_FALSE, FROZEN_EMBEDDING),
+    causes=(REQUIRES_GRAD_FALSE, FROZEN_EMBEDDING, FROZEN_AT_ZERO),
     what="All parameters of the module have `requires_grad` False, and `expect_frozen` does not name it."
-    " A warning for an embedding that an optimiser holds.",
+    " A warning for an embedding that an optimiser holds, and for a layer of zeros.",
     why="A module frozen by accident looks like one frozen on purpose.",
     example="`model.decoder.requires_grad_(False)` left over from an experiment.",
     false_alarms="Every module that is frozen on purpose and not declared.",

@@ -1,4 +1,4 @@
-"""Learning rates that swing up and down: a schedule over epochs that advances in every step."""
+"""Learning rates that swing or vanish: a schedule over epochs that advances in every step."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ SWINGS = Cause(
     " cosine continues past its end",
     remedy="Step a schedule over epochs once per epoch, or give it the number of steps as T_max.",
 )
+VANISHED = Cause(
+    "rate-vanished",
+    "the learning rate fell from {high:.2g} to {low:.2g} within {steps} steps, and stays there: a"
+    " schedule over epochs advances with each batch, or one that waits for a plateau is given a number that rises",
+    remedy='Step a schedule over epochs once per epoch; ReduceLROnPlateau takes mode="max" for an accuracy.',
+)
+_GONE = 1e-3
+"""Share of the largest rate below which updates are as good as none: schedules end at a hundredth, or at 0 at last."""
+_STAYED = 20
+"""Steps at such a rate; the end of a schedule that falls to 0 has a few."""
 _LOW, _HIGH = 0.05, 0.9
 """Shares of the largest rate between which it swings."""
 _JUMP = 0.5  # share of the largest rate: a restart is one jump
@@ -33,6 +43,14 @@ def find_rate_swings(history: Sequence[StepScalars], options: Values) -> list[Fi
         rates = [record.rates[group] for record in history]
         known = [float(rate) for rate in rates if isinstance(rate, (int, float))]
         swing = _find_swing(known) if len(known) == len(rates) else None
+        gone = _find_end(known) if len(known) == len(rates) and swing is None else None
+        if gone is not None:
+            steps = history[gone].step - history[known.index(max(known))].step
+            cause = VANISHED.of(high=max(known), low=known[-1], steps=steps)
+            evidence = Evidence(
+                RATE001.metric, float(steps), options["steps"], history[gone].step, history[-1].step
+            )
+            return [RATE001.finding("", f"group {group}: {cause}", evidence, cause)]
         if swing is None:
             continue
         first, last = history[swing[0]].step, history[swing[1]].step
@@ -44,6 +62,16 @@ def find_rate_swings(history: Sequence[StepScalars], options: Values) -> list[Fi
         evidence = Evidence(RATE001.metric, float(last - first), options["steps"], first, last)
         return [RATE001.finding("", message, evidence, cause)]
     return []
+
+
+def _find_end(rates: Sequence[float]) -> int | None:
+    """The place from which a rate that was larger is next to nothing for good, and as long as it took to fall there."""
+    top = max(rates, default=0.0)
+    gone = next((place for place in range(len(rates)) if max(rates[place:]) < _GONE * top), None)
+    if gone is None:
+        return None
+    fell, stayed = gone - rates.index(top), len(rates) - gone
+    return gone if stayed >= max(_STAYED, fell / 2) else None
 
 
 def _find_swing(rates: Sequence[float]) -> tuple[int, int] | None:
@@ -66,7 +94,7 @@ def _find_swing(rates: Sequence[float]) -> tuple[int, int] | None:
 RATE001 = Rule(
     "RATE001",
     WARNING,
-    "The learning rate swings",
+    "The learning rate swings, or vanishes",
     "steps",
     "Step a schedule as often as its length was counted.",
     None,
@@ -82,8 +110,9 @@ RATE001 = Rule(
     },
     source="history",
     needs_optimizer=True,
-    causes=(SWINGS,),
-    what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump.",
+    causes=(SWINGS, VANISHED),
+    what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
+    " it stays below a thousandth for 20 steps and half as long as it took to fall.",
     why="The rate is nearly zero, and large again, many times in an epoch, and training ends anywhere.",
     example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",
     false_alarms="Cycles this short on purpose.",

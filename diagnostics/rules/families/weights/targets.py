@@ -24,6 +24,17 @@ NO_LAG = Cause(
     "it is as good as equal to the source in every step: the whole network is copied each time, or the factors of the"
     " average are swapped",
 )
+ROUNDED = Cause(
+    "rounded-away",
+    "{stuck:.0%} of its numbers that differ from the source stay as they were in a step that writes to them: in half"
+    " precision the change is rounded away",
+    remedy="Keep the average in single precision.",
+)
+OLD_STATISTICS = Cause(
+    "buffers-not-copied",
+    "its weights follow, and its buffers, as running statistics, are those of the start",
+    remedy="Copy the buffers too: for old, new in zip(target.buffers(), source.buffers()): old.copy_(new).",
+)
 STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
 
 
@@ -34,12 +45,15 @@ def find_bad_targets(record: StepRecord, options: Values) -> Iterator[Observatio
         if found is not None:
             cause, severity = found
             message = f"{target.name}: {{value}} away from {target.source}, relative to its norm"
-            yield Observation(target.name, target.gap, message, cause, key=cause, severity=severity)
+            yield Observation(target.name, target.gap, message, cause, key=cause.code, severity=severity)
 
 
 def _judge(record: StepRecord, target: TargetRecord) -> tuple[Cause, Severity] | None:
     if target.name in {name for names in record.aliases.values() for name in names} | record.aliases.keys():
         return None  # SHARE003
+    unfaithful = _judge_copying(record, target)
+    if unfaithful is not None:
+        return unfaithful
     own = record.held_by(target.name)
     if target.declared and any(map(_is_trained, own)):
         return TRAINED_TARGET, CRITICAL
@@ -51,6 +65,24 @@ def _judge(record: StepRecord, target: TargetRecord) -> tuple[Cause, Severity] |
         return NO_LAG, WARNING
     if not isinstance(target.towards, Absent) and target.towards <= 0.0:
         return MOVES_AWAY, CRITICAL
+    return None
+
+
+_STUCK = 0.5
+"""Share of the numbers from which it is no matter of those that are nearly equal."""
+
+
+def _judge_copying(record: StepRecord, target: TargetRecord) -> tuple[Cause, Severity] | None:
+    """What is lost on the way from the source to a target that the step writes to, outside of the optimisers."""
+    if any(map(_is_trained, record.held_by(target.name))):
+        return None
+    if not isinstance(target.stuck, Absent) and target.stuck > _STUCK:
+        return ROUNDED.of(stuck=target.stuck), WARNING
+    moved = [target.buffers_moved, target.source_buffers_moved]
+    if target.moved > 0.0 and moved[0] == 0.0 and not isinstance(moved[1], Absent) and moved[1] > 0.0:
+        module = record.modules.get(target.name)
+        used = module is not None and module.calls_total > 0
+        return OLD_STATISTICS, WARNING if used else NOTE
     return None
 
 
@@ -91,10 +123,11 @@ TARGET001 = Rule(
     "Update it as target = decay * target + (1 - decay) * source, after the optimiser's step.",
     find_bad_targets,
     lasting(5),
-    causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, STANDS_STILL),
-    what="A module that `targets` declares is trained by an optimiser, moves away from its source, or is equal to it"
-    " in each step (a warning). Undeclared modules called target, teacher, ema and the like are judged where they are"
-    " written outside the optimisers, and stand next to one of the same shapes.",
+    causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, ROUNDED, OLD_STATISTICS, STANDS_STILL),
+    what="A module that `targets` declares is trained, moves away from its source, is equal to it in each step, loses"
+    " its changes in half precision, or keeps the buffers of the start (warnings; the last a note if no step calls it)."
+    " Undeclared modules called target, teacher, ema and the like are judged where they are written outside the"
+    " optimisers, and stand next to one of the same shapes.",
     why="The targets of the loss move with the predictions, or mean nothing.",
     example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag.",
     false_alarms="A target that is copied every thousand steps stands still in between: it is a note.",

@@ -306,3 +306,88 @@ class Counting(nn.Module):
 def test_counted_places_in_half_precision(count: Any, expected: list[str]) -> None:
     batches = labelled(same_input=False, same_labels=False)
     assert rules(nn.Sequential(Counting(count)), classify, batches) == expected
+
+
+class Messages(nn.Module):
+    """Sums what neighbours have, and averages the nodes of each graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(6, 8), nn.Linear(8, 2)
+
+    def forward(self, nodes: Tensor, edges: Tensor, graph: Tensor) -> Tensor:
+        found = self.enter(nodes)
+        found = found.index_add(0, edges[1], found[edges[0]])
+        sums = found.new_zeros(int(graph.max()) + 1, 8).index_add(0, graph, found.tanh())
+        return self.head(sums)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "offset", "expected"),
+    [
+        ([5, 4, 6, 5], False, ["ROWS003"]),
+        ([5, 4, 6, 5], True, []),
+        ([9, 1], False, []),  # one graph may be all there is
+    ],
+)
+def test_edges_of_several_graphs(sizes: list[int], offset: bool, expected: list[str]) -> None:
+    torch.manual_seed(0)
+    batches = []
+    for _ in range(4):
+        starts = torch.tensor([0, *sizes]).cumsum(0)[:-1] * offset
+        rings = [torch.arange(size) for size in sizes]
+        edges = torch.cat(
+            [torch.stack([ring, ring.roll(1)]) + start for ring, start in zip(rings, starts, strict=True)], 1
+        )
+        graph = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        batches.append((torch.randn(len(graph), 6), edges, graph))
+    model = Messages()
+    report = audit(
+        model,
+        lambda m, b: m(*b).square().mean(),
+        batches,
+        torch.optim.SGD(model.parameters(), 0.01),
+        steps=4,
+        samples=lambda batch: len(sizes),
+    )
+    assert [each.rule for each in report.findings if each.rule == "ROWS003"] == expected
+
+
+class Writer(nn.Module):
+    """Scores of the next token; the embedding may know which id is the padding."""
+
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 8, padding_idx=padding)
+        self.read, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 9)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.read(self.embed(tokens))[0]).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("padding", "loss", "named"),
+    [
+        (0, nn.CrossEntropyLoss(), True),
+        (0, nn.CrossEntropyLoss(ignore_index=0), False),
+        (None, nn.CrossEntropyLoss(), False),
+        (0, lambda s, t: (nn.CrossEntropyLoss(reduction="none")(s, t) * (t != 0)).mean(), False),
+    ],
+    ids=["counted", "ignored", "not declared", "masked"],
+)
+def test_padding_among_the_targets(padding: int | None, loss: Any, named: bool) -> None:
+    torch.manual_seed(0)
+    batches = []
+    for _ in range(4):
+        tokens = torch.randint(1, 9, (8, 12))
+        tokens[torch.arange(12) >= torch.randint(4, 12, (8, 1))] = 0
+        batches.append(tokens)
+    model = Writer(padding)
+    report = audit(
+        model,
+        lambda m, b: loss(m(b[:, :-1]), b[:, 1:]),
+        batches,
+        torch.optim.SGD(model.parameters(), 0.01),
+        steps=4,
+    )
+    assert ("padding-counted" in {each.code for each in report.findings}) == named

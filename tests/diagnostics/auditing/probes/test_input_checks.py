@@ -74,3 +74,28 @@ def test_a_batch_that_the_step_changes(
     assert (
         of_inputs(lambda m, b: m(change(b)).square().mean(), nn.Sequential(nn.Linear(4, 2)), data) == expected
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "norm", "code"),
+    [
+        (lambda x: x, False, None),
+        (lambda x: 2e-3 * x, False, "small-next-to-bias"),
+        (lambda x: 2e-3 * x, True, None),
+        (lambda x: x + 200, False, "small-next-to-mean"),
+        (lambda x: x.gt(1.2).float(), False, None),
+        (lambda x: x.gt(2.0).float() / 4, False, None),
+    ],
+    ids=["standardised", "tiny", "tiny and normalised", "far from 0", "rare ones", "rarer ones"],
+)
+def test_how_much_the_first_layer_sees(
+    change: Callable[[Tensor], Tensor], norm: bool, code: str | None
+) -> None:
+    torch.manual_seed(0)
+    between = [nn.BatchNorm1d(16, eps=1e-12)] if norm else []
+    model = nn.Sequential(nn.Linear(20, 16), *between, nn.ReLU(), nn.Linear(16, 1))
+    batches = [change(x) for x in torch.randn(4, 32, 20)]
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    report = audit(model, lambda m, x: (m(x) - 1).square().mean(), batches, optimizer, steps=4)
+    found = [(each.module, each.code) for each in report.findings if each.rule == "INPUT003"]
+    assert found == ([("0", code)] if code else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -63,3 +64,35 @@ def test_a_change_after_the_update(order: Order, late: bool) -> None:
 
     report = audit(model, step, list(torch.randn(4, 4, 3)), optimizer, steps=8)
     assert ("MOVE007" in {each.rule for each in report.findings}) is late
+
+
+@pytest.mark.parametrize(
+    ("place", "to_none", "factor", "named"),
+    [
+        ("before", True, 1.0, True),
+        ("before", False, 1.0, True),
+        ("after", True, 1.0, False),
+        ("both", True, 1.0, False),
+        ("after", True, 0.0, False),
+        ("never", True, 1.0, False),
+    ],
+)
+def test_clipping_before_there_is_a_gradient(place: str, to_none: bool, factor: float, named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+
+    def step(model: nn.Module, x: Any) -> float:
+        optimizer.zero_grad(set_to_none=to_none)
+        loss = factor * model(x).square().mean()
+        if place in ("before", "both"):
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        loss.backward()
+        if place in ("after", "both"):
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return loss.item()
+
+    report = audit(model, step, list(torch.randn(4, 8, 4)), optimizer, steps=6)
+    codes = {each.code for each in report.findings if each.rule == "MOVE007"}
+    assert codes == ({"clipped-before-backward"} if named else set())

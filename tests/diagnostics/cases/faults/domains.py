@@ -478,6 +478,7 @@ CASES = (
         edges_not_offset,
         "edges of concatenated graphs all point into the first graph",
         (
+            Answer("ROWS003"),
             Answer("COV00[12]", "message"),
             Answer("*", "*", "*offset*"),
             Answer("INPUT*", "message"),
@@ -488,7 +489,12 @@ CASES = (
         "target-not-stopped",
         target_not_stopped,
         "the target of a siamese network has gradient, so that it collapses",
-        (Answer("COLLAPSE*", "encoder*"), Answer("COLLAPSE*", ""), Answer("TARGET*", "*")),
+        (
+            Answer("LOSS003", "*", "both-sides-trained"),
+            Answer("COLLAPSE*", "encoder*"),
+            Answer("COLLAPSE*", ""),
+            Answer("TARGET*", "*"),
+        ),
     ),
     Case(
         "action-drawn-again",

@@ -344,7 +344,7 @@ CASES = (
         "output-clamped",
         clamped_output,
         "the output is clamped to a range that it is never in",
-        (Answer("GRAD002", ""), Answer("RESPONSE*")),
+        (Answer("UNITS002", "*", "clamped-away"), Answer("GRAD002", ""), Answer("RESPONSE*")),
     ),
     Case(
         "weights-zero",

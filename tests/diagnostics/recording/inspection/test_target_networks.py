@@ -171,6 +171,55 @@ def test_what_is_no_pair_is_refused(model: Agent, targets: Mapping[str, str], co
         Monitor(model, targets=targets)
 
 
+class Normed(nn.Module):
+    """A policy and its target, both with running statistics."""
+
+    def __init__(self, kind: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.policy = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        self.target = copy.deepcopy(self.policy).requires_grad_(False).to(kind).eval()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = self.target(x.to(self.kind)).float() + x[:, :3]
+        return (self.policy(2 * x + 1) - wanted).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "buffers", "every", "code"),
+    [
+        (torch.float32, 0.05, True, 1, ""),
+        (torch.float32, 0.05, False, 1, "buffers-not-copied"),
+        (torch.bfloat16, 0.001, True, 1, "rounded-away"),
+        (torch.bfloat16, 0.5, True, 1, ""),
+        (torch.bfloat16, 1.0, True, 4, ""),
+    ],
+    ids=["all", "weights alone", "rounded", "far", "every fourth step"],
+)
+def test_what_is_lost_on_the_way_to_a_target(
+    kind: torch.dtype, share: float, buffers: bool, every: int, code: str
+) -> None:
+    torch.manual_seed(0)
+    model = Normed(kind)
+    optimizer = torch.optim.SGD(model.policy.parameters(), 0.05)
+    monitor = Monitor(model, optimizer)
+    for number in range(16):
+        with monitor.step(samples=32):
+            model(torch.randn(32, 4)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if number % every == 0:
+                with torch.no_grad():
+                    for old, new in zip(model.target.parameters(), model.policy.parameters(), strict=True):
+                        old.copy_((1 - share) * old + share * new.to(kind))
+                    for old, new in zip(model.target.buffers(), model.policy.buffers(), strict=True):
+                        if buffers:
+                            old.copy_(new)
+    assert [each for each in found(monitor) if each[0] == "TARGET001"] == (
+        [("TARGET001", "target", code)] if code else []
+    )
+
+
 def rules_of(weight: float, **options: Any) -> set[str]:
     """The rules that fire where the target moves so far towards the policy in each step."""
     torch.manual_seed(0)

@@ -191,3 +191,32 @@ def test_the_checks_leave_everything_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [(False, [("LOSS006", "loss-untrained")]), (True, [])],
+    ids=["both are the teacher's", "one is the student's"],
+)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_loss_of_two_numbers_without_graph(
+    graph: bool, by_hand: bool, expected: list[tuple[str, str]]
+) -> None:
+    torch.manual_seed(1)
+    teacher = nn.Linear(6, 4).requires_grad_(False)
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        scores = model(batch[0])
+        soft = (scores if graph else teacher(batch[0])).log_softmax(1)
+        wanted = teacher(batch[0]).softmax(1)
+        near = -(wanted * soft).sum(1).mean() if by_hand else F.kl_div(soft, wanted, reduction="batchmean")
+        return F.cross_entropy(scores, batch[1]) + 2 * near
+
+    assert found(step) == expected
+
+
+def test_a_constant_of_the_batch_is_no_loss() -> None:
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1]) + batch[0].square().mean()
+
+    assert found(step) == []

@@ -80,3 +80,28 @@ def test_a_certain_answer_is_no_flat_unit() -> None:
     batches = list(torch.randn(4, 64, 10))
     report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 1e-6), steps=4)
     assert "UNITS002" not in {each.rule for each in report.findings}
+
+
+@pytest.mark.parametrize(
+    ("lower", "named"),
+    [(9.0, True), (0.0, False), (-9.0, False)],
+    ids=["above all outputs", "above half of them", "below all"],
+)
+def test_a_clamp_that_cuts_off_all(lower: float, named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(10, 2)
+    step = lambda model, x: (model(x).clamp(min=lower) - x[:, :2]).square().mean()  # noqa: E731
+    batches = list(torch.randn(4, 64, 10))
+    report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 1e-3), steps=8)
+    codes = [each.code for each in report.findings if each.rule == "UNITS002"]
+    assert codes == (["clamped-away"] if named else [])
+
+
+def test_a_bound_next_to_another_term_is_meant() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(10, 2)
+    step = lambda model, x: (model(x) - x[:, :2]).square().mean() + model(x).clamp(min=9).mean()  # noqa: E731
+    report = audit(
+        model, step, list(torch.randn(4, 64, 10)), torch.optim.SGD(model.parameters(), 1e-3), steps=8
+    )
+    assert all(each.rule != "UNITS002" for each in report.findings)

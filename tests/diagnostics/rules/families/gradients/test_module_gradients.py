@@ -120,3 +120,29 @@ def test_a_branch_that_fades_out_next_to_another_one(replaced: bool, expected: s
     found = [each for each in monitor.findings() if each.rule in ("GRAD002", "COV001", "COV002")]
     assert {(each.module, each.code) for each in found} == expected
     assert {each.severity > Severity.NOTE for each in found} == {not replaced}
+
+
+@pytest.mark.parametrize(
+    ("zero", "frozen", "code"),
+    [
+        (True, True, "frozen-at-zero"),
+        (False, True, "requires-grad-false"),
+        (True, False, None),
+    ],
+)
+def test_a_layer_of_zeros_that_is_frozen(zero: bool, frozen: bool, code: str | None) -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4, bias=False))
+    if zero:
+        nn.init.zeros_(body[1].weight)
+    model = nn.ModuleDict({"body": body.requires_grad_(not frozen), "head": nn.Linear(4, 2)})
+    optimizer = torch.optim.SGD([each for each in model.parameters() if each.requires_grad], 0.01)
+    monitor = Monitor(model, optimizer, watch=["body", "head"])
+    for x in torch.randn(8, 8, 4):
+        with monitor.step(samples=8):
+            (model["head"](x + model["body"](x)) - x[:, :2]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = {each.code: each.severity for each in monitor.findings() if each.rule == "GRAD003"}
+    assert set(found) == ({code} if code else set())
+    assert Severity.WARNING in found.values() or code != "frozen-at-zero"

@@ -44,12 +44,27 @@ CASES: Cases = {"RATE001": (cosine(8), cosine(40))}
         (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=60), False),
         (lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=8), False),
         (lambda o: lr_scheduler.LinearLR(o, 1e-3, 1.0, 10), False),
-        (lambda o: lr_scheduler.ExponentialLR(o, 0.5), False),
+        (lambda o: lr_scheduler.ExponentialLR(o, 0.9), False),
         (lambda o: lr_scheduler.LambdaLR(o, lambda step: 1.0), False),
     ],
 )
 def test_a_rate_that_falls_and_comes_back(schedule: Any, swings: bool) -> None:
     assert ("RATE001" in fired(50, schedule)) == swings
+
+
+@pytest.mark.parametrize(
+    ("steps", "schedule", "vanishes"),
+    [
+        (50, lambda o: lr_scheduler.ExponentialLR(o, 0.5), True),
+        (50, lambda o: lr_scheduler.MultiStepLR(o, [8, 12, 16, 20], 0.1), True),
+        (50, lambda o: lr_scheduler.MultiStepLR(o, [8, 12], 0.1), False),
+        (50, lambda o: lr_scheduler.CosineAnnealingLR(o, 48), False),
+        (60, lambda o: lr_scheduler.PolynomialLR(o, 55, 2.0), False),
+        (24, lambda o: lr_scheduler.ExponentialLR(o, 0.5), False),  # 20 steps are not over
+    ],
+)
+def test_a_rate_that_is_gone_for_good(steps: int, schedule: Any, vanishes: bool) -> None:
+    assert ("RATE001" in fired(steps, schedule)) == vanishes
 
 
 def test_cycles_longer_than_the_option_are_meant() -> None:

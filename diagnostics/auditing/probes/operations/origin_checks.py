@@ -1,0 +1,183 @@
+"""What the origins of numbers say: targets that mix samples, weights with a gradient, losses without a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.nn import functional as F
+
+from diagnostics.auditing.operation_trace import LossCall, NearCall, OperationTrace
+from diagnostics.auditing.value_origins import BLENDED, LARGEST, Product
+from diagnostics.causes import Cause
+
+LARGEST_OF_BATCH = Cause(
+    "target-over-samples",
+    "its target holds the largest output of all samples of the batch, the same number for each: {operation}",
+    remedy="Give max() the dimension of the choices: values.max(1).values.",
+)
+CLASSES_BLENDED = Cause(
+    "classes-interpolated",
+    "its targets are numbers of classes that were averaged in a resize, so that a class is between two others:"
+    " {operation}",
+    remedy='Resize masks with mode="nearest".',
+)
+MEAN_WEIGHED = Cause(
+    "weight-of-mean",
+    "a loss that is already the mean of the batch is multiplied with a function of exp() of itself, so that all samples"
+    " have one weight: {operation}",
+    remedy='Compute the loss with reduction="none", weigh each sample, and take the mean at the end.',
+)
+WEIGHT_WITH_GRADIENT = Cause(
+    "weight-not-detached",
+    "log-probabilities of choices are multiplied with a weight that has a gradient too, so that what computes the"
+    " weight is trained to make it smaller or larger: {operation}",
+    remedy="Detach the advantage in the term of the policy.",
+)
+BOTH_TRAINED = Cause(
+    "both-sides-trained",
+    "it draws two results of the same weights together, nothing else is in the loss, and both have gradient: any"
+    " constant is a perfect answer, {operation}",
+    remedy="Detach the target, or add a term that keeps the results apart.",
+)
+SCORES_TOO_LARGE = Cause(
+    "scores-too-large",
+    "the loss is {ratio:.2g} times that of a guess among {classes} classes, because scores have a size of {size:.2g}:"
+    " {operation}",
+    remedy="Normalise features before they are divided by a temperature, or reduce the weights before the scores.",
+)
+DIVIDED_BY_LOGITS = Cause(
+    "divided-by-logits",
+    "it divides by a sum of outputs of both signs, which may be 0, so that the loss has no bound: {operation}",
+    remedy="Turn the outputs into probabilities first: sigmoid() or softmax().",
+)
+CAUSES = (
+    DIVIDED_BY_LOGITS,
+    LARGEST_OF_BATCH,
+    CLASSES_BLENDED,
+    MEAN_WEIGHED,
+    WEIGHT_WITH_GRADIENT,
+    BOTH_TRAINED,
+    SCORES_TOO_LARGE,
+)
+_GUESSES = 8.0
+"""Loss over that of a uniform guess: a network at its start has about 1, a confident one that is wrong a few."""
+_FEWEST = 8
+"""Targets from which their mean loss says something."""
+
+
+Judge = Callable[[OperationTrace], "Found"]
+
+
+def judge_values(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """The causes in what losses received, that hold in every trace."""
+    yield from _common(traces, (_judge_targets, _judge_scores))
+
+
+def judge_graphs(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """The causes in the graphs of steps whose backward passes ran, that hold in every trace."""
+    yield from _common(traces, (_judge_products, _judge_both_sides))
+
+
+def _common(traces: Sequence[OperationTrace], judges: Sequence[Judge]) -> Iterator[Cause]:
+    for judge in judges:
+        causes = [judge(trace) for trace in traces]
+        first = causes[0] if causes else {}
+        for code, cause in first.items():
+            if all(code in each for each in causes):
+                yield cause
+
+
+Found = dict[str, Cause]
+"""By code."""
+
+
+def _judge_targets(trace: OperationTrace) -> Found:
+    found: Found = {}
+    for call in trace.losses:
+        if LARGEST in call.target_origins and call.operation.name in _AVERAGED:
+            found.setdefault(LARGEST_OF_BATCH.code, LARGEST_OF_BATCH.of(operation=call.operation))
+        if BLENDED in call.target_origins and not call.target.is_floating_point():
+            found.setdefault(CLASSES_BLENDED.code, CLASSES_BLENDED.of(operation=call.operation))
+    return found
+
+
+_AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+
+def _judge_products(trace: OperationTrace) -> Found:
+    found: Found = {}
+    products = (
+        (MEAN_WEIGHED, trace.origins.weighted_means),
+        (WEIGHT_WITH_GRADIENT, trace.origins.weighted_scores),
+        (DIVIDED_BY_LOGITS, trace.origins.divided),
+    )
+    for cause, every in products:
+        used = [each for each in every if _is_used(each)]
+        if used:
+            found[cause.code] = cause.of(operation=used[0].place)
+    return found
+
+
+def _is_used(product: Product) -> bool:
+    return any(bool(each.any()) for each in product.gradient)
+
+
+def _judge_both_sides(trace: OperationTrace) -> Found:
+    used = [
+        call for call in trace.near if call.at_result.value is not None and bool(call.at_result.value.any())
+    ]
+    if not used or not all(_attracts(call) and _share_weights(call) for call in used):
+        return {}
+    alone = trace.added.only_through({call.result.grad_fn for call in used})
+    return {BOTH_TRAINED.code: BOTH_TRAINED.of(operation=used[0].operation)} if alone else {}
+
+
+def _attracts(call: NearCall) -> bool:
+    """Whether a step against the gradient brings the two nearer, in every element."""
+    gradient = call.at_result.value
+    return gradient is not None and bool((call.nearer * gradient <= 0).all())
+
+
+_MOST_NODES = 10_000  # of one walk, milliseconds
+
+
+def _share_weights(call: NearCall) -> bool:
+    one, other = (_leaves(each.grad_fn) for each in (call.one, call.other))
+    return bool(one & other)
+
+
+def _leaves(start: Any) -> set[Any]:
+    """The nodes of the weights that a node was computed from, as far as a walk gets."""
+    waiting = [] if start is None else [start]
+    seen: set[Any] = set(waiting)
+    while waiting and len(seen) < _MOST_NODES:
+        new = [node for node, _ in waiting.pop().next_functions if node is not None and node not in seen]
+        seen.update(new)
+        waiting += new
+    return {node for node in seen if hasattr(node, "variable")}
+
+
+def _judge_scores(trace: OperationTrace) -> Found:
+    for call in trace.losses:
+        ratio = _guesses(call)
+        if ratio is not None and ratio > _GUESSES:
+            size = float((call.values - call.values.mean(1, keepdim=True)).float().square().mean().sqrt())
+            facts = {"ratio": ratio, "classes": call.values.shape[1], "size": size}
+            return {SCORES_TOO_LARGE.code: SCORES_TOO_LARGE.of(**facts, operation=call.operation)}
+    return {}
+
+
+def _guesses(call: LossCall) -> float | None:
+    """The mean cross entropy over that of a uniform guess."""
+    values, target = call.values, call.target
+    if call.operation.name != "cross_entropy" or target.is_floating_point() or values.dim() < 2:
+        return None
+    ignored = -100 if call.ignored is None else call.ignored
+    known = (target >= 0) & (target != ignored)
+    if int(known.sum()) < _FEWEST or values.shape[1] < 2:
+        return None
+    each = F.cross_entropy(values.float(), target, reduction="none", ignore_index=ignored)
+    mean = float(each[known].mean())
+    return mean / math.log(values.shape[1]) if math.isfinite(mean) else None

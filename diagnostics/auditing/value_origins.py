@@ -1,0 +1,356 @@
+"""Where the numbers of a step come from, as far as a check asks: a maximum over all samples, a mean loss, a draw.
+
+An origin is given to the result of one function, and stays with what some functions make of it. A tensor that no check
+asks about has none, and costs a look into a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from diagnostics.auditing.random_draws import in_density
+from diagnostics.recording.tensors import tensors_in
+
+OUTPUT = "output"
+"""What a linear function computed."""
+LARGEST = "largest-of-all"
+"""The largest number of all that a module returned for the samples of a batch, without graph."""
+UNTRAINED = "untrained-loss"
+"""A loss or log-probabilities of which neither side has a graph."""
+MEAN_LOSS = "mean-loss"
+"""A loss of several targets that is one number, or a multiple of it."""
+CHANCE = "chance"
+"""exp() of a negative mean loss, and what is computed from it."""
+NORMALISER = "normaliser"
+LOG_PROBABILITIES = "log-probabilities"
+DRAWN = "drawn"
+SCORE = "score"
+"""The log-probability of something drawn or chosen, with a graph."""
+BLENDED = "blended"
+"""Whole numbers of which a resize made averages."""
+DECISION = "decision"
+"""Indices of largest numbers."""
+SIGNED_SUM = "sum-of-both-signs"
+"""A sum of what a linear function computed, with a graph, of numbers of both signs."""
+
+_RESHAPES = frozenset(
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "transpose",
+        "permute",
+        "swapaxes",
+        "movedim",
+        "t",
+        "contiguous",
+        "clone",
+        "detach",
+        "to",
+        "type",
+        "type_as",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "long",
+        "int",
+        "getitem",
+        "chunk",
+        "split",
+        "expand",
+        "narrow",
+        "select",
+        "cat",
+        "stack",
+    ]
+)
+_ARITHMETIC = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "truediv",
+        "true_divide",
+        "multiply",
+        "subtract",
+        "divide",
+        "neg",
+        "negative",
+        "pow",
+        "square",
+        "sqrt",
+        "abs",
+        "sum",
+        "mean",
+        "exp",
+        "log",
+        "clamp",
+        "clip",
+        "minimum",
+        "maximum",
+        "min",
+        "max",
+        "where",
+        "addcmul",
+        "lerp",
+        "masked_fill",
+    ]
+)
+_CARRIED: Mapping[str, Collection[str]] = {
+    OUTPUT: _RESHAPES | _ARITHMETIC,
+    LARGEST: _RESHAPES | {"add", "mul", "multiply"},
+    UNTRAINED: _RESHAPES | _ARITHMETIC,
+    MEAN_LOSS: frozenset(("neg", "negative", "mul", "div", "truediv", "clone", "squeeze", "mean", "sum")),
+    CHANCE: _RESHAPES | _ARITHMETIC,
+    NORMALISER: _RESHAPES,
+    LOG_PROBABILITIES: _RESHAPES,
+    DRAWN: _RESHAPES,
+    SCORE: _RESHAPES | _ARITHMETIC,
+    BLENDED: _RESHAPES | {"round", "floor", "ceil", "clamp"},
+    DECISION: _RESHAPES,
+    SIGNED_SUM: _RESHAPES | {"add", "mul", "multiply", "clamp"},
+}
+"""Origin -> functions whose result has the origin of their arguments."""
+_LINEAR = ("linear", "bilinear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "einsum")
+_CHOICES = ("multinomial", "bernoulli")
+_RANKS = ("argmax", "argmin")
+_SMOOTH = ("linear", "bilinear", "bicubic", "trilinear", "area")
+_CLASSIFYING = (F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+_RESIZES = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool2d")
+_LOSSES = (*_CLASSIFYING, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div)
+
+
+def plain_name(name: str) -> str:
+    """The name of a function without the marks of its variants: `__rsub__`, `sub_` and `isub` are `sub`."""
+    short = name.strip("_")
+    for mark in ("r", "i"):
+        if short.removeprefix(mark) in _ARITHMETIC and short not in _ARITHMETIC:
+            return short.removeprefix(mark)
+    return short
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product or quotient of two numbers whose origins do not fit.
+
+    Attributes:
+        place: Text that says by which operation.
+        line: File and line.
+        gradient: The gradients that came to the product, none until a backward pass has run.
+    """
+
+    place: str
+    line: str
+    gradient: list[Tensor]
+
+
+class ValueOrigins:
+    """The origins of the tensors of one step.
+
+    Attributes:
+        weighted_means: Products of a mean loss and a chance that was computed from it.
+        divided: Quotients whose divisor is a sum of outputs of both signs.
+        weighted_scores: Products of log-probabilities of choices and a weight of both signs that has a graph itself.
+    """
+
+    def __init__(self) -> None:
+        self.divided: list[Product] = []
+        self.weighted_means: list[Product] = []
+        self.weighted_scores: list[Product] = []
+        self._known: dict[
+            int, tuple[Tensor, frozenset[str]]
+        ] = {}  # tensors are kept, so that no id comes twice
+
+    def of(self, value: Any) -> frozenset[str]:
+        """The origins of a value."""
+        found = self._known.get(id(value))
+        return found[1] if found is not None and found[0] is value else frozenset()
+
+    def give(self, value: Any, *origins: str) -> None:
+        """All tensors in a value have these origins, in addition to theirs."""
+        for each in tensors_in(value):
+            self._known[id(each)] = (each, self.of(each) | set(origins))
+
+    def note(
+        self,
+        func: Any,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        result: Any,
+        place: Callable[[], tuple[str, str]],
+    ) -> None:
+        """A function was called.
+
+        Args:
+            place: Function that says by which operation, and at which line.
+        """
+        name = plain_name(name)
+        given = list(tensors_in((args, tuple(kwargs.values()))))
+        if name == "max" and not isinstance(result, Tensor):
+            indices = getattr(result, "indices", None)
+            self.give(indices, DECISION)
+            return
+        if not isinstance(result, Tensor) or result.is_nested or result.is_sparse:
+            return
+        origins = set().union(*(self.of(each) for each in given))
+        carried = {each for each in origins if name in _CARRIED[each]}
+        carried |= self._first(func, name, given, kwargs, result, carried)
+        if result.requires_grad:
+            carried.discard(UNTRAINED)
+        if carried:
+            self._known[id(result)] = (result, frozenset(carried) | self.of(result))
+        divides = name in ("div", "truediv", "true_divide", "divide") and len(given) == 2
+        if divides and result.requires_grad and SIGNED_SUM in self.of(given[1]):
+            self.divided.append(_product(result, place))
+        if name in ("mul", "multiply") and len(given) == 2 and result.requires_grad:
+            self._look_at_product(given, result, place)
+
+    def _first(
+        self,
+        func: Any,
+        name: str,
+        given: list[Tensor],
+        kwargs: Mapping[str, Any],
+        result: Tensor,
+        carried: Collection[str],
+    ) -> set[str]:
+        """The origins that begin with this function."""
+        if not given:
+            return set()
+        first, found = given[0], set()
+        if name in _LINEAR:
+            found.add(OUTPUT)
+        trained = any(each.requires_grad for each in given)
+        if func in _LOSSES or name in ("log_softmax", "logsigmoid"):
+            if not result.requires_grad and not trained:
+                found.add(UNTRAINED)
+            if func in _CLASSIFYING and result.requires_grad and result.numel() == 1 and _targets(given) > 1:
+                found.add(MEAN_LOSS)
+        if name == "exp" and MEAN_LOSS in self.of(first) and float(first.detach()) < 0:
+            found.add(CHANCE)
+        if name in ("max", "amax") and _is_of_all(given, result) and OUTPUT in self.of(first):
+            found.add(LARGEST)
+        if name == "sum" and OUTPUT in self.of(first) and result.requires_grad and _has_both_signs(first):
+            found.add(SIGNED_SUM)
+        if name == "logsumexp":
+            found.add(NORMALISER)
+        if name in ("log_softmax", "logsigmoid") or (name == "sub" and NORMALISER in self.of(given[-1])):
+            found.add(LOG_PROBABILITIES)
+        if name in _CHOICES:
+            found.add(DRAWN)
+        if result.requires_grad and name == "gather":
+            index = set().union(*(self.of(each) for each in given[1:]))
+            if DRAWN in index or LOG_PROBABILITIES in self.of(first):
+                found.add(SCORE)
+        elif result.requires_grad and in_density():
+            found.add(SCORE)
+        if name in _RANKS:
+            found.add(DECISION)
+        averaged = name in _RESIZES or (name == "interpolate" and kwargs.get("mode") in _SMOOTH)
+        if averaged and _is_whole(first) and not _is_whole(result):
+            found.add(BLENDED)
+        return found
+
+    def _look_at_product(
+        self, given: list[Tensor], result: Tensor, place: Callable[[], tuple[str, str]]
+    ) -> None:
+        one, other = (self.of(each) for each in given)
+        if any(CHANCE in first and MEAN_LOSS in second for first, second in ((one, other), (other, one))):
+            self.weighted_means.append(_product(result, place))
+        for score, weight in (given, given[::-1]):
+            fits = score.shape == weight.shape and weight.numel() > 1 and weight.requires_grad
+            if SCORE not in self.of(score) or SCORE in self.of(weight) or not fits or in_density():
+                continue
+            if _has_both_signs(weight):
+                self.weighted_scores.append(_product(result, place))
+
+
+def _product(result: Tensor, place: Callable[[], tuple[str, str]]) -> Product:
+    gradient: list[Tensor] = []
+    if result.grad_fn is not None:
+        result.register_hook(gradient.append)
+    return Product(*place(), gradient)
+
+
+def _is_of_all(given: list[Tensor], result: Tensor) -> bool:
+    """Whether a result without graph is one number for several rows."""
+    several = len(given) == 1 and given[0].dim() > 1 and len(given[0]) > 1
+    return several and result.dim() == 0 and not result.requires_grad
+
+
+def _targets(given: list[Tensor]) -> int:
+    return given[1].numel() if len(given) > 1 else 0
+
+
+def _has_both_signs(values: Tensor) -> bool:
+    return bool((values > 0).any()) and bool((values < 0).any())
+
+
+def _is_whole(values: Tensor) -> bool:
+    """Whether all numbers are whole, and there are several."""
+    if not values.is_floating_point() or values.requires_grad:
+        return False
+    return bool((values == values.round()).all()) and bool((values != values.flatten()[0]).any())
+
+
+class FirstDraw:
+    """The state of torch's random numbers on the CPU when a step draws for the first time.
+
+    Attributes:
+        seed: The seed that was set within the step, right before that draw; None where there was none.
+    """
+
+    NAMES = frozenset(
+        [
+            "dropout",
+            "dropout1d",
+            "dropout2d",
+            "dropout3d",
+            "alpha_dropout",
+            "feature_alpha_dropout",
+            "randn",
+            "randn_like",
+            "rand",
+            "rand_like",
+            "randint",
+            "randint_like",
+            "randperm",
+            "normal",
+            "normal_",
+            "uniform_",
+            "bernoulli",
+            "bernoulli_",
+            "multinomial",
+        ]
+    )
+
+    def __init__(self) -> None:
+        self.seed: int | None = None
+        self._start = torch.get_rng_state()
+        self._over = False
+
+    def before(self, name: str) -> Tensor | None:
+        """The state before a function that may draw, None where it is no matter."""
+        return torch.get_rng_state() if not self._over and name in self.NAMES else None
+
+    def after(self, before: Tensor | None) -> None:
+        """The function returned."""
+        if before is None or torch.equal(before, torch.get_rng_state()):
+            return
+        self._over = True
+        seed = torch.initial_seed()
+        fresh = torch.Generator().manual_seed(seed).get_state()
+        if torch.equal(before, fresh) and not torch.equal(before, self._start):
+            self.seed = seed
