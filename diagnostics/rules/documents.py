@@ -23,12 +23,12 @@ def documents() -> dict[str, str]:
 
 
 def index() -> str:
-    """The list of all rules, those of a family together."""
+    """The list of all rules by family."""
     parts = [_INDEX]
-    for _, of_title in groupby(families(), key=lambda family: family.title):
+    for title, of_title in groupby(families(), key=lambda family: family.title):
         rules = [rule for family in of_title for rule in family.rules]
         rows = "".join(f"- [{rule.id}]({rule.id}.md): {rule.title}\n" for rule in rules)
-        parts.append(rows)
+        parts.append(f"## {title}\n\n{rows}")
     return "\n".join(parts)
 
 
