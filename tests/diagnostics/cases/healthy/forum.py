@@ -309,7 +309,7 @@ def own_prototypes() -> Made:
         with torch.no_grad():
             for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
                 old.lerp_(new, 0.01)
-        return float(loss)
+        return loss.item()
 
     return made(model, step, [(x,) for x in torch.randn(20, 32, 10)], optimizer)
 
