@@ -110,6 +110,8 @@ RATE001 = Rule(
     },
     source="history",
     needs_optimizer=True,
+    explains=frozenset({"MOVE001"}),  # weights stand still at a rate that has vanished
+    everywhere=True,
     causes=(SWINGS, VANISHED),
     what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
     " it stays below a thousandth for 20 steps and half as long as it took to fall.",

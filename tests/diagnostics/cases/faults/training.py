@@ -166,7 +166,11 @@ CASES = (
         "scheduled-per-batch",
         scheduled_per_batch,
         "a scheduler meant for epochs divides the rate by 10 in each step",
-        (Answer("MOVE*", "", "zero-rate"), Answer("MOVE*", "", "rate*")),
+        (
+            Answer("MOVE*", "", "zero-rate"),
+            Answer("MOVE*", "", "rate*"),
+            Answer("RATE001", "", "rate-vanished"),
+        ),
     ),
     Case(
         "loaded-after-optimizer",

@@ -67,6 +67,10 @@ def test_a_rate_that_is_gone_for_good(steps: int, schedule: Any, vanishes: bool)
     assert ("RATE001" in fired(steps, schedule)) == vanishes
 
 
+def test_weights_that_stand_still_follow_from_the_rate() -> None:
+    assert fired(60, lambda o: lr_scheduler.ExponentialLR(o, 0.1)) == {"RATE001", "RULE001"}
+
+
 def test_cycles_longer_than_the_option_are_meant() -> None:
     options = {"RATE001": {"steps": 10}}
     assert "RATE001" not in cosine(8)(options=options)
