@@ -111,6 +111,7 @@ RATE001 = Rule(
     source="history",
     needs_optimizer=True,
     explains=frozenset({"MOVE001"}),  # weights stand still at a rate that has vanished
+    rank=118,  # before MOVE001
     everywhere=True,
     causes=(SWINGS, VANISHED),
     what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
