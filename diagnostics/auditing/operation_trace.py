@@ -26,38 +26,19 @@ from diagnostics.auditing.activation_slopes import ActivationCall, slope_of
 from diagnostics.auditing.input_reads import Reads
 from diagnostics.auditing.loss_terms_added import AddedTerms
 from diagnostics.auditing.random_draws import Draw, RandomDraws
-from diagnostics.auditing.value_origins import DECISION, UNTRAINED, FirstDraw, ValueOrigins
+from diagnostics.auditing.value_origins import (
+    DECISION,
+    RESHAPES,
+    UNTRAINED,
+    FirstDraw,
+    ValueOrigins,
+    plain_name,
+)
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import address_of, tensors_in
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 """Folders whose frames are not the user's."""
-_RESHAPES = {
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "squeeze",
-    "unsqueeze",
-    "transpose",
-    "permute",
-    "swapaxes",
-    "movedim",
-    "t",
-    "contiguous",
-    "clone",
-    "float",
-    "double",
-    "to",
-    "type_as",
-    "__getitem__",
-    "chunk",
-    "split",
-    "expand",
-    "narrow",
-    "select",
-}
-"""Functions whose result holds the numbers of their first argument."""
 _KINDS = {
     "softmax": "softmax",
     "log_softmax": "log-softmax",
@@ -623,7 +604,7 @@ class OperationTrace(TorchFunctionMode):
     def _note_pairs(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         given = [each for each in args[:2] if isinstance(each, Tensor)]
         if _is_column(result):
-            made = name in _RESHAPES and bool(given) and given[0].dim() == 1
+            made = plain_name(name) in RESHAPES and bool(given) and given[0].dim() == 1
             if made or any(self._columns.get(id(each)) is each for each in given):
                 self._columns[id(result)] = result
         name = name.strip("_").removeprefix("r").removeprefix("i")
@@ -685,7 +666,7 @@ class OperationTrace(TorchFunctionMode):
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
-        kind = _KINDS.get(name, self._kind(args[0]) if name in _RESHAPES and args else "")
+        kind = _KINDS.get(name, self._kind(args[0]) if plain_name(name) in RESHAPES and args else "")
         kind = kind or self._masked(name, args, result)
         if name in _DROPOUTS and args and result.shape == args[0].shape and not torch.equal(result, args[0]):
             kind = _DROPPED

@@ -39,7 +39,7 @@ DECISION = "decision"
 SIGNED_SUM = "sum-of-both-signs"
 """A sum of what a linear function computed, with a graph, of numbers of both signs."""
 
-_RESHAPES = frozenset(
+RESHAPES = frozenset(
     [
         "view",
         "reshape",
@@ -54,26 +54,21 @@ _RESHAPES = frozenset(
         "t",
         "contiguous",
         "clone",
-        "detach",
-        "to",
-        "type",
-        "type_as",
         "float",
         "double",
-        "half",
-        "bfloat16",
-        "long",
-        "int",
+        "to",
+        "type_as",
         "getitem",
         "chunk",
         "split",
         "expand",
         "narrow",
         "select",
-        "cat",
-        "stack",
     ]
 )
+"""Functions whose result holds the numbers of their first argument, by their plain names."""
+_PASSES = RESHAPES | {"detach", "type", "half", "bfloat16", "long", "int", "cat", "stack"}
+"""The same, with those that round, that end the graph, or that join several tensors."""
 _ARITHMETIC = frozenset(
     [
         "add",
@@ -108,18 +103,18 @@ _ARITHMETIC = frozenset(
     ]
 )
 _CARRIED: Mapping[str, Collection[str]] = {
-    OUTPUT: _RESHAPES | _ARITHMETIC,
-    LARGEST: _RESHAPES | {"add", "mul", "multiply"},
-    UNTRAINED: _RESHAPES | _ARITHMETIC,
+    OUTPUT: _PASSES | _ARITHMETIC,
+    LARGEST: _PASSES | {"add", "mul", "multiply"},
+    UNTRAINED: _PASSES | _ARITHMETIC,
     MEAN_LOSS: frozenset(("neg", "negative", "mul", "div", "truediv", "clone", "squeeze", "mean", "sum")),
-    CHANCE: _RESHAPES | _ARITHMETIC,
-    NORMALISER: _RESHAPES,
-    LOG_PROBABILITIES: _RESHAPES,
-    DRAWN: _RESHAPES,
-    SCORE: _RESHAPES | _ARITHMETIC,
-    BLENDED: _RESHAPES | {"round", "floor", "ceil", "clamp"},
-    DECISION: _RESHAPES,
-    SIGNED_SUM: _RESHAPES | {"add", "mul", "multiply", "clamp"},
+    CHANCE: _PASSES | _ARITHMETIC,
+    NORMALISER: _PASSES,
+    LOG_PROBABILITIES: _PASSES,
+    DRAWN: _PASSES,
+    SCORE: _PASSES | _ARITHMETIC,
+    BLENDED: _PASSES | {"round", "floor", "ceil", "clamp"},
+    DECISION: _PASSES,
+    SIGNED_SUM: _PASSES | {"add", "mul", "multiply", "clamp"},
 }
 """Origin -> functions whose result has the origin of their arguments."""
 _LINEAR = ("linear", "bilinear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "einsum")
