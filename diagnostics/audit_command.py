@@ -11,7 +11,7 @@ from typing import Any
 from diagnostics.auditing.audit import FORMATS, Audit
 from diagnostics.auditing.case_file import UserError, artifact_of, audit_file
 from diagnostics.auditing.probes.probe import check_probe
-from diagnostics.auditing.script import ScriptAudit
+from diagnostics.auditing.scripts.script import ScriptAudit
 from diagnostics.errors import ToolkitError
 from diagnostics.object_loading import load_object
 from diagnostics.report.baselines import read_baseline, write_baseline

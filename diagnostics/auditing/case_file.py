@@ -25,7 +25,7 @@ from torch import nn
 
 from diagnostics.auditing.audit import Audit, audit
 from diagnostics.auditing.named_models import LIBRARIES, build_named_case, is_named_model
-from diagnostics.auditing.script import ScriptAudit, audit_script
+from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
 from diagnostics.auditing.user_code import CaseError as CaseError
 from diagnostics.auditing.user_code import UserError as UserError
 from diagnostics.auditing.user_code import users_lines

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch.optim import Optimizer
 
-from diagnostics.auditing.live_objects import held_by
-from diagnostics.auditing.optimizer_turns import OptimizerTurns
+from diagnostics.auditing.scripts.live_objects import held_by
+from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
 
 _MOST_UNKNOWN = 3
 """Optimisers whose second update is waited for: each is kept alive with its state."""

@@ -20,7 +20,7 @@ from typing import Literal
 from diagnostics.auditing.audit import Audit
 from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.probes.late_changes import MOVE007
-from diagnostics.auditing.script_watch import ScriptStopped, ScriptWatch
+from diagnostics.auditing.scripts.script_watch import ScriptStopped, ScriptWatch
 from diagnostics.auditing.user_code import CaseError, UserError, users_lines
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Evidence, Finding, Severity, ordered

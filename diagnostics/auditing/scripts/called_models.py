@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.live_objects import LiveObjects, held_by
+from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 from diagnostics.selection import select_modules
 
 

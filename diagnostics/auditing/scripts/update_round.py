@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from torch.optim import Optimizer
 
-from diagnostics.auditing.optimizer_turns import MOST_TURNS, OptimizerTurns
-from diagnostics.auditing.stepping_optimizers import share_parameters
+from diagnostics.auditing.scripts.optimizer_turns import MOST_TURNS, OptimizerTurns
+from diagnostics.auditing.scripts.stepping_optimizers import share_parameters
 
 
 class UpdateRound:

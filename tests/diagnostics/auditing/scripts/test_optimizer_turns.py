@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diagnostics.auditing.optimizer_turns import MOST_TURNS, OptimizerTurns
+from diagnostics.auditing.scripts.optimizer_turns import MOST_TURNS, OptimizerTurns
 
 
 def cut(first: str, later: str) -> list[str]:

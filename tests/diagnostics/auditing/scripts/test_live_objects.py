@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diagnostics.auditing.live_objects import LiveObjects, held_by
+from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 
 
 class Agent(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_LIBRARIES = (Path(torch.__file__).parent, Path(__file__).parents[1])
+_LIBRARIES = (Path(torch.__file__).parent, Path(__file__).parents[2])
 """Folders of the files whose variables are no names of the user."""
 
 

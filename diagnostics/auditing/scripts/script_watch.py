@@ -22,13 +22,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from diagnostics.auditing.called_models import CalledModels, WeakModules, is_power_of_two
 from diagnostics.auditing.declarations import Declarations
-from diagnostics.auditing.live_objects import LiveObjects, held_by
-from diagnostics.auditing.monitored_steps import MonitoredSteps
-from diagnostics.auditing.optimizer_turns import OptimizerTurns
-from diagnostics.auditing.stepping_optimizers import SteppingOptimizers
-from diagnostics.auditing.update_round import UpdateRound
+from diagnostics.auditing.scripts.called_models import CalledModels, WeakModules, is_power_of_two
+from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
+from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
+from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
+from diagnostics.auditing.scripts.stepping_optimizers import SteppingOptimizers
+from diagnostics.auditing.scripts.update_round import UpdateRound
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
 from diagnostics.recording.tensors import tensors_in

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from diagnostics import Severity
-from diagnostics.auditing import script_watch
-from diagnostics.auditing.live_objects import LiveObjects
-from diagnostics.auditing.script import ScriptAudit, audit_script
+from diagnostics.auditing.scripts import script_watch
+from diagnostics.auditing.scripts.live_objects import LiveObjects
+from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
 from diagnostics.auditing.user_code import CaseError, UserError
 from tests.diagnostics.refusals import refused
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 START = """
 import torch
 from torch import nn
