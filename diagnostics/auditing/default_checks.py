@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from diagnostics.auditing.observed_step import observe_step
-from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.data_checks import check_data
 from diagnostics.auditing.probes.input_checks import INPUT003, check_first_layers, check_inputs
 from diagnostics.auditing.probes.late_changes import check_clipping
@@ -37,6 +36,7 @@ from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, 
 from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 from diagnostics.auditing.observed_step import ObservedStep, noting
-from diagnostics.auditing.operation_trace import SKIPPED, OperationTrace, trace_operations
 from diagnostics.auditing.probes.data_checks import check_seen_data
 from diagnostics.auditing.probes.input_checks import check_first_layers
 from diagnostics.auditing.probes.late_changes import check_clipping
@@ -25,6 +24,7 @@ from diagnostics.auditing.probes.operations.operation_checks import check_operat
 from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
+from diagnostics.auditing.tracing.operation_trace import SKIPPED, OperationTrace, trace_operations
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.calls.module_graph import Flow

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diagnostics.auditing.operation_trace import OperationTrace, trace_operations
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.recording.tensors import address_of, tensors_in
 
 _MOST_SAVED = 2**24

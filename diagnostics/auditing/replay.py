@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.operation_trace import Operation, OperationTrace, is_users, trace_operations
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, is_users, trace_operations
+from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched

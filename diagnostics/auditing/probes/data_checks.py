@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.operation_trace import LossCall
 from diagnostics.auditing.probes.operations.operation_checks import (
     LOSS003,
     NOT_SHIFTED,
@@ -17,6 +16,7 @@ from diagnostics.auditing.probes.operations.operation_checks import (
     SHIFTED_AGAIN,
 )
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
+from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import address_of, tensors_in

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState

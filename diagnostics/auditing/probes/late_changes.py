@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from diagnostics.auditing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import stored_values

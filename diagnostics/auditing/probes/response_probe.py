@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.responses import (
     FRESH,
     SIZES,
@@ -19,6 +18,7 @@ from diagnostics.auditing.responses import (
     probe_response,
     trace_flow,
 )
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, UNTRAINED, WARNING, Family, Rule

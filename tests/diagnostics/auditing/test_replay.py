@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import audit
-from diagnostics.auditing.operation_trace import trace_operations
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
+from diagnostics.auditing.tracing.operation_trace import trace_operations
 
 Step = Callable[[nn.Module, Tensor], Tensor]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from diagnostics.auditing.operation_trace import Operation, OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.families.forward.evaluation_mode import MODE002, RANDOM_ANSWERS

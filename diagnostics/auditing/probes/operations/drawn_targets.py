@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace, Pick, name_of
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003, SCORE_DRAWN, TARGET_DRAWN
 from diagnostics.auditing.replay import trace_step, trace_training_step
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, name_of
+from diagnostics.auditing.tracing.recorded_calls import LossCall, Pick
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.rules.rule import WARNING

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace
 from diagnostics.auditing.probes.operations.operation_checks import ALWAYS_FLAT, SOFTMAX001, one_owner
 from diagnostics.auditing.replay import trace_step
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.findings import Finding
 from diagnostics.testing.trials import untouched
 

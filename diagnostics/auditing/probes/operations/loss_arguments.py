@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from diagnostics.auditing.operation_trace import LossCall, Operation, OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall, Operation
 from diagnostics.causes import Cause
 
 SMOOTHED_AWAY = Cause(

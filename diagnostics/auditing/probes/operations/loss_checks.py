@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from diagnostics.auditing.loss_terms_added import differing
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003, broadcast_cause, one_owner
 from diagnostics.auditing.probes.operations.origin_checks import judge_graphs
 from diagnostics.auditing.probes.operations.term_sizes import check_sizes
 from diagnostics.auditing.probes.operations.unit_checks import check_clamps
 from diagnostics.auditing.responses import is_same
+from diagnostics.auditing.tracing.loss_terms_added import differing
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall, PairCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState

@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace, PairCall, SoftmaxCall
 from diagnostics.auditing.probes.operations import loss_arguments, origin_checks, term_sizes
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall, PairCall, SoftmaxCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch.nn import functional as F
 
-from diagnostics.auditing.operation_trace import LossCall, NearCall, OperationTrace
-from diagnostics.auditing.value_origins import BLENDED, LARGEST, Product
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall, NearCall
+from diagnostics.auditing.tracing.value_origins import BLENDED, LARGEST, Product
 from diagnostics.causes import Cause
 
 LARGEST_OF_BATCH = Cause(
@@ -65,9 +66,12 @@ _GUESSES = 8.0
 """Loss over that of a uniform guess: a network at its start has about 1, a confident one that is wrong a few."""
 _FEWEST = 8
 """Targets from which their mean loss says something."""
+_AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_MOST_NODES = 10_000  # of one walk, milliseconds
 
-
-Judge = Callable[[OperationTrace], "Found"]
+Found = dict[str, Cause]
+"""By code."""
+Judge = Callable[[OperationTrace], Found]
 
 
 def judge_values(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
@@ -89,10 +93,6 @@ def _common(traces: Sequence[OperationTrace], judges: Sequence[Judge]) -> Iterat
                 yield cause
 
 
-Found = dict[str, Cause]
-"""By code."""
-
-
 def _judge_targets(trace: OperationTrace) -> Found:
     found: Found = {}
     for call in trace.losses:
@@ -101,9 +101,6 @@ def _judge_targets(trace: OperationTrace) -> Found:
         if BLENDED in call.target_origins and not call.target.is_floating_point():
             found.setdefault(CLASSES_BLENDED.code, CLASSES_BLENDED.of(operation=call.operation))
     return found
-
-
-_AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 
 
 def _judge_products(trace: OperationTrace) -> Found:
@@ -138,9 +135,6 @@ def _attracts(call: NearCall) -> bool:
     """Whether a step against the gradient brings the two nearer, in every element."""
     gradient = call.at_result.value
     return gradient is not None and bool((call.nearer * gradient <= 0).all())
-
-
-_MOST_NODES = 10_000  # of one walk, milliseconds
 
 
 def _share_weights(call: NearCall) -> bool:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.operation_trace import LossCall, OperationTrace
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, REORDERED
 from diagnostics.auditing.replay import trace_step
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import map_tensors, tensors_in
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
-from diagnostics.auditing.operation_trace import Arrived, LossCall, OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import Arrived, LossCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import WARNING, Family, Rule

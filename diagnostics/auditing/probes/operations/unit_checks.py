@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from diagnostics.auditing.activation_slopes import ActivationCall
-from diagnostics.auditing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.activation_slopes import ActivationCall
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import LITTLE_USED, WARNING, Family, Rule

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diagnostics import Severity, audit
-from diagnostics.auditing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 
 Step = Callable[[nn.Module, Any], Tensor]
 B = 16

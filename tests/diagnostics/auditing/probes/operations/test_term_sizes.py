@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics.auditing.operation_trace import OperationTrace
 from diagnostics.auditing.probes.operations.term_sizes import check_sizes, distance, far_targets
 from diagnostics.auditing.replay import trace_training_step
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 
 
 class Both(nn.Module):

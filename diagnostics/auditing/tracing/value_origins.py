@@ -1,7 +1,7 @@
 """Where the numbers of a step come from, as far as a check asks: a maximum over all samples, a mean loss, a draw.
 
-An origin is given to the result of one function, and stays with what some functions make of it. A tensor that no check
-asks about has none, and costs a look into a dictionary.
+The result of a function gets an origin, and results of some functions inherit those of their arguments. A tensor that
+no check asks about has none.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diagnostics.auditing.random_draws import in_density
+from diagnostics.auditing.tracing.random_draws import in_density
 from diagnostics.recording.tensors import tensors_in
 
 OUTPUT = "output"
@@ -163,9 +162,8 @@ class ValueOrigins:
         self.divided: list[Product] = []
         self.weighted_means: list[Product] = []
         self.weighted_scores: list[Product] = []
-        self._known: dict[
-            int, tuple[Tensor, frozenset[str]]
-        ] = {}  # tensors are kept, so that no id comes twice
+        # By id; the tensors are kept, so that no id is used again.
+        self._known: dict[int, tuple[Tensor, frozenset[str]]] = {}
 
     def of(self, value: Any) -> frozenset[str]:
         """The origins of a value."""
@@ -173,7 +171,7 @@ class ValueOrigins:
         return found[1] if found is not None and found[0] is value else frozenset()
 
     def give(self, value: Any, *origins: str) -> None:
-        """All tensors in a value have these origins, in addition to theirs."""
+        """Add origins to all tensors in a value."""
         for each in tensors_in(value):
             self._known[id(each)] = (each, self.of(each) | set(origins))
 
@@ -298,54 +296,3 @@ def _is_whole(values: Tensor) -> bool:
     if not values.is_floating_point() or values.requires_grad:
         return False
     return bool((values == values.round()).all()) and bool((values != values.flatten()[0]).any())
-
-
-class FirstDraw:
-    """The state of torch's random numbers on the CPU when a step draws for the first time.
-
-    Attributes:
-        seed: The seed that was set within the step, right before that draw; None where there was none.
-    """
-
-    NAMES = frozenset(
-        [
-            "dropout",
-            "dropout1d",
-            "dropout2d",
-            "dropout3d",
-            "alpha_dropout",
-            "feature_alpha_dropout",
-            "randn",
-            "randn_like",
-            "rand",
-            "rand_like",
-            "randint",
-            "randint_like",
-            "randperm",
-            "normal",
-            "normal_",
-            "uniform_",
-            "bernoulli",
-            "bernoulli_",
-            "multinomial",
-        ]
-    )
-
-    def __init__(self) -> None:
-        self.seed: int | None = None
-        self._start = torch.get_rng_state()
-        self._over = False
-
-    def before(self, name: str) -> Tensor | None:
-        """The state before a function that may draw, None where it is no matter."""
-        return torch.get_rng_state() if not self._over and name in self.NAMES else None
-
-    def after(self, before: Tensor | None) -> None:
-        """The function returned."""
-        if before is None or torch.equal(before, torch.get_rng_state()):
-            return
-        self._over = True
-        seed = torch.initial_seed()
-        fresh = torch.Generator().manual_seed(seed).get_state()
-        if torch.equal(before, fresh) and not torch.equal(before, self._start):
-            self.seed = seed

@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diagnostics.auditing.operation_trace import trace_operations
-from diagnostics.auditing.value_origins import BLENDED, DECISION, LARGEST, OUTPUT, FirstDraw, plain_name
+from diagnostics.auditing.tracing.operation_trace import trace_operations
+from diagnostics.auditing.tracing.value_origins import (
+    BLENDED,
+    DECISION,
+    LARGEST,
+    OUTPUT,
+    plain_name,
+)
 
 
 def test_names_of_variants_are_one_name() -> None:
@@ -30,20 +36,3 @@ def test_an_origin_goes_where_its_numbers_go() -> None:
     assert trace.origins.of(compared) == set()
     assert trace.origins.of(halves) == {BLENDED}
     assert trace.origins.of(torch.zeros(1)) == set()
-
-
-def test_a_seed_counts_where_the_next_function_draws() -> None:
-    torch.manual_seed(1)
-    torch.rand(2)
-    first = FirstDraw()
-    torch.manual_seed(5)
-    before = first.before("rand")
-    torch.rand(2)
-    first.after(before)
-    assert first.seed == 5
-    assert first.before("rand") is None
-    plain = FirstDraw()
-    before = plain.before("rand")
-    torch.rand(2)
-    plain.after(before)
-    assert plain.seed is None

@@ -1,4 +1,4 @@
-"""Numbers that a distribution draws without gradient, although it could draw them with one."""
+"""What a step draws: samples of distributions that could have a gradient, and the state of its first random numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -116,3 +117,54 @@ def _parameters(drawer: Distribution) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, Distribution):
             yield from _parameters(value)
+
+
+class FirstDraw:
+    """The state of torch's random numbers on the CPU when a step draws for the first time.
+
+    Attributes:
+        seed: The seed that was set within the step, right before that draw; None where there was none.
+    """
+
+    NAMES = frozenset(
+        [
+            "dropout",
+            "dropout1d",
+            "dropout2d",
+            "dropout3d",
+            "alpha_dropout",
+            "feature_alpha_dropout",
+            "randn",
+            "randn_like",
+            "rand",
+            "rand_like",
+            "randint",
+            "randint_like",
+            "randperm",
+            "normal",
+            "normal_",
+            "uniform_",
+            "bernoulli",
+            "bernoulli_",
+            "multinomial",
+        ]
+    )
+
+    def __init__(self) -> None:
+        self.seed: int | None = None
+        self._start = torch.get_rng_state()
+        self._over = False
+
+    def before(self, name: str) -> Tensor | None:
+        """The state before a function that may draw, None where it does not matter."""
+        return torch.get_rng_state() if not self._over and name in self.NAMES else None
+
+    def after(self, before: Tensor | None) -> None:
+        """The function returned."""
+        if before is None or torch.equal(before, torch.get_rng_state()):
+            return
+        self._over = True
+        seed = torch.initial_seed()
+        fresh = torch.Generator().manual_seed(seed).get_state()
+        if torch.equal(before, fresh) and not torch.equal(before, self._start):
+            self.seed = seed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diagnostics.auditing.activation_slopes import SLOPES, slope_of
+from diagnostics.auditing.tracing.activation_slopes import SLOPES, slope_of
 
 
 @pytest.mark.parametrize("name", SLOPES)
