@@ -46,7 +46,20 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch"])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Start the server, if it does not run, with Ctrl-C blocked: while it imports, it would print a traceback."""
+    from multiprocessing import forkserver, resource_tracker  # not everywhere
+
+    resource_tracker.ensure_running()  # else the server starts it, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def write_shared(arguments: tuple[Any, ...]) -> Path:

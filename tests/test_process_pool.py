@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +92,13 @@ def test_every_pool_has_the_environment_and_the_folder_of_its_start(
     monkeypatch.delenv("HOME")
     with start_workers(1) as pool:
         assert pool.submit(read_place).result() == ("second", str(tmp_path), False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks the workers on Linux alone")
+def test_ctrl_c_does_not_reach_the_server_while_it_imports() -> None:
+    with start_workers(1) as pool:
+        blocked = pool.submit(
+            signal.pthread_sigmask, signal.SIG_BLOCK, ()
+        ).result()  # as in the server that forked it
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
