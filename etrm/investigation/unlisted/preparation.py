@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 from etrm.config import Changes, Config, with_settings
 from etrm.data import open_episodes
@@ -44,6 +45,7 @@ class Preparation:
     base: Config
     root: Path
     process: CopyProcess
+    _training: Lock = field(default_factory=Lock, init=False)
 
     @cached_property
     def packages(self) -> Path:
@@ -102,10 +104,11 @@ class Preparation:
 
     def _train(self, config: Config, folder: Path) -> Path:
         """Train and evaluate a config with unchanged code, if that is not done yet, and return the run folder."""
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            _check(self.process.train(self.packages, folder, config))
-            (folder / "done").touch()
+        with self._training:  # several workers may want the same run
+            if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                _check(self.process.train(self.packages, folder, config))
+                (folder / "done").touch()
         return folder / RUN
 
     def _profile(self, variation: int) -> Profile:
