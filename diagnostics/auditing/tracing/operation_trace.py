@@ -397,11 +397,10 @@ class OperationTrace(TorchFunctionMode):
             return False
         shown = scores[:: -(-len(scores) // _SHOWN)]
         known = rows.sort(1).values  # classes may come in another order
-        moved = [
-            bool(torch.isin(each, rows).all()) and not bool((known == each.sort().values).all(1).any())
+        return all(
+            not bool((known == each.sort().values).all(1).any()) and bool(torch.isin(each, rows).all())
             for each in shown
-        ]
-        return all(moved)
+        )
 
     def _loss(
         self, name: str, values: Tensor, target: Tensor, result: Any, settings: Mapping[str, Any]
