@@ -63,12 +63,12 @@ INPUT002 = Rule(
 )
 SMALL_TO_BIAS = Cause(
     "small-next-to-bias",
-    "between samples its outputs differ by {spread:.2g} of their size, most of which is its bias: the inputs are tiny",
+    "its outputs differ between samples by only {spread:.2g} of their size; the rest is its bias: the inputs are tiny",
     remedy="Standardise the inputs; images may be divided by 255 twice.",
 )
 SMALL_TO_MEAN = Cause(
     "small-next-to-mean",
-    "between samples its outputs differ by {spread:.2g} of their size, most of which is the mean of the inputs",
+    "its outputs differ between samples by only {spread:.2g} of their size; the rest comes from the mean of the inputs",
     remedy="Subtract the mean of the inputs, and divide by their deviation.",
 )
 INPUT003 = Rule(

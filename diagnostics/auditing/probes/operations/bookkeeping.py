@@ -55,7 +55,7 @@ RANDOM001 = Rule(
 )
 OWN_MEMORY = Cause(
     "alias-of-weights",
-    "a copy of weights is their own memory, so that nothing is copied or averaged: {operation}",
+    "a copy of weights shares their memory, so that nothing is copied or averaged: {operation}",
     remedy="Clone what is kept: p.detach().clone(), copy.deepcopy(model.state_dict()).",
 )
 SHARE004 = Rule(

@@ -109,7 +109,7 @@ NO_GRAPH = Cause(
 DETACHED_TERM = Cause("detached-term", "detach() makes a term of the loss a number: {operation}")
 LOSS_UNTRAINED = Cause(
     "loss-untrained",
-    "a loss is added of which neither side has a graph, so that it trains nothing: {operation}",
+    "a loss is added although neither of its arguments has a graph, so that it trains nothing: {operation}",
     remedy="Look at its arguments: one of them has to be what the trained model returned.",
 )
 LOSS006 = Rule(

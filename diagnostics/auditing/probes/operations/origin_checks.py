@@ -26,20 +26,20 @@ CLASSES_BLENDED = Cause(
 )
 MEAN_WEIGHED = Cause(
     "weight-of-mean",
-    "a loss that is already the mean of the batch is multiplied with a function of exp() of itself, so that all samples"
+    "a loss that is already the mean of the batch is multiplied by a function of exp() of itself, so that all samples"
     " have one weight: {operation}",
     remedy='Compute the loss with reduction="none", weigh each sample, and take the mean at the end.',
 )
 WEIGHT_WITH_GRADIENT = Cause(
     "weight-not-detached",
-    "log-probabilities of choices are multiplied with a weight that has a gradient too, so that what computes the"
-    " weight is trained to make it smaller or larger: {operation}",
+    "log-probabilities of choices are multiplied by a weight that has a gradient too, so that the module that computes"
+    " the weight is trained through it: {operation}",
     remedy="Detach the advantage in the term of the policy.",
 )
 BOTH_TRAINED = Cause(
     "both-sides-trained",
-    "it draws two results of the same weights together, nothing else is in the loss, and both have gradient: any"
-    " constant is a perfect answer, {operation}",
+    "the loss only pulls two outputs of the same weights together, and both receive gradient, so that a constant output"
+    " is optimal: {operation}",
     remedy="Detach the target, or add a term that keeps the results apart.",
 )
 SCORES_TOO_LARGE = Cause(

@@ -23,7 +23,7 @@ DEAD = Cause(
 )
 CLAMPED = Cause(
     "clamped-away",
-    "every number is beyond the bound of {operation}, and only zeros come back to the outputs of the model",
+    "every number is outside the bounds of {operation}, so that no gradient reaches the outputs of the model",
     remedy="Look at what is clamped: boxes may be in another format, a difference may have the wrong order.",
 )
 _FAINT = LITTLE_USED | {"GRAD002", "GRAD005", "REACH002", "MOVE002", "RESPONSE003", "COLLAPSE001"}

@@ -43,7 +43,7 @@ def find_adapting(record: StepRecord, options: Values) -> Iterator[Observation]:
 
 RANDOM_ANSWERS = Cause(
     "frozen-and-random",
-    "it is frozen, gives answers without gradient, and its dropout is on, so that the same input has another answer in"
+    "it is frozen and called without gradient, but its dropout is on, so that the same input gives another output in"
     " each step",
     remedy="Call eval() on it after each train() of the model.",
 )

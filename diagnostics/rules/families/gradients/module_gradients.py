@@ -55,8 +55,8 @@ NOT_SCALED = Cause(
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
 FROZEN_AT_ZERO = Cause(
     "frozen-at-zero",
-    "{layer} is called, all of its weights are 0, and requires_grad is False: it gives nothing, and never will",
-    remedy="Set requires_grad to False before such a layer is put in, as the second matrix of a low-rank adapter.",
+    "all weights of {layer} are 0 and requires_grad is False, so that its output stays 0",
+    remedy="Freeze the base model before inserting the layer, as with the second matrix of a low-rank adapter.",
 )
 FROZEN_EMBEDDING = Cause(
     "frozen-embedding",
@@ -94,8 +94,7 @@ LOSS_MET = Cause(
 )
 FADED_OUT = Cause(
     "faded-out",
-    "it had gradient before, and another branch next to it has: a weight that fell to zero on purpose, or units that"
-    " died",
+    "it had gradient before, and a branch next to it still has: its weight fell to zero on purpose, or its units died",
 )
 
 _NO_GRADIENT = {

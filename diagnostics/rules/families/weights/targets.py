@@ -32,7 +32,7 @@ ROUNDED = Cause(
 )
 OLD_STATISTICS = Cause(
     "buffers-not-copied",
-    "its weights follow, and its buffers, as running statistics, are those of the start",
+    "its weights follow the source, but its buffers, such as running statistics, keep their initial values",
     remedy="Copy the buffers too: for old, new in zip(target.buffers(), source.buffers()): old.copy_(new).",
 )
 STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
