@@ -10,7 +10,8 @@ import json
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -32,6 +33,7 @@ from etrm.training.train_state import TrainState
 REFERENCE = "reference.jsonl"
 INFINITE = sys.float_info.max  # stands for an infinite size, which JSON does not have
 FIRST_STEPS = 3  # of a run and of each of its phases: a fault may need a row that continues
+CANDIDATES = 16  # random steps among which one of the right bucket is looked for
 MOST_DEPARTURES = 20  # that are kept of one step: a wrong loss changes every gradient
 
 
@@ -110,7 +112,7 @@ class StepCheck:
         self.compared: list[ComparedStep] = []
         self._left: Snapshot | None = None  # the state after the last step, if that was compared
         self._every = config.monitor.reference_every if config.monitor.enabled else None
-        self._planned = planned_steps(self.config) if self._every else frozenset()
+        self._planned: frozenset[int] | None = None  # until the first step asks
 
     @cached_property
     def rows(self) -> ReferenceLoader:
@@ -122,6 +124,9 @@ class StepCheck:
         """Whether the next step is compared: a planned one, or the first of its bucket, of a run of one process."""
         if not self._every or state.world.size > 1:
             return False
+        if self._planned is None:
+            turn = state.model.steps_per_turn
+            self._planned = planned_steps(self.config, lambda step: state.episodes.bucket_at(step - 1, turn))
         due = state.step + 1 in self._planned or state.slots[state.bucket].next_index == 0
         if not due:
             self.forget()
@@ -169,21 +174,38 @@ def _in_order(found: list[Departure]) -> list[Departure]:
     return sorted(found, key=lambda departure: order.index(departure.stage))
 
 
-def planned_steps(config: Config) -> frozenset[int]:
+def planned_steps(config: Config, bucket_of: Callable[[int], int]) -> frozenset[int]:
     """The 1-based steps to compare: the first ones of the run and of each phase, one of every n, and the last.
 
-    The one of every n is drawn from the seed, so that a fault of every second or tenth step does not escape. A
-    checkpoint, an evaluation and a probe must not change the run, so the steps before and after the first of each are
+    A checkpoint, an evaluation and a probe must not change the run, so the steps before and after the first of each are
     compared too.
+
+    Args:
+        config: the settings of the run.
+        bucket_of: the bucket of a 1-based step.
     """
     train = config.train
-    draw = random.Random(train.seed)
-    every = config.monitor.reference_every or train.steps
     starts = [0, *_phases(train), *accumulate(stage.steps for stage in config.data.curriculum)]
     found = {start + after for start in starts for after in range(1, FIRST_STEPS + 1)}
-    found |= {first + draw.randint(1, every) for first in range(0, train.steps, every)}
     found |= {first + after for first in _interruptions(config) for after in (0, 1)}
-    return frozenset(step for step in found | {train.steps} if step <= train.steps)
+    found |= {*_sampled(config, bucket_of), train.steps}
+    return frozenset(step for step in found if step <= train.steps)
+
+
+def _sampled(config: Config, bucket_of: Callable[[int], int]) -> Iterator[int]:
+    """One of every n steps: a random one, so that a fault of every second or tenth step does not escape.
+
+    It is of the bucket that was sampled least: a fault of one bucket must not wait until chance draws that bucket.
+    """
+    train = config.train
+    random_steps, samples = random.Random(train.seed), Counter[int]()
+    every = config.monitor.reference_every or train.steps
+    for first in range(0, train.steps, every):
+        window = range(first + 1, min(first + every, train.steps) + 1)
+        drawn = random_steps.sample(window, min(CANDIDATES, len(window)))
+        step = min(drawn, key=lambda one: samples[bucket_of(one)])
+        samples[bucket_of(step)] += 1
+        yield step
 
 
 def _phases(train: TrainConfig) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,20 +28,36 @@ def config_of(**settings: object) -> Config:
     return with_settings(small, **settings)  # type: ignore[arg-type]
 
 
+def one_bucket(step: int) -> int:
+    return 0
+
+
 def test_first_steps_phases_and_one_of_every_n_are_planned() -> None:
     config = config_of(train={"steps": 200, "warmup_steps": 20, "freeze_decoder_steps": 90})
-    found = planned_steps(config)
+    found = planned_steps(config, one_bucket)
     assert {1, 2, 3, 21, 22, 23, 91, 92, 93, 200} <= found
     assert all(any(first < step <= first + 50 for step in found) for first in range(0, 200, 50))
-    assert found == planned_steps(config)
+    assert found == planned_steps(config, one_bucket)
     assert max(found) == 200
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_bucket_is_sampled_as_often_as_others(seed: int) -> None:
+    def bucket_of(step: int) -> int:
+        return 2 if step % 10 == 3 else step % 2
+
+    config = config_of(train={"steps": 1500, "seed": seed}, monitor={"reference_every": 50})
+    planned = planned_steps(config, bucket_of)
+    counts = Counter(bucket_of(step) for step in planned if 300 < step < 1500)
+    assert counts.total() == 24  # windows of 50 steps; nothing else is planned there
+    assert min(counts[bucket] for bucket in range(3)) >= 7
 
 
 def test_the_steps_around_the_first_checkpoint_evaluation_and_probe_are_planned() -> None:
     config = config_of(
         train={"steps": 100, "checkpoint_every": 30}, evaluate={"every": 40}, monitor={"probe_every": 20}
     )
-    assert {20, 21, 30, 31, 40, 41} <= planned_steps(config)
+    assert {20, 21, 30, 31, 40, 41} <= planned_steps(config, one_bucket)
 
 
 def test_weights_that_a_checkpoint_changes_are_an_update_between_two_steps(
@@ -78,7 +95,7 @@ def test_the_compared_steps_are_in_the_run_folder(tmp_path: Path) -> None:
     config = config_of(train={"steps": 6})
     train(config, tmp_path / "run")
     found = read_compared(tmp_path / "run")
-    assert [step.step for step in found] == sorted(planned_steps(config))
+    assert [step.step for step in found] == sorted(planned_steps(config, one_bucket))
     assert not any(step.departures or step.absent for step in found)
 
 
