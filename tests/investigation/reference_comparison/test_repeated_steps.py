@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 from etrm.config import Config, load, with_settings
 from etrm.investigation.reference_comparison.reference_check import ReferenceFacts, check_course
 from etrm.investigation.reference_comparison.repeated_steps import add_steps_before_departure
-from etrm.reference.departure import PipelineStage
+from etrm.reference.departure import Departure, PipelineStage
 from etrm.training import recipe
+from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import Trainer, train
 
 BEGINS = 11
@@ -43,11 +45,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def double_loss(patch: pytest.MonkeyPatch) -> None:
-    """Double the loss from the planted step on."""
+def double_loss(
+    patch: pytest.MonkeyPatch, doubled: Callable[[int], bool] = lambda step: step >= BEGINS
+) -> None:
+    """Double the loss of some 1-based steps: by default from the planted one on."""
 
     def weigh(loss: Tensor, step: int) -> Tensor:
-        return loss * (2 if step + 1 >= BEGINS else 1)
+        return loss * (2 if doubled(step + 1) else 1)
 
     build = recipe.Recipe.__init__
 
@@ -93,6 +97,25 @@ def test_steps_after_a_compared_one_start_at_the_checkpoint(
     monkeypatch.setattr(Trainer, "advance", counted)
     add_steps_before_departure(ReferenceFacts((ten, departing)), run, CONFIG, 100)
     assert taken == list(range(9, BEGINS + 1))
+
+
+def test_a_fault_of_one_bucket_begins_before_equal_steps_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_settings(CONFIG, data={"buckets": 2})
+    episodes = Trainer(config).state.episodes
+    buckets = {step: episodes.bucket_at(step - 1) for step in range(1, 21)}
+    with_fault = [step for step in buckets if step >= BEGINS and buckets[step] == 1]
+    equal = [max(step for step in buckets if step < BEGINS and buckets[step] == bucket) for bucket in (1, 0)]
+    later = max(step for step in buckets if with_fault[0] < step < with_fault[2] and buckets[step] == 0)
+    departure = Departure(PipelineStage.GRADIENT, "loss", 1.0, 0.0, step=with_fault[2], bucket=1)
+    compared = [ComparedStep(step, buckets[step]) for step in (*equal, later)]
+    compared.append(ComparedStep(with_fault[2], 1, (departure,), 1))
+    double_loss(monkeypatch, lambda step: step >= BEGINS and buckets[step] == 1)
+    found = add_steps_before_departure(ReferenceFacts(tuple(compared)), tmp_path, config, 100)
+    assert found.first is not None
+    assert found.first.step == with_fault[0]
+    assert [step.step for step in found.steps] == sorted({step.step for step in found.steps})
 
 
 def test_a_run_that_cannot_be_repeated_keeps_what_it_recorded(run: Path) -> None:
