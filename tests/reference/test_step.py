@@ -14,7 +14,8 @@ from etrm.config import KINDS, Config, load, with_settings
 from etrm.model.act import Carry
 from etrm.reference.data.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.step import Limits, compare_step
+from etrm.reference.stages.differences import Limits
+from etrm.reference.step import compare_step
 from etrm.training import trainer as trainer_module
 from etrm.training.ema import Ema
 from etrm.training.metrics import StepSums
@@ -282,7 +283,9 @@ def test_rounding_is_no_departure_however_much_a_recursion_amplifies_it(
 ) -> None:
     """With limits far below rounding, most tensors are beyond them, and the sampled roundings explain them all."""
     low = 3e-7 if precision == "float32" else 1e-5
-    monkeypatch.setattr("etrm.reference.step.LIMITS", {precision: Limits(forward=low, gradient=low)})
+    monkeypatch.setattr(
+        "etrm.reference.stages.checked_step.LIMITS", {precision: Limits(forward=low, gradient=low)}
+    )
     config = with_settings(DEEP, train={"precision": precision})
     trainer = Trainer(config)
     beyond = 0
@@ -291,7 +294,7 @@ def test_rounding_is_no_departure_however_much_a_recursion_amplifies_it(
             trainer.advance()
         assert compare_step(step, config) == []
         with monkeypatch.context() as limits_alone:
-            limits_alone.setattr("etrm.reference.step.SAMPLES", 0)
+            limits_alone.setattr("etrm.reference.stages.model_pass.SAMPLES", 0)
             beyond += len(compare_step(step, config))
     assert beyond > 20
 

@@ -29,7 +29,8 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
 from etrm.reference.network import part
 from etrm.reference.search_starts import SearchedRow, start_contexts
-from etrm.reference.step import SAMPLES, dither
+from etrm.reference.stages.differences import dither
+from etrm.reference.stages.model_pass import SAMPLES
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch

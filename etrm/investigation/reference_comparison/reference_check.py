@@ -44,8 +44,8 @@ from etrm.reference.data.leaked_tasks import compare_split
 from etrm.reference.data.loaded_rows import LoadedRow, compare_passes, compare_task_sets
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
+from etrm.reference.stages.checked_step import covers_model
 from etrm.reference.start_weights import compare_start_weights
-from etrm.reference.step import covers_model
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import BEST, evaluate_tasks, load_model, make_predictor
