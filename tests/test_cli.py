@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from etrm import __version__
+from etrm.__main__ import main
 from etrm.commands import app
 from tests.command_line import etrm
 from tests.errors import assert_holds
@@ -28,6 +29,18 @@ def test_a_process_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
     assert_holds(done.stderr, "'smal'", "'small'")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def press() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("etrm.installation.exit_unless_installed", press)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
 
 
 def test_the_version_is_printed() -> None:

@@ -130,9 +130,14 @@ def allow_named(names: Iterable[str]) -> None:
 
 
 def resolve_config(
-    preset: str | None, path: Path | None, settings: list[str] | None, inject: list[str] | None
+    preset: str | None,
+    path: Path | None,
+    settings: list[str] | None,
+    inject: list[str] | None,
+    *,
+    run: Path | None = None,
 ) -> Config:
-    return check_faults(resolve_settings(None, preset, path, overrides_of(settings, inject)).config)
+    return check_faults(resolve_settings(run, preset, path, overrides_of(settings, inject)).config)
 
 
 def check_faults(config: Config) -> Config:

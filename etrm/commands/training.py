@@ -55,8 +55,9 @@ def train(
     allow_code_of(out if resume else None, allowed=allow_code)
     if resume and not (preset or config or settings or inject):
         chosen = read_config(out)
-    else:
-        chosen = resolve_config(preset, config, settings, inject)
+    else:  # other settings than the run's are refused later, where only those that the command line changes are named
+        began = out if resume and not (preset or config) and (out / "config.json").exists() else None
+        chosen = resolve_config(preset, config, settings, inject, run=began)
     if find_batch_size:
         _print_batch_sizes(chosen)
         return
@@ -152,7 +153,7 @@ def evaluate(
     .augmentations.
     """
     from etrm.config import parse_settings
-    from etrm.training.scoring.score_run import score_run
+    from etrm.training.scoring.score_run import score_run, submit
     from reports.terminal.console import open_console
     from reports.terminal.course_lines import course_lines
     from reports.terminal.fitted_lines import fitted_lines
@@ -165,7 +166,7 @@ def evaluate(
     changes = parse_settings(settings or ())
     with Phases("tasks") as phases:
         scores = score_run(
-            run, changes, submission, misleading, search=search, adapted=adapt, progress=phases.update
+            run, changes, misleading=misleading, search=search, adapted=adapt, progress=phases.update
         )
     console = open_console()
     console.print(scores_table(str(run), scores))
@@ -177,8 +178,8 @@ def evaluate(
         console.print(line, highlight=False, soft_wrap=True)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
-    if scores.submitted:
-        console.print(submission_line(scores.submitted), highlight=False, soft_wrap=True)
+    if submission is not None and not scores.interrupted:
+        console.print(submission_line(submit(scores, submission)), highlight=False, soft_wrap=True)
     if scores.interrupted:
         unwritten = "" if submission is None else f"; {submission} was not written"
         open_console(stderr=True).print(

@@ -27,6 +27,12 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert etrm("train", *small).code == 0
     assert etrm("train", *small).code == 2
     assert etrm("train", "--resume", "--out", str(run)).code == 0
+    longer = etrm("train", "--resume", "--set", "train.steps=8", "--out", run)
+    assert longer.code == 2
+    assert re.findall(r"\w+\.\w+ \w+, was \w+", longer.err) == ["train.steps 8, was 4"]
+    unwritten = etrm("evaluate", run, "--submission", run / "config.json" / "submission.json")
+    assert unwritten.code == 2
+    assert "this run" in unwritten.out
     done = etrm("evaluate", str(run), "--submission", str(tmp_path / "submission.json"))
     assert done.code == 0, done.err
     for name in ("this run", "copy input", "all black", "untrained model"):

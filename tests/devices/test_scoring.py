@@ -51,8 +51,8 @@ def test_contexts_are_searched_weights_adapted_and_steps_analysed(
         "evaluate": {"search": {"steps": 2, "restarts": 2}, "adapt": {"steps": 2, "batch_size": 2}}
     }
     both, weights = (
-        score_run(run, brief, None, search=True, adapted="context"),
-        score_run(run, brief, None, adapted="weights"),
+        score_run(run, brief, search=True, adapted="context"),
+        score_run(run, brief, adapted="weights"),
     )
     assert Fit.CONTEXT in both.fitted
     assert Fit.CONTEXT not in weights.fitted

@@ -58,7 +58,6 @@ class Scores:
         asked: the tasks that it was evaluated on.
         model: the report of the run.
         others: the reports of the trivial baselines and of the same model untrained, by name.
-        submitted: the submission, if one was requested.
         misleading: scores that overstate the run and the trivial baselines, by name; empty unless requested.
         fitted: the scores of the run after fitting something to each task, by what is fitted.
         interrupted: whether Ctrl-C ended the fitting; its scores are then those of the tasks that were finished.
@@ -70,7 +69,6 @@ class Scores:
     asked: TaskSet
     model: EvaluationReport
     others: dict[str, EvaluationReport]
-    submitted: Submitted | None = None
     misleading: Mapping[str, MisleadingScores] = field(default_factory=dict)
     fitted: Mapping[Fit, FittedScores] = field(default_factory=dict)
     interrupted: bool = False
@@ -100,9 +98,8 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
 def score_run(
     folder: Path,
     settings: Changes,
-    submission: Path | None,
-    misleading: bool = False,
     *,
+    misleading: bool = False,
     search: bool = False,
     adapted: AdaptedPart | None = None,
     progress: OnProgress = lambda work, done, total: None,
@@ -112,11 +109,9 @@ def score_run(
     Args:
         folder: the run folder.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
-        submission: the file for a Kaggle submission of the whole data set, or None.
         misleading: whether to score in ways that overstate the run, too.
         search: whether to search the context of each task, too.
-        adapted: the part of the model to adapt to each task, too. The submission holds the answers of the last way;
-            it is not written if Ctrl-C ended the fitting.
+        adapted: the part of the model to adapt to each task, too.
         progress: the function that is called when fitting has finished tasks.
 
     Raises:
@@ -128,20 +123,13 @@ def score_run(
         _check_encoder(folder)
     found = evaluate_run(folder, settings)
     config, asked = found.config, found.asked
-    untrained = build_variant(config.model, puzzles=_puzzles(found.model)).eval()
     others = evaluate_baselines(asked, config.data)
-    others["untrained model"] = _evaluate(untrained, asked, config, found.trained)
+    others["untrained model"] = _evaluate(_build_untrained(found), asked, config, found.trained)
     fitted = Fitted({})
     if search or adapted is not None:
         fitted = score_fitted(
             found.model, config, asked, found.trained, search=search, part=adapted, progress=progress
         )
-    submitted = None
-    if submission is not None and not fitted.interrupted:
-        everything, limit = load_whole_set(config, asked), config.data.max_side
-        reports = [scores.report for fit, scores in fitted.scores.items() if fit is not Fit.MISMATCHED]
-        answers = (reports or [found.report])[-1].candidates
-        submitted = write_submission(submission, everything, answers, limit)
     overstated = score_misleadingly(found) if misleading and not fitted.interrupted else {}
     return Scores(
         config=config,
@@ -150,11 +138,22 @@ def score_run(
         asked=asked,
         model=found.report,
         others=others,
-        submitted=submitted,
         misleading=overstated,
         fitted=fitted.scores,
         interrupted=fitted.interrupted,
     )
+
+
+def submit(scores: Scores, file: Path) -> Submitted:
+    """Write a Kaggle submission of the whole data set, with the answers of the last way of fitting, if there is one.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    everything = load_whole_set(scores.config, scores.asked)
+    fitted = [one.report for fit, one in scores.fitted.items() if fit is not Fit.MISMATCHED]
+    answers = (fitted or [scores.model])[-1].candidates
+    return write_submission(file, everything, answers, scores.config.data.max_side)
 
 
 def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
@@ -207,6 +206,13 @@ def score_steps(folder: Path) -> dict[int, EvaluationReport]:
 def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
     predictor = make_predictor(model, config.evaluate)
     return evaluate_tasks(build_recipe(config), predictor, asked, config, tasks)
+
+
+def _build_untrained(found: Evaluated) -> Variant:
+    """The model of a run with weights drawn from the seed of the run, so that every evaluation scores the same ones."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(found.config.train.seed)
+        return build_variant(found.config.model, puzzles=_puzzles(found.model)).eval()
 
 
 def _puzzles(model: Variant) -> int:

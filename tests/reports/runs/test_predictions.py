@@ -22,7 +22,7 @@ from tests.errors import raises_code
 @pytest.mark.parametrize("weights", ["ema", "raw"])
 def test_each_answer_is_the_one_that_evaluate_scores(trained: Path, weights: str) -> None:
     setting: Changes = {"evaluate": {"weights": weights}}
-    scored = score_run(trained, setting, None).model
+    scored = score_run(trained, setting).model
     _, answers = read_predictions(trained, setting, tasks=100)
     assert len(answers) == len(scored.queries) == 8
     for one in answers:

@@ -25,7 +25,7 @@ from etrm.training.scoring.predictor import (
     make_predictor,
     solve_samples,
 )
-from etrm.training.scoring.score_run import score_run
+from etrm.training.scoring.score_run import score_run, submit
 from etrm.training.trainer import train
 from tests.errors import raises_code
 
@@ -107,9 +107,9 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 
 def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
-    scores = score_run(run, {"evaluate": {"weights": "raw"}}, file)
-    assert scores.submitted is not None
-    assert (scores.submitted.tasks, scores.submitted.path) == (3, file)
+    scores = score_run(run, {"evaluate": {"weights": "raw"}})
+    submitted = submit(scores, file)
+    assert (submitted.tasks, submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
     assert [task.id for task in scores.asked] == ["task100", "task101", "task102"]
     assert {"untrained model"} < set(scores.others)
@@ -118,23 +118,32 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
     assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
 
 
+def test_the_untrained_model_has_the_weights_that_the_run_began_with(
+    smoke: Callable[..., Config], tmp_path: Path
+) -> None:
+    still = smoke("train.steps=1", "train.warmup_steps=0", "train.lr=1e-30", "train.weight_decay=0")
+    train(still, tmp_path / "still")
+    scores = score_run(tmp_path / "still", {"evaluate": {"weights": "raw"}})
+    assert scores.others["untrained model"].token_accuracy == scores.model.token_accuracy > 0
+
+
 def test_misleading_scores_stand_beside_the_right_one(run: Path) -> None:
-    scores = score_run(run, {}, None, misleading=True)
+    scores = score_run(run, {}, misleading=True)
     assert list(scores.misleading) == ["this run", *BASELINES]
-    again = score_run(run, {}, None, misleading=True)
+    again = score_run(run, {}, misleading=True)
     assert again.misleading == scores.misleading  # noise included
     for name, found in scores.misleading.items():
         report = scores.model if name == "this run" else scores.others[name]
         first = report.pass_at[1]
         assert found[Misleading.TASKS] == Share.counted(first.solved, first.asked)
-    assert not score_run(run, {}, None).misleading
+    assert not score_run(run, {}).misleading
 
 
 def test_a_puzzle_table_has_no_misleading_scores(smoke: Callable[..., Config], tmp_path: Path) -> None:
     small = smoke("model.variant=trm", "data.augmentations=1", "train.steps=1", "train.warmup_steps=0")
     train(small, tmp_path / "trm")
     with raises_code(ConfigError, "evaluate.misleading-without-encoder", "trm"):
-        score_run(tmp_path / "trm", {}, None, misleading=True)
+        score_run(tmp_path / "trm", {}, misleading=True)
 
 
 def test_noise_is_in_the_copy_of_a_model_alone(run: Path) -> None:
@@ -151,7 +160,7 @@ def test_noise_is_in_the_copy_of_a_model_alone(run: Path) -> None:
 def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
     run: Path, tmp_path: Path
 ) -> None:
-    score_run(run, {"evaluate": {"max_tasks": 1}}, tmp_path / "submission.json")
+    submit(score_run(run, {"evaluate": {"max_tasks": 1}}), tmp_path / "submission.json")
     assert set(json.loads((tmp_path / "submission.json").read_text())) == {"task100", "task101", "task102"}
     found = json.loads((tmp_path / "submission.placeholders.json").read_text())
     assert found["tasks"] == 3
@@ -161,9 +170,9 @@ def test_a_submission_holds_the_whole_data_set_and_names_what_was_not_evaluated(
 
 def test_scoring_what_was_trained_on_is_refused(run: Path) -> None:
     with raises_code(LeakageError, "data.leakage", "4 of 4"):
-        score_run(run, {"evaluate": {"subset": "training"}}, None)
+        score_run(run, {"evaluate": {"subset": "training"}})
     allowed: Changes = {"evaluate": {"subset": "training", "allow_trained": ("all",)}}
-    assert score_run(run, allowed, None).model.pass_at[1].asked == 4
+    assert score_run(run, allowed).model.pass_at[1].asked == 4
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.precision bfloat16 is little faster")
@@ -177,7 +186,7 @@ def test_products_are_computed_in_the_precision_of_the_evaluation(run: Path, sam
     assert low == pytest.approx(exact, abs=0.05)
     assert model.core.H_init.dtype == torch.float32
     with pytest.warns(UserWarning, match="evaluate.precision"):  # as a CPU is no faster with it
-        score_run(run, {"evaluate": {"precision": "bfloat16"}}, None)
+        score_run(run, {"evaluate": {"precision": "bfloat16"}})
 
 
 def test_a_device_without_the_precision_is_refused_before_anything_is_answered(
