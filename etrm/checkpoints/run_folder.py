@@ -16,7 +16,6 @@ lock               locked by the process that writes to the folder; contains the
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -24,7 +23,6 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -33,9 +31,10 @@ from typing import IO, Any
 
 from etrm import __version__
 from etrm.atomic_files import write_atomically
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
-from etrm.errors import ConfigError, FolderInUseError, RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 from etrm.extensions import parse, read_source
 from etrm.hardware import RecordChange, find_changes, read_processor_name
 from etrm.setting_texts import flatten
@@ -102,10 +101,8 @@ class RunFolder:
         self._timing: IO[bytes] | None = None
         with explain_refused_writes(path):
             path.mkdir(parents=True, exist_ok=True)
-            # Opened without truncation: until we hold the lock, the file contains the id of another process.
-            self._lock = (path / "lock").open("a+b", buffering=0)
+            self._lock = lock_folder(path)
         try:
-            self._take_lock()
             self._claim(config, resume)
         except BaseException:
             self._lock.close()
@@ -115,29 +112,6 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.seek(0)
-            raise FolderInUseError(
-                "run.in-use",
-                f"another process is working in {self.path}",
-                got=self._lock.read(200).decode("utf-8", "replace").strip(),
-                next_step="wait until it ends, or use another --out",
-            ) from error
-        except OSError as error:
-            raise RunFolderError(
-                "run.no-locks",
-                f"{self.path} cannot be locked, so another process could write to it at the same time",
-                got=error.strerror or str(error),
-                next_step="use an --out on a file system that supports locks",
-            ) from error
-        with explain_refused_writes(self.path):
-            self._lock.truncate(0)
-            since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-            self._lock.write(f"process {os.getpid()} on {platform.node()}, since {since}\n".encode())
 
     def _claim(self, config: Config, resume: bool) -> None:
         if not ((self.path / "run.json").exists() or list_saved(self.checkpoints)):

@@ -1,13 +1,16 @@
-"""The folder of an investigation belongs to one config, one version of the code and one device."""
+"""The folder of an investigation is of one config, one version of the code and one device, and used by one process."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from etrm.atomic_files import write_atomically
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import Config
 from etrm.errors import RunFolderError
 from etrm.investigation.runs.cache import compute_of
@@ -15,10 +18,12 @@ from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.launchers import Launcher
 
 
-def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher) -> None:
-    """Claim a folder for an investigation, or refuse it if it contains another, before anything else is written.
+@contextmanager
+def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher) -> Iterator[None]:
+    """Claim a folder for an investigation and lock it, or refuse it, before anything else is written.
 
     Raises:
+        FolderInUseError: another process investigates in the folder.
         RunFolderError: the folder holds another investigation, or cannot be written.
     """
     file = out / "subject.json"
@@ -29,12 +34,22 @@ def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher) -> N
         "code": code_hash(subject),
         "compute": asdict(computed),
     }
-    try:
-        if file.exists():
-            _check(out, json.loads(file.read_text("utf-8")), wanted)
-            return
+    with _explain_refused_writes(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+        lock = lock_folder(out)
+    with lock:
+        with _explain_refused_writes(out):
+            if file.exists():
+                _check(out, json.loads(file.read_text("utf-8")), wanted)
+            else:
+                write_atomically(file, json.dumps(wanted, indent=1, sort_keys=True) + "\n")
+        yield
+
+
+@contextmanager
+def _explain_refused_writes(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(
             "investigate.not-writable",

@@ -11,6 +11,7 @@ from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.announced_verdicts import AnnouncedVerdicts, OnVerdict
 from etrm.investigation.decision_order import DecisionOrder, OnDeparture
 from etrm.investigation.evidence.table import EvidenceRow, Metric
@@ -56,11 +57,6 @@ Conduct = Callable[[Investigation, float], ExperimentResult]
 """Runs an experiment, given the best trivial baseline's pass@1 on the held-out tasks."""
 
 BASELINE_SCORE = Metric("baseline.score", "{item}: pass@1 on the held-out tasks")
-NO_CAUSE = (
-    "No tested hypothesis explains a failure to learn. More seeds and steps narrow the intervals: --seeds 5, then "
-    "`etrm train` and `etrm evaluate`."
-)
-"""Next step where nothing was found."""
 
 
 def choose(subject: Config, *names: str) -> tuple[str, ...]:
@@ -133,43 +129,43 @@ def investigate(
     announced, where = AnnouncedVerdicts(on_verdict), describe_environment()
     build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be read
     load_training_tasks(subject)
-    claim_folder(out, subject, name, launcher)
-    recorded, facts = _judge_recorded(recorded_in, subject, progress)
-    # A store has one seed and every arm its own; neither a store nor workers change a sample. Of the compared steps
-    # only those of the whole run are read, and they are compared whatever the settings are.
-    given, subject = (
-        subject,
-        with_settings(subject, data={"store": None, "workers": 0}, monitor={"reference_every": None}),
-    )
-    investigation = Investigation(
-        out,
-        subject,
-        tuple(range(first_seed, first_seed + tier.seeds)),
-        launcher,
-        progress,
-        tier,
-        short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
-        frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
-        awaited=lambda: () if until_root_cause else plan_course(investigation, chosen),
-        meanwhile=lambda: () if until_root_cause else plan_short_runs(investigation, chosen),
-    )
-    on_plan(plan_work(investigation, chosen))
-    order = DecisionOrder(investigation, chosen, until_root_cause, facts, announced, on_departure)
-    departed = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
-    reference = order.compare(given, departed)
-    decided = order.decide(reference)
-    recorded = recorded and accuse(recorded, facts, decided)
-    baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
-    found: tuple[ExperimentResult, ...] = ()
-    proven = find_root_cause(decided).confidence == "proven"
-    if not (until_root_cause and proven) and subject.model.has_encoder and subject.model.recursive:
-        best = max(report.pass_at[1].score for report in baselines.values())
-        found = tuple(conduct(investigation, best) for conduct in experiments)
-    noticed = gather_additional_findings(investigation.finished_under_test())
-    reproduce = _reproduce(investigation, command, where, announced.elapsed)
-    result = _make_result(name, decided, found, baselines, noticed, recorded, reference, reproduce)
-    result.write(out)
-    return result
+    with claim_folder(out, subject, name, launcher):
+        recorded, facts = _judge_recorded(recorded_in, subject, progress)
+        # A store has one seed and every arm its own; neither a store nor workers change a sample. Of the compared steps
+        # only those of the whole run are read, and they are compared whatever the settings are.
+        given, subject = (
+            subject,
+            with_settings(subject, data={"store": None, "workers": 0}, monitor={"reference_every": None}),
+        )
+        investigation = Investigation(
+            out,
+            subject,
+            tuple(range(first_seed, first_seed + tier.seeds)),
+            launcher,
+            progress,
+            tier,
+            short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
+            frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
+            awaited=lambda: () if until_root_cause else plan_course(investigation, chosen),
+            meanwhile=lambda: () if until_root_cause else plan_short_runs(investigation, chosen),
+        )
+        on_plan(plan_work(investigation, chosen))
+        order = DecisionOrder(investigation, chosen, until_root_cause, facts, announced, on_departure)
+        departed = compare_recorded(recorded_in, subject, tier.reference_steps) if recorded_in else None
+        reference = order.compare(given, departed)
+        decided = order.decide(reference)
+        recorded = recorded and accuse(recorded, facts, decided)
+        baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
+        found: tuple[ExperimentResult, ...] = ()
+        proven = find_root_cause(decided).confidence == "proven"
+        if not (until_root_cause and proven) and subject.model.has_encoder and subject.model.recursive:
+            best = max(report.pass_at[1].score for report in baselines.values())
+            found = tuple(conduct(investigation, best) for conduct in experiments)
+        noticed = gather_additional_findings(investigation.finished_under_test())
+        reproduce = _reproduce(investigation, command, where, announced.elapsed)
+        result = _make_result(name, decided, found, baselines, noticed, recorded, reference, reproduce)
+        result.write(out)
+        return result
 
 
 def _judge_recorded(
@@ -196,7 +192,7 @@ def _make_result(
 ) -> Result:
     cause = find_root_cause(hypotheses)
     code, sentence = cause.code, cause.sentence
-    next_step = _choose_next_step(cause.id, hypotheses, experiments)
+    next_step = _choose_next_step(cause.id, hypotheses, experiments, len(reproduce.seeds))
     if code in (CauseCode.NONE, CauseCode.NOT_TESTED):
         shown = explain_departure(reference) or (explain_unnamed(recorded) if recorded is not None else None)
         code, sentence, next_step = shown or (code, sentence, next_step)
@@ -221,13 +217,33 @@ def _make_result(
 
 
 def _choose_next_step(
-    cause: str | None, hypotheses: Mapping[str, HypothesisResult], experiments: Sequence[ExperimentResult]
+    cause: str | None,
+    hypotheses: Mapping[str, HypothesisResult],
+    experiments: Sequence[ExperimentResult],
+    seeds: int,
 ) -> str:
     if cause is not None:
         return all_hypotheses()[cause].next_step
     if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
         return "Fix what the ERROR names, then run the same command again; if code has changed, with another --out."
-    return (experiments[0].next_step if experiments else "") or NO_CAUSE
+    return (experiments[0].next_step if experiments else "") or describe_no_cause(hypotheses, seeds)
+
+
+def describe_no_cause(hypotheses: Mapping[str, HypothesisResult], seeds: int) -> str:
+    """The next step where nothing was found: more seeds for what is undecided, otherwise a longer run.
+
+    Args:
+        hypotheses: the decided hypotheses by id.
+        seeds: the seeds of every arm but those of short runs, whose number their first arm shows.
+    """
+    undecided = [one for one in hypotheses.values() if one.verdict is Verdict.INCONCLUSIVE]
+    if not undecided:
+        return "No tested hypothesis explains a failure to learn. Train longer: `etrm train`, then `etrm evaluate`."
+    short = [sum(run.arm == one.arms[0].name for run in one.runs) for one in undecided if one.arms]
+    most = max([seeds, *short])
+    more = FULL_SEEDS if most < FULL_SEEDS else 2 * most
+    ids = ", ".join(one.id for one in undecided)
+    return f"More seeds would narrow the intervals of {ids}: repeat the command with --seeds {more}."
 
 
 def _reproduce(

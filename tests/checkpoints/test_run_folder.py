@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,27 +61,6 @@ def test_the_record_has_the_step_from_which_the_newest_process_trains(tmp_path: 
         folder.close()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record == {"seed": 0, "host": platform.node(), FROM_STEP: 7}  # the same machine: nothing changed
-
-
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "w")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with raises_code(FolderInUseError, "run.in-use", tmp_path):
-            RunFolder(tmp_path, Config(), resume=False)
-        holder.kill()
-    with opened(tmp_path, Config()):
-        pass
 
 
 def test_an_open_folder_cannot_be_opened_again(tmp_path: Path) -> None:

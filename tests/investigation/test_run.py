@@ -9,23 +9,24 @@ from typing import Any
 
 import pytest
 
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import load, with_settings
 from etrm.device import pick_device
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation import decision_order
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
-from etrm.investigation.records import Verdict
+from etrm.investigation.records import Arm, Run, Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult, Result
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
-from etrm.investigation.run import choose, investigate
+from etrm.investigation.run import choose, describe_no_cause, investigate
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import PipelineStage
-from tests.errors import raises_code
+from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
 
 ORDER = ("H5", "H6", "H1", "H2", "H3", "H4", "H7")
@@ -215,6 +216,12 @@ def test_a_folder_of_another_subject_is_refused(tmp_path: Path) -> None:
         _tiny(tmp_path)
 
 
+def test_a_folder_in_which_another_process_investigates_is_refused(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), raises_code(FolderInUseError, "run.in-use", tmp_path):
+        _tiny(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_runs_of_other_code_are_refused(tmp_path: Path) -> None:
     (tmp_path / "subject.json").write_text('{"code": "an older version"}')
     with raises_code(RunFolderError, "investigate.other-code", tmp_path):
@@ -272,6 +279,28 @@ def _tiny(
         until_root_cause=until_root_cause,
         **options,
     )
+
+
+def _short_runs(verdict: Verdict, seeds: int) -> HypothesisResult:
+    arm = Arm(name="few", role="control", difference="planted")
+    runs = tuple(
+        Run(arm="few", seed=seed, folder=f"few/{seed}", steps=1, wall_s=1.0, state="finished")
+        for seed in range(seeds)
+    )
+    return planted_hypothesis("H4").replace(verdict=verdict, arms=(arm,), runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "short", "more"), [(3, 0, 5), (3, 3, 5), (3, 5, 10), (5, 5, 10), (8, 8, 16)]
+)
+def test_what_is_undecided_gets_more_seeds_than_it_had(seeds: int, short: int, more: int) -> None:
+    found = hypotheses(H3=Verdict.INCONCLUSIVE) | {"H4": _short_runs(Verdict.INCONCLUSIVE, short)}
+    assert_holds(describe_no_cause(found, seeds), "H3, H4", f"--seeds {more}")
+
+
+def test_more_seeds_are_not_the_next_step_where_everything_is_decided() -> None:
+    found = {"H4": _short_runs(Verdict.INVALIDATED, 5)}
+    assert "--seeds" not in describe_no_cause(found, 3)
 
 
 def test_hypotheses_are_chosen_by_several_texts_in_the_order_given() -> None:

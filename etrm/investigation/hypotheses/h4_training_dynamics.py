@@ -280,7 +280,7 @@ def judge(
         least = -100 * math.expm1(-SMALLEST_EFFECT)
         words = f"No single change lowers the loss by {least:.0f} %; the best: {change} {counted}."
         return Judgement(comparison.verdict, (DynamicsReason.NO_CHANGE_GAINS,), words)
-    words = f"Undecided: {change} {counted}; {comparison.open_question}."
+    words = f"{capitalise(change)} {counted}; {comparison.open_question}."
     return Judgement(comparison.verdict, (DynamicsReason.UNDECIDED,), words)
 
 

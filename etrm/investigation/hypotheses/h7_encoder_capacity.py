@@ -79,7 +79,7 @@ SMALLEST_GAIN = SMALLEST_EFFECT / 2
 """m of a stronger encoder, in ln of the loss: half of the smallest gap to the ceiling that matters, for no encoder
 reaches the ceiling. One that is no longer narrow gains .26 of a gap of .43 on `smoke` (ten seeds, deviation .13). Set
 after those seeds, 0 to 9, had been seen."""
-NO_GAP = "without a gap to the ceiling it has nothing to gain"
+NO_GAP = "without a gap to the ceiling it has too little to gain"
 LOSS = Metric("h7.loss", "loss on the training queries: {item}", Direction.LOWER)
 
 
@@ -268,10 +268,10 @@ def judge(
     if len(gap.best.effects) != len(unchanged):
         ceiling += f" ({format_seeds(len(gap.best.effects))})"
     if gap.verdict is Verdict.INVALIDATED:
-        words = f"The encoder is not the limit, because there is nothing to gain: {ceiling} {counted}."
+        words = f"The encoder is not the limit, because there is too little to gain: {ceiling} {counted}."
         return Judgement(gap.verdict, (CapacityReason.NOTHING_TO_GAIN,), words)
     if rungs is None or not gap.gained:
-        words = f"It is undecided whether there is anything to gain: {ceiling} {counted}."
+        words = f"It is undecided whether there is enough to gain: {ceiling} {counted}."
         return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.GAP_UNDECIDED,), words)
     return _judge_encoders(gap, rungs, ceiling, counted)
 
