@@ -111,3 +111,19 @@ def list_changed(before: Tensor, after: Tensor) -> list[int]:
     scale = torch.maximum(before.abs(), after.abs()).clamp(min=float(before.abs().mean()) + 1e-12)
     changed = ((after - before).abs() > ROUNDING * scale) | (after.isnan() != before.isnan())
     return [int(row) for row in changed.nonzero().flatten()]
+
+
+def changes_alone(row: int, before: Tensor, after: Sequence[Tensor]) -> bool:
+    """Whether edits of a row change its loss, and that of no other row.
+
+    Its own loss may hardly change by chance, so that any of several edits counts, and what is more than sums in another
+    order.
+
+    Args:
+        row: the edited row.
+        before: the losses of the rows without an edit, (R,).
+        after: the losses with each edit, (R,).
+    """
+    others = any(set(list_changed(before, losses)) - {row} for losses in after)
+    own = any(not are_close(float(before[row]), float(losses[row]), NO_DRAW) for losses in after)
+    return own and not others

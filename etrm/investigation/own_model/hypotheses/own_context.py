@@ -22,7 +22,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     InspectedHypothesis,
     InspectedModel,
 )
-from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, list_changed, stop_mixing
+from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, changes_alone, stop_mixing
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
@@ -30,6 +30,10 @@ from etrm.investigation.records import NotMeasured
 
 EDITED_ROWS = 4
 """Rows that are edited one at a time."""
+DONORS = 3
+"""Other rows whose context or demonstrations an edited row gets."""
+SMALLEST_LOSS = 0.01
+"""Share of the mean loss below which a row is edited only if there are too few others: its loss is saturated."""
 SMALLEST_SHARE = 1e-6
 """Smallest share of the power of the context that differs between rows: above the rounding of single precision."""
 
@@ -228,23 +232,22 @@ def _check_use(
 def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:
     """Whether the context and the demonstrations of a row are those that its loss depends on."""
     rows, keys = count_rows(batch), contexts.subject.demonstrations
-    edits = range(min(rows, EDITED_ROWS))
-    n = f"{len(edits)} of {rows} rows"
     by_row = contexts.by_row and contexts.subject.independent_rows
     own_losses, own_context = contexts.losses(batch), contexts.read(batch)
+    edits = _choose_rows(own_losses if by_row else torch.ones(rows))
+    n = f"{len(edits)} of {rows} rows"
     by_context, by_loss, made = 0, 0, 0
     for place in edits:
-        donor = _find_donor(batch, keys, place)
-        index = torch.arange(rows)
-        index[place] = donor
+        orders = [_replace_row(rows, place, donor) for donor in _find_donors(batch, keys, place)]
         if by_row:
-            by_context += list_changed(own_losses, contexts.losses(batch, _take_rows(index))) == [place]
+            edited = [contexts.losses(batch, _take_rows(order)) for order in orders]
+            by_context += changes_alone(place, own_losses, edited)
         if keys:
-            exchanged = exchange_rows(batch, keys, index)
-            context = contexts.read(exchanged)
+            exchanged = [exchange_rows(batch, keys, order) for order in orders]
+            context = contexts.read(exchanged[0])
             if own_context is not None and context is not None:
                 made += _list_rows(own_context, context) == [place]
-            by_loss += by_row and list_changed(own_losses, contexts.losses(exchanged)) == [place]
+            by_loss += by_row and changes_alone(place, own_losses, [*map(contexts.losses, exchanged)])
     absent = NotMeasured(
         absent="no sample_losses" if contexts.subject.independent_rows else "rows are not independent"
     )
@@ -265,19 +268,31 @@ def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:
         yield CheckedRow(MADE.expect_all(made, total, n), words)
 
 
-def _find_donor(batch: RowBatch, keys: tuple[str, ...], place: int) -> int:
-    """Another row, with other demonstrations where there is one."""
+def _choose_rows(losses: Tensor) -> list[int]:
+    """The first rows, those whose loss is saturated last: it hardly depends on anything."""
+    saturated = (losses.abs() < SMALLEST_LOSS * losses.abs().mean()).tolist()
+    return sorted(range(len(saturated)), key=saturated.__getitem__)[:EDITED_ROWS]
+
+
+def _replace_row(rows: int, place: int, donor: int) -> Tensor:
+    index = torch.arange(rows)
+    index[place] = donor
+    return index
+
+
+def _find_donors(batch: RowBatch, keys: tuple[str, ...], place: int) -> list[int]:
+    """Other rows, with other demonstrations where there are some."""
     rows = count_rows(batch)
     others = [(place + by) % rows for by in range(1, rows)]
-    differing = (
+    differing = [
         row
         for row in others
         if any(
             isinstance(batch[key], Tensor) and not torch.equal(batch[key][row], batch[key][place])
             for key in keys
         )
-    )
-    return next(differing, others[0])
+    ]
+    return (differing or others)[:DONORS]
 
 
 def _list_rows(before: Tensor, after: Tensor) -> list[int]:

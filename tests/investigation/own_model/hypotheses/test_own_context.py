@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from etrm.investigation.own_model.hypotheses.own_context import OwnContext
 from etrm.investigation.own_model.model_factory import ModelFactory
-from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
+from tests.investigation.own_model.toy_adapter import DEMOS, LABELS, Toy, factory, with_model
 
 H3 = OwnContext()
 
@@ -19,6 +20,36 @@ def failed(made: ModelFactory) -> set[str]:
 
 def test_a_healthy_context_passes_every_row() -> None:
     assert failed(factory()) == set()
+
+
+class Faint(Toy):
+    """Contexts change the loss of a row by a thousandth, and by less where one happens to be like that of another."""
+
+    def pass_on(self, context: Tensor) -> Tensor:
+        return torch.cat([4e-3 * context[:, :2], torch.zeros_like(context[:, 2:])], dim=-1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4, 5])
+def test_a_row_whose_loss_hardly_changes_by_chance_is_healthy(seed: int) -> None:
+    rows = {check.row.code for check in H3.inspect(with_model(Faint), seed).failed}
+    assert not rows & {"own.context-rows", "own.demonstration-loss"}
+
+
+class Fitted(Toy):
+    """Some rows are answered with certainty, whatever their context: their loss is 0."""
+
+    def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+        logits = super().forward(demos, queries)
+        known = torch.isclose(demos[:, :1], DEMOS[:3, 0]).any(-1)
+        return logits + 1e4 * known[:, None] * one_hot(_labels_of(demos), 4)
+
+
+def _labels_of(demos: Tensor) -> Tensor:
+    return torch.stack([LABELS[(one == DEMOS).all(-1).nonzero()[0, 0]] for one in demos])
+
+
+def test_rows_whose_loss_is_saturated_are_not_what_is_edited() -> None:
+    assert "own.context-rows" not in failed(with_model(Fitted))
 
 
 class Lost(Toy):
