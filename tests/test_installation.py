@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sampled import one_in
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("diagnostics", "reports", "cli")
 FOREIGN = "def main():\n    print('FOREIGN')\n"
@@ -43,9 +45,8 @@ def module(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        *((name, package) for name in NAMES),
-        (NAMES[0], module),
-        *(pytest.param(name, module, marks=pytest.mark.slow) for name in NAMES[1:]),
+        *one_in(2, ((name, package) for name in NAMES)),
+        *one_in(len(NAMES), ((name, module) for name in NAMES)),
     ],
 )
 def test_the_command_names_a_foreign_package_and_the_remedy(tmp_path: Path, name: str, make: object) -> None:
@@ -127,7 +128,7 @@ def test_an_installed_wheel_is_accepted(installed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", [*NAMES, "etrm"])
+@pytest.mark.parametrize("name", one_in(2, [*NAMES, "etrm"]))
 def test_a_package_that_another_distribution_overwrote_is_found_with_its_name(
     installed: Path, name: str
 ) -> None:

@@ -97,7 +97,9 @@ RUNS = {
 LONGER = (
     "etrm, adam_atan2, no monitor",
     "trm",
+    "etrm_cached",
     "etrm_fct",
+    "frozen decoder, thawed late",
     "frozen encoder, thawed late",
     "curriculum of turns",
 )

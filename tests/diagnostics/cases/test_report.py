@@ -26,6 +26,7 @@ from tests.diagnostics.cases.report import (
     run_uses,
 )
 from tests.diagnostics.rules.trainings import Cases, Training
+from tests.sampled import one_in
 
 ALL = {case.name: case for cases in GROUPS.values() for case in cases}
 WARNINGS = [
@@ -140,7 +141,7 @@ HALF_NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(PROGRAMS.keys() - ACCUSED))
+@pytest.mark.parametrize("name", one_in(2, sorted(PROGRAMS.keys() - ACCUSED)))
 @pytest.mark.parametrize("run", [run_audit, pytest.param(run_monitor, marks=pytest.mark.slow)])
 def test_a_healthy_program_is_quiet(run: Callable[..., Sequence[Finding]], name: str) -> None:
     """An audit has a monitor too, for fewer steps."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diagnostics import Absent, Finding, Monitor
 from diagnostics.records import StepRecord, StepScalars
+from tests.sampled import one_in
 
 SAMPLES, STEPS = 12, 40
 
@@ -71,9 +72,8 @@ FAULTS = ("detached", "half", "equal", "infinite", "cleared", "not stepped", "no
 @pytest.mark.parametrize(
     ("fault", "starts", "ends"),
     [
-        *((fault, 13, 27) for fault in FAULTS),
-        ("half", 0, STEPS),
-        *(pytest.param(fault, 0, STEPS, marks=pytest.mark.slow) for fault in FAULTS if fault != "half"),
+        *one_in(2, ((fault, 13, 27) for fault in FAULTS)),
+        *one_in(len(FAULTS), ((fault, 0, STEPS) for fault in FAULTS)),
     ],
 )
 def test_together_and_one_by_one(fault: str, starts: int, ends: int) -> None:

@@ -120,7 +120,11 @@ print(json.dumps([by_a_run, loaded()]))
 
 def make_a_run(folder: Path) -> None:
     """A measured run, as a worker makes it."""
-    config = with_settings(load("smoke"), train={"steps": 2, "warmup_steps": 1, "threads": 1})
+    config = with_settings(
+        load("smoke"),
+        data={"max_tasks": 6, "max_side": 3},
+        train={"steps": 2, "warmup_steps": 1, "batch_size": 4, "threads": 1},
+    )
     job = Job(ArmId("arm"), 0, config, measure=True)
     work(job, str(folder), code_hash(config))
     assert (folder / "metrics.jsonl").read_text().count("\n") == 2
