@@ -40,9 +40,10 @@ from etrm.investigation.own_model.hypotheses.row_independence import (
     check_pairs,
     check_predicted_keys,
 )
-from etrm.investigation.own_model.loss_probe import LossProbe, are_close, list_changed
+from etrm.investigation.own_model.loss_probe import NO_DRAW, LossProbe, are_close, list_changed
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 from etrm.investigation.records import NotMeasured
 
 BATCHES = 8
@@ -116,7 +117,8 @@ class OwnData(InspectedHypothesis):
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
         """Read batches and edit their rows."""
         subject = factory.build(seed)
-        probe, batch = LossProbe(subject, seed), subject.batch(0)
+        batch = subject.batch(0)
+        probe = _use_informative_model(factory, LossProbe(subject, seed), batch)
         batches = [subject.batch(index) for index in range(BATCHES)]
         found = InspectedModel(
             (
@@ -136,6 +138,24 @@ class OwnData(InspectedHypothesis):
         )
         mixed = {check.row.code for check in found.failed} <= MIXED
         return replace(found, explained_by="H3" if found.failed and mixed else None)
+
+
+def _use_informative_model(factory: ModelFactory, probe: LossProbe, batch: RowBatch) -> LossProbe:
+    """The probe, with a model trained a few steps where the loss of a fresh one is the same for all labels.
+
+    So it is behind a last layer that starts at zero.
+    """
+    labels = probe.subject.labels
+    if not labels:
+        return probe
+    wrong = {**batch, labels: make_wrong(batch[labels])}
+    own = probe.step_loss(batch)
+    if not math.isfinite(own) or not are_close(own, probe.step_loss(wrong), NO_DRAW):
+        return probe
+    trial = TrainingTrial(factory, probe.seed)
+    for number in range(INSPECTED_STEPS):
+        trial.step(number, trial.batch(number))
+    return replace(probe, subject=trial.subject)
 
 
 def _content_keys(subject: ModelUnderTest, batch: RowBatch) -> list[str]:

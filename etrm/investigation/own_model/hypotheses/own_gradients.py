@@ -41,6 +41,9 @@ COMPARED_STEPS = 3
 """Steps in which the optimiser's gradient is compared with that of the loss."""
 SMALLEST_COSINE = 0.9
 """Smallest cosine of the angle between the optimiser's gradient and that of the loss. Clipping does not turn it."""
+OPENING_STEPS = 3
+"""Most first steps without any gradient that count as healthy: a layer that starts at zero passes none on until its
+first update."""
 DECIDING = ("COV", "GRAD", "REACH", "MOVE", "STEP", "LOSS002", "HIDDEN", "CALL002")
 """Rules of the toolkit, or the beginning of their names, that are about gradient and movement."""
 
@@ -284,7 +287,7 @@ def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[Chec
     words = f"the loss of {bad} of {n} is not finite" + (f" (first: {seen.not_finite[0]})" if bad else "")
     yield CheckedRow(NOT_FINITE.expect_none(bad, n), words)
     for part, points in seen.coverage.items():
-        lowest = min(value for _, value in points)
+        lowest = _find_lowest([value for _, value in points])
         row = COVERAGE.row(lowest, threshold="1", passed=lowest >= 1, n=n, item=part)
         causes = [finding for finding in deciding if finding.module == part and _is_about_coverage(finding)]
         because = f" ({causes[0].rule}: {causes[0].cause})" if causes else ""
@@ -316,6 +319,12 @@ def _make_rows(seen: WatchedSteps, deciding: Sequence[Finding]) -> Iterator[Chec
         kind = "module " if finding.module and finding.message.startswith(finding.module) else ""
         words = f"{kind}{finding.message.rstrip('.')} ({finding.rule}: {finding.cause})" if not named else ""
         yield CheckedRow(_finding_row(finding), words)
+
+
+def _find_lowest(coverage: Sequence[float]) -> float:
+    """The lowest coverage, without that of the steps before a first gradient."""
+    opened = next((step for step, value in enumerate(coverage) if value), 0)
+    return min(coverage[opened if opened <= OPENING_STEPS else 0 :])
 
 
 def _is_about_coverage(finding: Finding) -> bool:

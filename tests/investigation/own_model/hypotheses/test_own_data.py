@@ -18,6 +18,7 @@ from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
     Toy,
+    ZeroHead,
     batch,
     factory,
     losses,
@@ -39,8 +40,22 @@ def test_a_healthy_loader_passes_every_row() -> None:
     assert not any(isinstance(check.row.treatment, NotMeasured) for check in found.checks)
 
 
+def test_a_last_layer_that_starts_at_zero_is_healthy() -> None:
+    assert failed(with_model(ZeroHead)) == set()
+
+
 def rolled(rows: dict[str, Any]) -> dict[str, Any]:
     return {**rows, "label": rows["label"].roll(1)}
+
+
+@pytest.mark.parametrize("kind", [Toy, ZeroHead])
+def test_rolled_labels_are_found_whatever_the_model_starts_with(kind: type[Toy]) -> None:
+    shifted = with_model(
+        kind,
+        step=lambda model, rows: losses(model, rolled(rows)).mean(),
+        sample_losses=lambda model, rows: losses(model, rolled(rows)),
+    )
+    assert "own.label-rows" in failed(shifted)
 
 
 class ReadsBatch(Toy):

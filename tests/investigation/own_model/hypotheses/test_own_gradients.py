@@ -15,7 +15,7 @@ from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
 from etrm.investigation.own_model.investigate_model import investigate_model
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.records import Verdict
-from tests.investigation.own_model.toy_adapter import Toy, factory, losses, with_model
+from tests.investigation.own_model.toy_adapter import Toy, ZeroHead, factory, losses, with_model
 
 H2 = OwnGradients()
 
@@ -31,6 +31,10 @@ def test_a_healthy_model_passes_every_row() -> None:
         "encoder",
         "decoder",
     }
+
+
+def test_a_last_layer_that_starts_at_zero_is_healthy() -> None:
+    assert H2.inspect(with_model(ZeroHead), 0).failed == []
 
 
 class Spare(Toy):
