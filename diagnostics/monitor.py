@@ -292,6 +292,11 @@ class Monitor:
         if self._recorder.capture is not None:
             self._terms.note(loss)
 
+    def trace_also(self, modules: Mapping[str, nn.Module]) -> None:
+        """Record calls of modules outside of the model too where operations are recorded, as of a target network."""
+        if self._first is not None:
+            self._first.others = dict(modules)
+
     def gradients_reduced(self) -> None:
         """States that the gradients are now those of all processes; call it before clipping.
 
@@ -445,7 +450,7 @@ class Monitor:
             *self._tally.findings(),
             *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
             *find_posterior_collapse(self.history, self._options[COLLAPSE002.id]),
-            *find_spikes(self.history, self._options[SPIKE001.id]),
+            *find_spikes(self.history, self._options[SPIKE001.id], *self._heads()),
             *find_rate_swings(self.history, self._options[RATE001.id]),
             *find_drifts(self._probes),
         ]
@@ -457,6 +462,14 @@ class Monitor:
         rules = [rule.id for rule in self._rules]
         chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))
         return [locate_finding(finding, self._model) for finding in chosen]
+
+    def _heads(self) -> tuple[frozenset[str], int]:
+        """The watched modules whose outputs no other one reads, and the number of samples in the latest step."""
+        if self._last is None:
+            return frozenset(), 0
+        record = self.last
+        read = {source for name, sources in record.into.items() for source in sources if source != name}
+        return frozenset(record.modules.keys() - read), record.samples
 
     def plot(self) -> StepPlot:
         """Pictures of the history: gradient flow and coverage by module and step, and samples by call in the last step.

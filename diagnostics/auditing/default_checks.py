@@ -17,6 +17,8 @@ from diagnostics.auditing.probes.input_checks import INPUT003, check_first_layer
 from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.model_checks import LINEAR001, STATE001, check_model
 from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
+from diagnostics.auditing.probes.operations.branch_checks import check_branches
+from diagnostics.auditing.probes.operations.call_checks import check_calls
 from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.operations.loss_checks import (
@@ -87,6 +89,7 @@ def run_checks(
         found += check_draws(known, owner)
         found += check_units(known, owner)
         found += check_arrived(known, owner)
+        found += check_calls(known, owner)
         found += check_untrained(known)
         found += check_bookkeeping(known)
         found += check_frozen_dropouts(model, known)
@@ -141,6 +144,7 @@ def _check_again(
             known = [each for each in steps if each is not None]
             if len(known) == len(steps):
                 found = check_loss(known, owner)
+                found += check_branches([each.trace for each in known], owner)
         with untouched(model, optimizers):
             found += check_data(model, known, owner)
         if len(known) == len(steps):

@@ -19,6 +19,8 @@ from diagnostics.auditing.probes.data_checks import check_seen_data
 from diagnostics.auditing.probes.input_checks import check_first_layers
 from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
+from diagnostics.auditing.probes.operations.branch_checks import check_branches, without_idle
+from diagnostics.auditing.probes.operations.call_checks import check_calls
 from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.unit_checks import check_units
@@ -56,11 +58,13 @@ class FirstSteps:
         owner: Function full name of a module -> the innermost watched module that contains it.
 
     Attributes:
+        others: Modules outside of the model whose calls are recorded too, by name.
         unfollowed: Why there is nothing to judge, None as long as nothing prevents it.
     """
 
     def __init__(self, model: nn.Module, owner: Callable[[str], str]) -> None:
         self._model, self._owner = model, owner
+        self.others: Mapping[str, nn.Module] = {}
         self._seen = 0  # recorded steps that began
         self._steps: list[ObservedStep] = []
         self._samples: set[int] = set()
@@ -82,7 +86,7 @@ class FirstSteps:
             yield
             return
         trace = _BoundedTrace()
-        with trace_operations(self._model, trace), noting(self._model) as noted:
+        with trace_operations(self._model, trace, self.others), noting(self._model) as noted:
             yield
         seen = {name: noted[name] for name in ("looked_up", "inputs") if name in noted}
         self._steps.append(ObservedStep(None, torch.zeros(()), trace, **seen))
@@ -109,6 +113,8 @@ class FirstSteps:
                 *check_draws(traces, self._owner),
                 *check_units(traces, self._owner),
                 *check_arrived(traces, self._owner),
+                *check_calls(traces, self._owner),
+                *check_branches(traces, self._owner),
                 *check_untrained(traces),
                 *check_bookkeeping(traces),
                 *check_frozen_dropouts(self._model, traces),
@@ -128,7 +134,7 @@ class FirstSteps:
         """
         flow = Flow()
         flow.replace(into)
-        return explain_by_probes(found, self._found, flow)
+        return without_idle(explain_by_probes(found, self._found, flow))
 
 
 class _BoundedTrace(OperationTrace):

@@ -73,6 +73,11 @@ def address_of(tensor: Tensor) -> int:
     return tensor.data_ptr() if tensor.layout == torch.strided and tensor.numel() else -1
 
 
+def memory_of(tensor: Tensor) -> int:
+    """Address of the memory that it is a view of; -1 where it has none."""
+    return tensor.untyped_storage().data_ptr() if address_of(tensor) != -1 else -1
+
+
 def stored_values(tensor: Tensor) -> Tensor:
     """The tensor itself; of a sparse one, as embeddings have for gradients, the values it holds."""
     return tensor.coalesce().values() if tensor.is_sparse else tensor

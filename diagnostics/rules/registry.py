@@ -31,9 +31,11 @@ class RecordsOperations(Protocol):
 
     Attributes:
         unfollowed: Why there is nothing to judge.
+        others: Modules outside of the model whose calls are recorded too, by name.
     """
 
     unfollowed: Cause | None
+    others: Mapping[str, nn.Module]
 
     def watch(self, samples: int) -> AbstractContextManager[None]:
         """Surrounds one recorded step."""

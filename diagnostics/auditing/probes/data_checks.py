@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,11 @@ from diagnostics.auditing.probes.operations.operation_checks import (
     SHIFTED_AGAIN,
 )
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
-from diagnostics.recording.tensors import address_of, tensors_in
+from diagnostics.recording.tensors import memory_of, tensors_in
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, WARNING, Family, Rule
 from diagnostics.testing.trials import untouched
 
@@ -49,6 +50,11 @@ LABEL_IN_INPUT = Cause(
     "feature {feature} of the input has one value in each class, and another one in another class",
     remedy="Remove the feature, or build it without the label.",
 )
+TARGET_IN_INPUT = Cause(
+    "target-in-input",
+    "number {column} of each target is number {place} of the input of the same sample: {operation}",
+    remedy="Start the targets one place later, or leave that number out of the input.",
+)
 LEAK003 = Rule(
     "LEAK003",
     WARNING,
@@ -57,9 +63,9 @@ LEAK003 = Rule(
     "Remove the feature that gives the label away.",
     source="audit",
     arguments="audit",
-    causes=(LABEL_IN_INPUT,),
+    causes=(LABEL_IN_INPUT, TARGET_IN_INPUT),
     what="In all repeated batches a feature of the model's input is constant within every class, and differs between"
-    " classes.",
+    " classes; or it is one of the numbers of the target, which are at most half as many.",
     why="The model learns to read the label, and nothing else.",
     example="A table in which a column was computed from the label.",
     false_alarms="A feature that separates classes without noise.",
@@ -209,6 +215,8 @@ def check_seen_data(
     if steps:
         label = _find_label(steps)
         found += [] if label is None else [LEAK003.found_once("", label)]
+        copied = find_copied_target([step.trace for step in steps])
+        found += [] if copied is None else [LEAK003.found_once("", copied)]
         found += _find_merged(steps, owner)
         edges = [_find_edges(step.inputs) for step in steps]
         found += [ROWS003.found_once("", edges[0])] if edges[0] is not None and all(edges) else []
@@ -290,15 +298,10 @@ def _have_same_input(steps: Sequence[ObservedStep]) -> bool:
     losses = [[call.target for call in step.trace.losses] for step in steps]
     if len(steps) < _STEPS or not first.inputs or not losses[0]:
         return False
-    held = {_memory_of(tensor) for tensor in tensors_in(first.batch)}
+    held = {memory_of(tensor) for tensor in tensors_in(first.batch)}
     same = all(_equal(first.inputs, other.inputs) for other in others)
-    same = same and all(_memory_of(tensor) in held for tensor in first.inputs)
+    same = same and all(memory_of(tensor) in held for tensor in first.inputs)
     return same and not any(_equal(losses[0], other) for other in losses[1:])
-
-
-def _memory_of(tensor: Tensor) -> int:
-    """Address of the memory that it is a view of."""
-    return tensor.untyped_storage().data_ptr() if address_of(tensor) != -1 else -1
 
 
 def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -381,6 +384,47 @@ def _features_and_labels(step: ObservedStep) -> tuple[Tensor, Tensor] | None:
     if len(inputs) != 1 or len(labels) != 1 or len(inputs[0]) != len(labels[0]):
         return None
     return inputs[0].detach().reshape(len(labels[0]), -1)[:, :_FEATURES], labels[0]
+
+
+def find_copied_target(traces: Sequence[OperationTrace]) -> Cause | None:
+    """A number of the target that is a number of the input in all samples of every step."""
+    places: set[tuple[int, int]] = set()
+    for position, trace in enumerate(traces):
+        found = {places for call in trace.losses for places in _copied_places(call, trace.calls.first_given)}
+        places = found if position == 0 else places & found
+    if not places:
+        return None
+    column, place = min(places)
+    call = next(call for call in traces[0].losses if call.operation.name in _MEASURED)
+    return TARGET_IN_INPUT.of(column=column, place=place, operation=call.operation)
+
+
+_MEASURED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+_FEWEST_SAMPLES = 8  # with different targets
+
+
+def _copied_places(call: LossCall, given: Mapping[str, Sequence[Tensor]]) -> Iterator[tuple[int, int]]:
+    """Pairs of a number in the target and one in what the only module that is called first was given."""
+    inputs = [each for tensors in given.values() for each in tensors if each.dim() > 1]
+    target = call.target
+    if call.operation.name not in _MEASURED or len(inputs) != 1 or call.made or not target.dim():
+        return
+    (features,) = inputs
+    if call.memory == memory_of(features):
+        return  # the program cuts its target out of the input on purpose
+    if len(features) != len(target) or features.dtype != target.dtype or features.device != target.device:
+        return
+    wanted, known = target.reshape(len(target), -1), features.detach().reshape(len(features), -1)
+    if 2 * wanted.shape[1] > known.shape[1] or wanted.numel() * known.shape[1] > _MOST_COMPARED:
+        return
+    for column, values in enumerate(wanted.unbind(1)):
+        if len(values.unique()) >= _FEWEST_SAMPLES:
+            same = (known == values[:, None]).all(0).nonzero().flatten()
+            yield from ((column, int(place)) for place in same)
+
+
+_MOST_COMPARED = 2**22
+"""Comparisons of numbers of the target with numbers of the input, milliseconds."""
 
 
 def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:

@@ -23,6 +23,12 @@ READ_TWICE = Cause(
 UNREAD = Cause(
     "input-unread", "argument {place} of the model, of shape {shape}, changes nothing in its output"
 )
+JOINED_WITH_ITSELF = Cause(
+    "another-argument-joined-twice",
+    "nothing reads argument {place} of its call, of shape {shape}, and another tensor is joined with itself:"
+    " {operation}",
+    remedy="Join the two arguments.",
+)
 INPUT001 = Rule(
     "INPUT001",
     WARNING,
@@ -31,9 +37,10 @@ INPUT001 = Rule(
     "Use it in forward(), or do not pass it.",
     source="audit",
     arguments="audit",
-    causes=(READ_TWICE, UNREAD),
+    causes=(READ_TWICE, UNREAD, JOINED_WITH_ITSELF),
     what="In each repeated step no function receives one of the tensors that the model is given, and exchanging its"
-    " samples leaves the output as it is. A note, unless two modules read another input of the same shape.",
+    " samples leaves the output as it is. A note, unless two modules read another input of the same shape. In any"
+    " module: nothing reads an argument, and cat() joins another tensor with itself.",
     why="The model does not see data that it was meant to have.",
     example="`torch.cat([self.left(left), self.right(left)], 1)` in `forward(left, right)`.",
     false_alarms="Models with a common interface, some of which need fewer inputs: a note.",

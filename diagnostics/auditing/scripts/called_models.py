@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 from torch.optim import Optimizer
@@ -44,6 +44,11 @@ class CalledModels:
     def __bool__(self) -> bool:
         """Whether a model was found."""
         return bool(self._roots)
+
+    @property
+    def roots(self) -> Sequence[nn.Module]:
+        """The models."""
+        return self._roots
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of all models."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +46,7 @@ class LiveObjects:
         self.optimizers = [
             each for each in found if isinstance(each, Optimizer) and needed <= vars(each).keys()
         ]
+        self._modules = [each for each in found if isinstance(each, nn.Module)]
         self._holders: dict[int, list[nn.Module]] = {}  # id of a module -> those whose direct child it is
         for holder in found:
             for child in vars(holder).get("_modules", {}).values():
@@ -68,6 +69,29 @@ class LiveObjects:
         own = {key: each for key, each in seen.items() if each is module or not _is_torch(each)}
         outermost = [each for each in own.values() if not _is_inside(each, own, self._holders)]
         return max(outermost, key=lambda each: sum(1 for _ in each.parameters()), default=module)
+
+    def copies(self, model: nn.Module) -> list[nn.Module]:
+        """The modules that nothing contains and no optimiser holds, of the class and with the numbers of a model."""
+        weights = list(model.parameters())
+        alike = [each for each in self._modules if type(each) is type(model) and each is not model]
+        return [
+            each
+            for each in alike
+            if not self._holders.get(id(each))
+            and not self.holding(each.parameters())
+            and _are_equal(weights, list(each.parameters()))
+        ]
+
+    def path(self, module: nn.Module) -> str:
+        """Like `name`, with the variable before an attribute: `ema.model`."""
+        for frame in _users_frames():
+            for name, value in frame.f_locals.items():
+                if value is module and name != "self" and name.isidentifier():
+                    return name
+                for own, member in _attributes(value).items():
+                    if member is module:
+                        return f"{name}.{own}"
+        return self.name(module)
 
     def name(self, module: nn.Module) -> str:
         """The name of a variable or attribute of the running functions that holds a module, else that of its class."""
@@ -131,3 +155,14 @@ def _attributes(value: Any) -> Mapping[str, Any]:
         return {}
     found = getattr(value, "__dict__", {})
     return found if isinstance(found, dict) else {}
+
+
+def _are_equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two lists of weights hold the same numbers but for rounding, in memory of their own."""
+    return len(one) == len(other) and all(
+        first.shape == second.shape
+        and first.device == second.device
+        and first.data_ptr() != second.data_ptr()
+        and torch.allclose(first, second, rtol=1e-3, atol=1e-6)
+        for first, second in zip(one, other, strict=True)
+    )

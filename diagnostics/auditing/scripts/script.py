@@ -15,6 +15,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
+from traceback import walk_tb
 from typing import Literal
 
 from diagnostics.auditing.audit import Audit
@@ -191,7 +192,7 @@ def _choose(
         for each in _with_calls_between(monitor, watching):
             if monitor is watching.monitor or each.severity > Severity.NOTE:
                 found.setdefault((each.rule, each.module, each.code), each)
-    findings = [*found.values(), *watching.late]
+    findings = [*found.values(), *watching.late, *watching.followers.findings()]
     if not watching.updates and all(each.rule not in (MOVE003.id, STEP001.id) for each in findings):
         findings.append(_never_trained(watching))
     findings.append(_not_run(path))
@@ -252,10 +253,36 @@ def _not_run(script: Path) -> Finding:
     return RULE001.finding("", message, evidence, NO_STEP_FUNCTION, Severity.NOTE)
 
 
+_SET_BY_TORCHRUN = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+
+def _asks_for_processes(problem: BaseException) -> bool:
+    """Whether a script ended because nothing told it its place in a group of processes."""
+    if isinstance(problem, KeyError) and problem.args and problem.args[0] in _SET_BY_TORCHRUN:
+        return True
+    frames = [each.f_code.co_filename for each, _ in walk_tb(problem.__traceback__)]
+    return isinstance(problem, ValueError) and any(Path(each).name == "rendezvous.py" for each in frames)
+
+
 def _nothing_watched(
     path: Path, watching: ScriptWatch, ending: Ending, problem: BaseException | None, trace: str
 ) -> ToolkitError:
     """Why there is nothing to judge."""
+    if problem is not None and _asks_for_processes(problem):
+        return CaseError(
+            "script.needs-processes",
+            "{script} expects the variables that torchrun sets: torchrun --nproc-per-node 1 -m diagnostics audit"
+            " {script}",
+            script=str(path),
+        )
+    if watching.started and not watching.updates:
+        return CaseError(
+            "script.other-processes",
+            "{script} trains in {count} processes that it starts, and an audit watches the one that runs the script:"
+            " call its worker in this process, as worker(0, 1), or audit {script}:FUNCTION, see --help",
+            script=str(path),
+            count=watching.started,
+        )
     if trace:
         return UserError("script.raised", "{trace}", trace=trace)
     if isinstance(problem, SystemExit) and problem.code not in (None, 0):

@@ -13,17 +13,21 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data._utils.worker import _worker_loop
 
 from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.scripts.called_models import CalledModels, WeakModules, is_power_of_two
+from diagnostics.auditing.scripts.followers import Followers
 from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
 from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
@@ -51,8 +55,10 @@ class ScriptWatch:
         others: Number of updates by optimisers that hold no parameter of a model that was called.
         offset: Number of updates before the first recorded step.
         recorded: Number of recorded steps.
+        started: Number of processes that it started, other than workers of a loader.
         stopped: Whether the program was stopped.
         failure: What went wrong in the watching itself.
+        followers: Copies of the models that nothing trains.
         past: Monitors of earlier sets of models and optimisers.
 
     Args:
@@ -63,12 +69,13 @@ class ScriptWatch:
 
     def __init__(self, steps: int | None, declared: Declarations | None = None, **options: Any) -> None:
         self._wanted = steps
-        self.updates = self.others = self.offset = self.recorded = 0
+        self.updates = self.others = self.offset = self.recorded = self.started = 0
         self.stopped = False
         self.failure: Exception | None = None
         self.past: list[Monitor] = []
         self._models, self._optimizers = CalledModels(), SteppingOptimizers()
         self._steps, self._round = MonitoredSteps(declared or Declarations(), **options), UpdateRound()
+        self.followers = Followers()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
         self._calls = 0  # of models, before an optimiser of theirs is known
         self._passes = 0  # backward passes that ended without an update, before the first one
@@ -81,6 +88,7 @@ class ScriptWatch:
         """Register the hooks. Compiled models run as they are written, so that their modules are seen."""
         self._listening.enter_context(torch.compiler.set_stance("force_eager"))
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        self._listening.enter_context(self._counting_processes())
         for handle in (
             register_module_forward_pre_hook(self._before_call),
             register_optimizer_step_pre_hook(self._before_update),
@@ -101,6 +109,17 @@ class ScriptWatch:
                 self._passes += self._is_pass()
                 self._close()
             self._steps.end()
+
+    @contextmanager
+    def _counting_processes(self) -> Iterator[None]:
+        start = BaseProcess.start
+
+        def counted(process: BaseProcess) -> None:
+            self.started += getattr(process, "_target", None) is not _worker_loop
+            start(process)
+
+        with patch.object(BaseProcess, "start", counted):
+            yield
 
     @property
     def monitor(self) -> Monitor | None:
@@ -156,6 +175,7 @@ class ScriptWatch:
         if self.stopped:
             return
         self._look_for_models(module, enabled)
+        self.followers.note_call(module, self._steps.is_open and not self._round.complete)
         if not self._models.is_watched(module):
             return
         if self._steps.is_open and (
@@ -167,7 +187,7 @@ class ScriptWatch:
         if enabled and not self._steps.is_open and not self.stopped:
             tensors = [tensor for tensor in tensors_in(args) if tensor.dim()]
             if tensors or not module._modules:  # else a module inside is given some
-                self._begin_step([int(tensor.shape[0]) for tensor in tensors])
+                self._begin_step([tuple(tensor.shape) for tensor in tensors])
 
     def _look_for_models(self, module: nn.Module, enabled: bool) -> None:
         if not self._models.was_seen(module):
@@ -200,6 +220,8 @@ class ScriptWatch:
         if not found and self.others >= _FRUITLESS:
             found = list(self._optimizers.strangers)
         if found:
+            if not self.updates:
+                self.followers.look(self._models.roots, live)
             self._watch(found, OptimizerTurns([]))
             self._round.expect_first(found)
 
@@ -209,12 +231,14 @@ class ScriptWatch:
         self._optimizers.know(optimizers)
         self._round.follow(turns)
         self._steps.watch(model, watch, optimizers)
+        if self.monitor is not None:
+            self.monitor.trace_also(self.followers.modules)
 
-    def _begin_step(self, sizes: Sequence[int]) -> None:
-        samples = Counter(sizes).most_common(1)[0][0] if sizes else 1
+    def _begin_step(self, shapes: Sequence[tuple[int, ...]]) -> None:
         self._round.begin()
         self._began_evaluating = not self._models.is_training()
-        self._steps.open(max(samples, 1))
+        self._steps.open(count_samples(shapes))
+        self.followers.begin()
 
     def _is_pass(self) -> bool:
         """Whether a backward pass ran in the open step, and no optimiser has stepped in the whole program."""
@@ -243,6 +267,7 @@ class ScriptWatch:
 
     def _close(self) -> None:
         self._steps.close()
+        self.followers.end()
         self.recorded += 1
 
     def _end_first_round(self) -> None:
@@ -295,6 +320,23 @@ class ScriptWatch:
 
     def _trains_models(self, optimizer: Optimizer) -> bool:
         return not held_by([optimizer]).isdisjoint(map(id, self._models.parameters()))
+
+
+_SEVERAL = 3
+"""Tensors from which a common dimension of all is that of the samples: two may be inputs and their positions."""
+
+
+def count_samples(shapes: Sequence[tuple[int, ...]]) -> int:
+    """The number of samples in a call, from the shapes of what is given: the most usual first dimension.
+
+    Where several tensors have different first dimensions, as sequences with the time first next to their lengths, it is
+    the only size that all of them have among their first two and one has first.
+    """
+    first = Counter(shape[0] for shape in shapes)
+    common = set.intersection(*(set(shape[:2]) for shape in shapes)) & first.keys() if shapes else set()
+    if len(shapes) >= _SEVERAL and max(first.values()) == 1 and len(common) == 1:
+        return max(common.pop(), 1)
+    return max(first.most_common(1)[0][0], 1) if first else 1
 
 
 @contextmanager

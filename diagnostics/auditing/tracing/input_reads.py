@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diagnostics.recording.tensors import tensors_in
 
-_ASKS = ("size", "dim", "numel", "stride", "is_floating_point", "data_ptr", "storage_offset", "__len__")
+ASKS = ("size", "dim", "numel", "stride", "is_floating_point", "data_ptr", "storage_offset", "__len__")
 """Functions that ask about a tensor and do not read its numbers."""
 
 
@@ -36,7 +36,7 @@ class Reads:
 
     def note(self, name: str, given: Any) -> None:
         """A function was called."""
-        if self.given and name not in _ASKS:
+        if self.given and name not in ASKS:
             self._read.update(id(each) for each in tensors_in(given))
 
     def unread(self) -> list[int]:

@@ -7,13 +7,14 @@ times the step, so an audit repeats single steps under it, and a monitor looks a
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -24,12 +25,15 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from diagnostics.auditing.tracing.activation_slopes import ActivationCall, slope_of
 from diagnostics.auditing.tracing.input_reads import Reads
 from diagnostics.auditing.tracing.loss_terms_added import AddedTerms
+from diagnostics.auditing.tracing.module_calls import ModuleCalls
 from diagnostics.auditing.tracing.random_draws import Draw, FirstDraw, RandomDraws
 from diagnostics.auditing.tracing.recorded_calls import (
     Arrived,
     AttentionCall,
+    BranchCall,
     FirstLayerCall,
     LossCall,
+    MeanCall,
     NearCall,
     NormalizeCall,
     Operation,
@@ -39,14 +43,16 @@ from diagnostics.auditing.tracing.recorded_calls import (
     SoftmaxCall,
 )
 from diagnostics.auditing.tracing.value_origins import (
+    CLAMPED,
     DECISION,
+    NOISE,
     RESHAPES,
     UNTRAINED,
     ValueOrigins,
     plain_name,
 )
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.tensors import address_of, tensors_in
+from diagnostics.recording.tensors import address_of, memory_of, tensors_in
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
 """Folders whose frames are not the user's."""
@@ -115,8 +121,12 @@ _NEAR: Mapping[Callable[..., Tensor], int] = {F.cosine_similarity: 1} | dict.fro
 )
 """Function that compares two tensors -> the sign of its change as they come nearer."""
 _COMPARISONS = ("eq", "ne")
+_EXTREMES = ("max", "min", "maximum", "minimum")
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+_COPIES = ("copy_", "lerp_")
+_HIDDEN = -1e4
+"""Score below which a key is masked."""
 _WRITES = ("copy_", "lerp_", "sub", "rsub", "lerp")
 """Functions that do nothing, or give 0, where both tensors are the same memory."""
 _ARITHMETIC = {
@@ -131,6 +141,17 @@ _ARITHMETIC = {
     "subtract",
     "multiply",
 }
+_RECURRENT = (
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+    "lstm_cell",
+    "gru_cell",
+    "rnn_tanh_cell",
+    "rnn_relu_cell",
+)
+"""Functions whose second argument is the state, or a tuple of states."""
 _SHOWN = 8  # scores of a loss that are looked for in the output of the layer before it
 _MOST_COMPARED = 2**24
 """Elements of that output, 64 MB."""
@@ -155,6 +176,12 @@ class OperationTrace(TorchFunctionMode):
         added: What was added to the losses.
         merged: Where numbers that count up in steps of one become equal neighbours in a type of few digits.
         reads: The tensors that the model was given, and who was given them.
+        means: Means of several rows that are one number with a graph.
+        backward_masks: Attentions whose mask shows each place later places alone.
+        exchanges: Views that exchange dimensions of a computed tensor, with its shape before and after.
+        branches: Maxima and minima of two tensors, one of which was clamped.
+        noisy_states: Recurrent layers whose first state is a draw.
+        calls: The calls of modules, and what they have in common.
         near: Comparisons of two tensors that both have a graph.
         first_layers: Calls of layers that read the data, and are not followed by a normalisation.
         clamped: Where clamp() or relu() outside of all modules cut off every number.
@@ -200,6 +227,12 @@ class OperationTrace(TorchFunctionMode):
         self.merged: list[Operation] = []
         self.added = AddedTerms()
         self.reads = Reads()
+        self.means: list[MeanCall] = []
+        self.backward_masks: list[Operation] = []
+        self.exchanges: list[tuple[Operation, tuple[int, ...], tuple[int, ...]]] = []
+        self.branches: list[BranchCall] = []
+        self.noisy_states: list[Operation] = []
+        self.calls = ModuleCalls()
         self._draws = RandomDraws()
         self._running: list[str] = []
         self._flow = Flow()
@@ -213,6 +246,7 @@ class OperationTrace(TorchFunctionMode):
         given = dict(kwargs or {})
         if func is Tensor.backward:
             self.order.append("backward")
+            self.calls.passed()
             self.loss_broken |= _count_bad(args[0]) > 0
             self.added.end(args[0])
         name = name_of(func)
@@ -224,6 +258,8 @@ class OperationTrace(TorchFunctionMode):
         if name in _DROPOUTS and self._running and not torch.is_grad_enabled() and _drops(args, result):
             self.dropped.add(self._running[-1])
         plain = not name.startswith("__get") or name == "__getitem__"
+        if not plain and isinstance(result, Tensor):
+            self.calls.read(args[0] if args else None)
         if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
             self._note(func, name, args, given, result)
         return result
@@ -234,6 +270,7 @@ class OperationTrace(TorchFunctionMode):
     ) -> None:
         with torch._C.DisableTorchFunction():
             self.reads.note(name, (args, kwargs))
+            self.calls.note(name, args, kwargs, result, place_of)
             self.added.note(
                 name,
                 args,
@@ -249,6 +286,10 @@ class OperationTrace(TorchFunctionMode):
                 self._note_pairs(name, args, result)
                 self._note_decision(name, args, result)
                 self._note_clamp(name, args, result)
+                self._note_branch(name, args, result)
+                self._note_view(name, args, result)
+                if name == "mean" and not result.dim() and result.requires_grad and args[0].dim():
+                    self.means.append(MeanCall(self._here(name), len(args[0]), Arrived(result)))
                 self._note_unchanged(name, args, result)
                 if name in _LAYERS:
                     self._note_first_layer(args, kwargs, result)
@@ -264,6 +305,9 @@ class OperationTrace(TorchFunctionMode):
                 if isinstance(args[0], Tensor) and isinstance(settings[compared], Tensor):
                     calls = self.losses if func in _LOSSES else self.alignments
                     calls.append(self._loss(name, args[0], settings.pop(compared), result, settings))
+            states = args[1] if name in _RECURRENT and len(args) > 1 else ()
+            if any(NOISE in self.origins.of(each) for each in tensors_in(states)):
+                self.noisy_states.append(self._here(name))
             if name == "gather" and isinstance(result, Tensor) and result.requires_grad:
                 self._note_pick(name, args, kwargs, result)
             if func in _NEAR and len(args) > 1 and all(each.requires_grad for each in args[:2]):
@@ -273,6 +317,11 @@ class OperationTrace(TorchFunctionMode):
                 target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
                 if isinstance(target, Tensor):
                     self.signed.append(SignedCall(self._here(name), target.detach()))
+            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+            if name == "scaled_dot_product_attention" and isinstance(mask, Tensor):
+                seen = mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
+                if _sees_later_alone(seen):
+                    self.backward_masks.append(self._here(name))
             if name in _ATTENTIONS:
                 keys, kept = _ATTENTIONS[name](args, kwargs)
                 if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
@@ -290,15 +339,27 @@ class OperationTrace(TorchFunctionMode):
                     hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
                     sources = tuple(sorted(self._flow.nearest([args[0]]))) if hard else ()
                     masked = self._kind(args[0]) == _MASKED
+                    last = dim % result.dim() == result.dim() - 1
+                    later = last and _sees_later_alone(args[0].detach() > _HIDDEN)
                     call = SoftmaxCall(
-                        self._here(name), tuple(result.shape), dim % result.dim(), sources, hard, masked
+                        self._here(name),
+                        tuple(result.shape),
+                        dim % result.dim(),
+                        sources,
+                        hard,
+                        masked,
+                        later,
                     )
                     self.softmaxes.append(call)
 
     def _note_pick(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> None:
         index = kwargs.get("index", args[2] if len(args) > 2 else None)
-        if isinstance(index, Tensor):
-            self.picks.append(Pick(self._here(name), index.detach(), Arrived(result)))
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if isinstance(index, Tensor) and isinstance(dim, int):
+            shape = tuple(args[0].shape)
+            sources = tuple(sorted(self._flow.nearest([args[0]])))
+            place = dim % max(len(shape), 1)
+            self.picks.append(Pick(self._here(name), index.detach(), shape, place, sources, Arrived(result)))
 
     def _note_activation(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
         given = args[0] if args else None
@@ -335,6 +396,21 @@ class OperationTrace(TorchFunctionMode):
         if alike and bool((given != result).all()):
             self.clamped.append(self._here(name))
 
+    def _note_view(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        if name not in ("view", "reshape") or not result.requires_grad or result.dim() < 3:
+            return
+        before, after = tuple(args[0].shape), tuple(result.shape)
+        if before != after and sorted(before) == sorted(after) and before[0] != after[0]:
+            self.exchanges.append((self._here(name), before, after))
+
+    def _note_branch(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
+        given = [each for each in args[:2] if isinstance(each, Tensor)]
+        if self._running or name not in _EXTREMES or len(given) < 2 or not result.requires_grad:
+            return
+        if sum(CLAMPED in self.origins.of(each) for each in given) == 1:
+            sources = tuple(sorted(self._flow.nearest(given)))
+            self.branches.append(BranchCall(self._here(name), sources, Arrived(result)))
+
     def _note_first_layer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor) -> None:
         """Note how much of what a layer computes from the data differs between samples."""
         given = args[0]
@@ -344,6 +420,8 @@ class OperationTrace(TorchFunctionMode):
         size = float(values.square().mean().sqrt())
         if not bool((given != given[:1]).any()) or not 0 < size < float("inf"):
             return
+        if _is_nearly_zero(args[1] if len(args) > 1 else kwargs.get("weight")):
+            return  # it starts as nothing on purpose
         bias = kwargs.get("bias", args[2] if len(args) > 2 else None)
         offset = 0.0 if bias is None else float(bias.detach().float().square().mean().sqrt()) / size
         spread = float(values.std(0).square().mean().sqrt()) / size
@@ -357,7 +435,7 @@ class OperationTrace(TorchFunctionMode):
             return  # x - x.detach() is 0 on purpose, and has a gradient
         one, other = given
         same = (
-            one is not other
+            (one is not other or name in _COPIES)
             and one.shape == other.shape
             and one.stride() == other.stride()
             and one.dtype == other.dtype
@@ -422,10 +500,12 @@ class OperationTrace(TorchFunctionMode):
             ignored if isinstance(ignored, int) else None,
             tuple(sorted(self._flow.nearest([values]))),
             name == "cross_entropy" and self._is_misread(values),
+            _unwritten_share(values, target, ignored) if name == "cross_entropy" else 0.0,
             settings,
             Arrived(values),
             Arrived(result if isinstance(result, Tensor) else None),
             self.origins.of(target),
+            memory_of(target),
         )
 
     def _note_kind(self, name: str, args: tuple[Any, ...], result: Tensor) -> None:
@@ -494,30 +574,53 @@ class OperationTrace(TorchFunctionMode):
         if dim is not None and isinstance(output, Tensor) and output.requires_grad and output.dim() > 1:
             self._rows.append((output, dim))
         if self._running:
+            self.calls.leave(self._running[-1], output)
             self._flow.note(self._running.pop(), (), tensors_in(output))
 
 
 @contextmanager
-def trace_operations(model: nn.Module, trace: OperationTrace | None = None) -> Iterator[OperationTrace]:
-    """Record the operations of what runs inside, by default with a new trace."""
+def trace_operations(
+    model: nn.Module,
+    trace: OperationTrace | None = None,
+    others: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> Iterator[OperationTrace]:
+    """Record the operations of what runs inside, by default with a new trace.
+
+    Args:
+        others: Modules outside of the model, by name; of these only the calls are recorded.
+    """
     trace = OperationTrace() if trace is None else trace
     trace.weights = frozenset(address_of(each) for each in model.parameters()) - {-1}
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
+        handles.append(module.register_forward_pre_hook(_enter_call(trace, name), with_kwargs=True))
         if not name:
             handles.append(module.register_forward_pre_hook(_begin(trace), with_kwargs=True))
             handles.append(module.register_forward_hook(_end(trace)))
+            handles.append(module.register_forward_hook(_leave_call(trace, name), always_call=True))
             continue
         handles.append(module.register_forward_pre_hook(_enter(trace, name)))
         handles.append(module.register_forward_hook(_leave(trace), always_call=True))
+    for name, module in others.items():
+        handles.append(module.register_forward_pre_hook(_enter_call(trace, name), with_kwargs=True))
+        handles.append(module.register_forward_hook(_leave_call(trace, name), always_call=True))
     try:
         with trace:
             yield trace
     finally:
         for handle in handles:
             handle.remove()
+        trace.calls.finish()
+
+
+def _enter_call(trace: OperationTrace, name: str) -> Callable[..., None]:
+    return lambda module, args, kwargs=None: trace.calls.enter(name, module, args, kwargs or {})
+
+
+def _leave_call(trace: OperationTrace, name: str) -> Callable[..., None]:
+    return lambda module, args, output: trace.calls.leave(name, output)
 
 
 def _begin(trace: OperationTrace) -> Callable[..., None]:
@@ -537,6 +640,26 @@ def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
 
 def _leave(trace: OperationTrace) -> Callable[..., None]:
     return lambda module, args, output: trace.leave(module, output)
+
+
+_NEARLY_ZERO = 0.1
+"""Size of weights relative to 1 / sqrt(inputs): torch's own initialisation gives 0.6."""
+
+
+def _is_nearly_zero(weight: Any) -> bool:
+    if not isinstance(weight, Tensor):
+        return False
+    size = float(weight.detach().float().square().mean().sqrt())
+    return size * math.sqrt(weight[0].numel()) < _NEARLY_ZERO
+
+
+def _unwritten_share(values: Tensor, target: Tensor, ignored: Any) -> float:
+    """The share of the rows of scores that are all 0 and whose target counts."""
+    if target.is_floating_point() or values.dim() != target.dim() + 1 or values.dim() < 2:
+        return 0.0
+    counted = target != (ignored if isinstance(ignored, int) else -100)
+    empty = (values.detach() == 0).all(1)
+    return float((empty & counted).float().mean()) if target.numel() else 0.0
 
 
 def _is_mask(tensor: Tensor) -> bool:
@@ -642,6 +765,18 @@ def name_of(func: Any) -> str:
     """The plain name of a torch function."""
     full = getattr(func, "__name__", "") or (resolve_name(func) or "")
     return str(full).rpartition(".")[2]
+
+
+def _sees_later_alone(seen: Tensor) -> bool:
+    """Whether in a mask (..., T, T) no place sees an earlier one, and most see a later one."""
+    length = seen.shape[-1]
+    if seen.dim() < 2 or seen.shape[-2] != length or length <= _FEWEST or bool(seen.all()):
+        return False
+    later = seen.triu(1)
+    return not bool(seen.tril(-1).any()) and bool(later[..., :-1, :].any(-1).float().mean() > _MOST)
+
+
+_MOST = 0.5  # of the places: those of the last token of a packed document see nothing later
 
 
 def _hard_share(scores: Tensor, weights: Tensor, dim: int) -> float:

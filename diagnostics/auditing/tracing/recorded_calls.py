@@ -52,11 +52,17 @@ class Pick:
     Attributes:
         operation: Where it was called.
         index: The index.
+        shape: Shape of what it picks from.
+        dim: The dimension that it picks along, not negative.
+        sources: Modules whose outputs it was computed from, with no other module between.
         at_result: The gradient that the first backward pass brought to what it picked.
     """
 
     operation: Operation
     index: Tensor
+    shape: tuple[int, ...]
+    dim: int
+    sources: tuple[str, ...]
     at_result: Arrived
 
 
@@ -76,10 +82,12 @@ class LossCall:
         source, result: Its input and its result, with their graph.
         ignored: The target that it leaves out, None where it has no such argument.
         sources: Modules whose outputs its input was computed from, with no other module between.
+        unwritten: Share of the rows of a cross entropy that count although all their scores are 0.
         misread: Whether its scores for one answer are numbers of several rows of the layer before it.
         settings: Its other arguments, by name.
         at_input, at_result: The gradient that the first backward pass brought to both.
         target_origins: What the numbers of the target come from.
+        memory: Address of the memory that the target was a view of, -1 where it has none.
     """
 
     operation: Operation
@@ -94,10 +102,12 @@ class LossCall:
     ignored: int | None = None
     sources: tuple[str, ...] = ()
     misread: bool = False
+    unwritten: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     at_input: Arrived = field(default_factory=Arrived)
     at_result: Arrived = field(default_factory=Arrived)
     target_origins: frozenset[str] = frozenset()
+    memory: int = -1
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,36 @@ class NearCall:
     result: Tensor
     nearer: int
     at_result: Arrived = field(default_factory=Arrived)
+
+
+@dataclass(frozen=True)
+class MeanCall:
+    """One mean of several rows that is one number.
+
+    Attributes:
+        operation: Where it was called.
+        rows: Number of rows.
+        at_result: The gradient that the first backward pass brought to its result.
+    """
+
+    operation: Operation
+    rows: int
+    at_result: Arrived
+
+
+@dataclass(frozen=True)
+class BranchCall:
+    """One maximum or minimum of two tensors outside of all modules, one of which was clamped.
+
+    Attributes:
+        operation: Where it was called.
+        sources: Modules whose outputs both were computed from, with no other module between.
+        at_result: The gradient that the first backward pass brought to its result.
+    """
+
+    operation: Operation
+    sources: tuple[str, ...]
+    at_result: Arrived
 
 
 @dataclass(frozen=True)
@@ -182,6 +222,7 @@ class SoftmaxCall:
         sources: Modules whose outputs its input was computed from, with no other module between.
         hard: Share of its distributions over several finite scores in which one has all the weight; 0 of log_softmax.
         masked: Whether its input is a product or a sum with a mask of zeros and ones.
+        later: Whether its mask shows each place itself and later places alone.
     """
 
     operation: Operation
@@ -190,6 +231,7 @@ class SoftmaxCall:
     sources: tuple[str, ...] = ()
     hard: float = 0.0
     masked: bool = False
+    later: bool = False
 
 
 @dataclass(frozen=True)

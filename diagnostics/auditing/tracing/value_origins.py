@@ -6,7 +6,7 @@ no check asks about has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,18 @@ BLENDED = "blended"
 """Whole numbers of which a resize made averages."""
 DECISION = "decision"
 """Indices of largest numbers."""
+CLAMPED = "clamped"
+"""What clamp() gave for numbers with a graph."""
+NOISE = "noise"
+"""Random numbers of a fixed size, as randn() gives."""
+ONE_SIDED = "noise-from-0-to-1"
+DEVIATION = "deviation"
+"""exp() or softplus() of an output, and its root."""
+SHIFTED = "one-sided-noise-times-deviation"
+LOWERED = "negative-score"
+"""A number minus a score."""
+INVERTED = "inverted-ratio"
+"""exp() of it."""
 SIGNED_SUM = "sum-of-both-signs"
 """A sum of what a linear function computed, with a graph, of numbers of both signs."""
 
@@ -114,9 +126,18 @@ _CARRIED: Mapping[str, Collection[str]] = {
     BLENDED: _PASSES | {"round", "floor", "ceil", "clamp"},
     DECISION: _PASSES,
     SIGNED_SUM: _PASSES | {"add", "mul", "multiply", "clamp"},
+    CLAMPED: _PASSES | _ARITHMETIC,
+    NOISE: _PASSES,
+    ONE_SIDED: _PASSES,
+    DEVIATION: _PASSES | {"sqrt", "clamp", "clip"},
+    SHIFTED: _PASSES,
+    LOWERED: _PASSES | {"clamp", "clip"},
+    INVERTED: _PASSES | {"clamp", "clip"},
 }
 """Origin -> functions whose result has the origin of their arguments."""
 _LINEAR = ("linear", "bilinear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "einsum")
+_POSITIVE = ("exp", "softplus")
+_NOISES = ("randn", "randn_like", "rand", "rand_like", "normal", "uniform")
 _CHOICES = ("multinomial", "bernoulli")
 _RANKS = ("argmax", "argmin")
 _SMOOTH = ("linear", "bilinear", "bicubic", "trilinear", "area")
@@ -156,12 +177,16 @@ class ValueOrigins:
         weighted_means: Products of a mean loss and a chance that was computed from it.
         divided: Quotients whose divisor is a sum of outputs of both signs.
         weighted_scores: Products of log-probabilities of choices and a weight of both signs that has a graph itself.
+        inverted: Products of a weight of both signs and a ratio of the probability before to that of now.
+        shifted: Sums of an output and noise from 0 to 1 that is scaled by a deviation.
     """
 
     def __init__(self) -> None:
         self.divided: list[Product] = []
         self.weighted_means: list[Product] = []
         self.weighted_scores: list[Product] = []
+        self.inverted: list[Product] = []
+        self.shifted: list[Product] = []
         # By id; the tensors are kept, so that no id is used again.
         self._known: dict[int, tuple[Tensor, frozenset[str]]] = {}
 
@@ -189,6 +214,7 @@ class ValueOrigins:
         Args:
             place: Function that says by which operation, and at which line.
         """
+        reversed_ = name.startswith(("rsub", "__rsub"))
         name = plain_name(name)
         given = list(tensors_in((args, tuple(kwargs.values()))))
         if name == "max" and not isinstance(result, Tensor):
@@ -200,6 +226,7 @@ class ValueOrigins:
         origins = set().union(*(self.of(each) for each in given))
         carried = {each for each in origins if name in _CARRIED[each]}
         carried |= self._first(func, name, given, kwargs, result, carried)
+        carried |= self._of_scores(name, given[::-1] if reversed_ else given, result)
         if result.requires_grad:
             carried.discard(UNTRAINED)
         if carried:
@@ -209,6 +236,9 @@ class ValueOrigins:
             self.divided.append(_product(result, place))
         if name in ("mul", "multiply") and len(given) == 2 and result.requires_grad:
             self._look_at_product(given, result, place)
+        sums = name == "add" and len(given) == 2 and all(each.requires_grad for each in given)
+        if sums and sum(SHIFTED in self.of(each) for each in given) == 1:
+            self.shifted.append(_product(result, place))
 
     def _first(
         self,
@@ -220,6 +250,8 @@ class ValueOrigins:
         carried: Collection[str],
     ) -> set[str]:
         """The origins that begin with this function."""
+        if name in _NOISES and not result.requires_grad:
+            return {NOISE, ONE_SIDED} if name in ("rand", "rand_like") else {NOISE}
         if not given:
             return set()
         first, found = given[0], set()
@@ -237,6 +269,8 @@ class ValueOrigins:
             found.add(LARGEST)
         if name == "sum" and OUTPUT in self.of(first) and result.requires_grad and _has_both_signs(first):
             found.add(SIGNED_SUM)
+        if name in ("clamp", "clip") and first.requires_grad:
+            found.add(CLAMPED)
         if name == "logsumexp":
             found.add(NORMALISER)
         if name in ("log_softmax", "logsigmoid") or (name == "sub" and NORMALISER in self.of(given[-1])):
@@ -256,12 +290,34 @@ class ValueOrigins:
             found.add(BLENDED)
         return found
 
+    def _of_scores(self, name: str, given: Sequence[Tensor], result: Tensor) -> set[str]:
+        """The origins that tell a ratio of probabilities, and noise that is scaled, by the order of their arguments."""
+        origins = [self.of(each) for each in given]
+        if not result.requires_grad or in_density():
+            return set()
+        if name in _POSITIVE and SCORE not in origins[0]:
+            return {DEVIATION}
+        if name in ("sub", "subtract") and len(given) == 2 and SCORE in origins[1]:
+            return set() if given[0].requires_grad else {LOWERED}
+        if name == "exp" and LOWERED in origins[0]:
+            return {INVERTED}
+        if name in ("mul", "multiply") and len(given) == 2:
+            pairs = (origins, origins[::-1])
+            return (
+                {SHIFTED} if any(ONE_SIDED in one and DEVIATION in other for one, other in pairs) else set()
+            )
+        return set()
+
     def _look_at_product(
         self, given: list[Tensor], result: Tensor, place: Callable[[], tuple[str, str]]
     ) -> None:
         one, other = (self.of(each) for each in given)
         if any(CHANCE in first and MEAN_LOSS in second for first, second in ((one, other), (other, one))):
             self.weighted_means.append(_product(result, place))
+        for ratio, weight in (given, given[::-1]):
+            plain = ratio.shape == weight.shape and weight.numel() > 1 and not weight.requires_grad
+            if INVERTED in self.of(ratio) and plain and _has_both_signs(weight):
+                self.inverted.append(_product(result, place))
         for score, weight in (given, given[::-1]):
             fits = score.shape == weight.shape and weight.numel() > 1 and weight.requires_grad
             if SCORE not in self.of(score) or SCORE in self.of(weight) or not fits or in_density():

@@ -52,7 +52,7 @@ SAMPLES_VARY = Cause(
 RECORDING_FAILED = Cause("recording-failed", "they read single operations, and the recording raised {error}")
 BY_OPERATIONS = (
     *("LOSS003", "LOSS004", "LOSS005", "LOSS007", "SOFTMAX001", "UNITS002"),
-    *("LEAK003", "ROWS001", "ROWS002", "DROP001", "ROUND001"),
+    *("LEAK003", "ROWS001", "ROWS002", "DROP001", "ROUND001", "INPUT004", "INPUT005", "STATE002", "COV004"),
 )
 """Rules that a monitor judges by the operations of a few steps."""
 

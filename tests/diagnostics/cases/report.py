@@ -35,6 +35,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "held": faults.held.CASES,
     "forum": faults.forum.CASES,
     "kept": faults.kept.CASES,
+    "planted": faults.planted.CASES,
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -45,6 +46,7 @@ PROGRAMS = {
     **healthy.held.PROGRAMS,
     **healthy.forum.PROGRAMS,
     **healthy.kept.PROGRAMS,
+    **healthy.planted.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES}
@@ -202,6 +204,7 @@ _TITLES = {
     "held": "Eight more, kept until the rules stood",
     "forum": "Sixteen kinds after questions in forums",
     "kept": "Eight more, after the rules of those",
+    "planted": "Planted in whole training scripts",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -232,6 +235,18 @@ partly, and 2 of its 10 healthy programs were accused. Answers that are codes of
 its rules stood, "kept" was written and run once: 1 of 8 named, all fixes and 6 of 6 healthy programs quiet. So a new
 kind is still missed more often than named. noise-of-one-step, flipped-image-alone and time-drawn-twice look sound to
 everyone who does not know what is meant; loss-weights-free is not looked for.
+
+"planted" are faults in twelve whole training scripts, and in eight that were written later, in short form. Of the 24
+faults in the first scripts 4 were named before rules were changed for them (a rate of 0, a model left in evaluation
+mode, the parameters of another model, a softmax over nodes), and 4 partly. When the rules stood, the eight scripts were
+audited once: 3 of their 16 faults were named (an average whose factors are exchanged, a tie that is a copy, the target
+among the columns), 1 partly, and 6 of the 8 healthy scripts were quiet. Four more are named since, and all are quiet.
+Some faults of these scripts show in nothing that can be measured, or in what a sound program does too: the order of two
+scores, a determinant that is left out, halves of a flow that are never exchanged, box losses of all anchors, a box
+matched to the wrong anchor, an own view as the target, and the value of the same state. A model that starts from its
+first carry in each step of supervision looks like a recurrent network that is trained on one batch several times. An
+average that is never updated is a note in 20 steps, and a warning with `--all`, once the program evaluates it; so is a
+probe whose optimiser holds the encoder, which is trained in a later stage.
 
 A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.

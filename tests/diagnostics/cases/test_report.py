@@ -94,6 +94,9 @@ CASES: Cases = {
     "ROWS003": both("edges-not-offset", audited=True),
     "METRIC001": both("accuracy-broadcast", audited=True),
     "RANDOM001": both("seeded-in-each-step", audited=True),
+    "INPUT004": both("observation-stays", audited=True),
+    "INPUT005": both("degree-of-zero"),
+    "STATE002": both("state-not-passed", audited=True),
     "SHARE004": both("slow-weights-by-reference", audited=True),
 }
 """For the tests of all rules."""
@@ -177,6 +180,13 @@ def test_a_question_of_a_forum_is_named_and_its_fix_is_quiet(case: Case) -> None
 @pytest.mark.parametrize("case", mark(GROUPS["kept"]))
 def test_a_kept_program_has_a_quiet_fix(case: Case) -> None:
     assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
+
+
+@pytest.mark.parametrize("case", mark(GROUPS["planted"]))
+def test_a_planted_fault_is_named_and_its_fix_is_quiet(case: Case) -> None:
+    assert [each for each in run_monitor(case.make(False)) if each.severity > Severity.NOTE] == []
+    verdict = judge(run_monitor(case.make(True)), case.answers)
+    assert verdict == ("named" if case.answers else "missed")
 
 
 UNSEEN_BY_AN_AUDIT = {

@@ -36,6 +36,12 @@ GRADIENT_NEGATED = Cause(
     "a small step against the gradient raises the loss: the gradient has the wrong sign",
     remedy="Find what negates it: a hook, a backward() of your own, or maximize=True.",
 )
+OPPONENTS_AGREE = Cause(
+    "opponents-agree",
+    "what {maker} made is judged by {judge} twice, once without a graph, and both losses move the answer to the same"
+    " side: the two do not oppose each other",
+    remedy="Give the loss of the generator the opposite label: fill_(real) before it, or a minus sign.",
+)
 LOSS004 = Rule(
     "LOSS004",
     CRITICAL,
@@ -44,9 +50,10 @@ LOSS004 = Rule(
     "Find the wrong sign.",
     source="audit",
     arguments="audit",
-    causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED),
+    causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED, OPPONENTS_AGREE),
     what="An audit repeats steps. The loss falls as every loss function in it rises, or as the log-probabilities fall"
-    " that it picks with equal weight; or the loss rises along the negative gradient, in every watched module.",
+    " that it picks with equal weight; or the loss rises along the negative gradient, in every watched module. A"
+    " warning: the losses of a generator and its critic agree.",
     why="Each step makes the model worse.",
     example="`loss = model(x).log_softmax(1).gather(1, y).mean()`; a hook that returns `-gradient`.",
     false_alarms="A loss that is raised on purpose, as in unlearning and adversarial training.",

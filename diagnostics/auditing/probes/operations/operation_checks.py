@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diagnostics.auditing.probes.operations import loss_arguments, origin_checks, term_sizes
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
-from diagnostics.auditing.tracing.recorded_calls import LossCall, PairCall, SoftmaxCall
+from diagnostics.auditing.tracing.recorded_calls import LossCall, PairCall, Pick, SoftmaxCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.rule import CRITICAL, LITTLE_USED, NOTE, WARNING, Family, Rule
@@ -117,6 +117,23 @@ CLASSES_MISREAD = Cause(
     remedy="Move the dimension of the classes with transpose(), permute() or movedim(); view() and reshape() only cut"
     " the numbers at other places.",
 )
+EXCHANGED_BY_VIEW = Cause(
+    "dimensions-exchanged-by-view",
+    "{operation} gives a tensor of shape {before} the shape {after}: it cuts the numbers elsewhere, and a row then"
+    " holds those of several samples",
+    remedy="Exchange dimensions with transpose() or permute().",
+)
+PICKS_SAMPLES = Cause(
+    "picks-samples",
+    "an index of {samples} numbers below {choices} picks along the samples, where it could pick one of {choices}"
+    " choices of each: {operation}",
+    remedy="Pick along the choices: gather(1, index).",
+)
+NEVER_WRITTEN = Cause(
+    "scores-never-written",
+    "a share of {share:.2g} of its rows count and have only zeros as scores, which nothing has computed: {operation}",
+    remedy="Leave them out of the loss, such as the first step of a decoder: scores[1:] against targets[1:].",
+)
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
@@ -146,6 +163,9 @@ LOSS003 = Rule(
         PAIRS,
         NOT_SIGNS,
         CLASSES_MISREAD,
+        EXCHANGED_BY_VIEW,
+        PICKS_SAMPLES,
+        NEVER_WRITTEN,
         *loss_arguments.CAUSES,
         *origin_checks.CAUSES,
         PADDING_COUNTED,
@@ -159,7 +179,7 @@ LOSS003 = Rule(
     why="The loss falls, to a floor far above what the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
-    explains=frozenset({"RESPONSE003"}),
+    explains=LITTLE_USED | {"RESPONSE003"},
     upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002", "RESPONSE003"}),
     rank=4,
 )
@@ -196,6 +216,11 @@ ALWAYS_FLAT = Cause(
     " stay nearly as likely: {operation}",
     remedy="Divide cosines by a temperature such as 0.07, do not multiply them with it.",
 )
+LATER_ALONE = Cause(
+    "sees-later-alone",
+    "the mask of an attention shows no place an earlier one, and nearly every place later ones: {operation}",
+    remedy="A causal mask is lower triangular: torch.ones(T, T).tril() where True is seen.",
+)
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
@@ -204,7 +229,7 @@ SOFTMAX001 = Rule(
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED, ALWAYS_FLAT),
+    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED, ALWAYS_FLAT, LATER_ALONE),
     what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
     " gives one element all the weight; a mask is multiplied with its scores; the mask of an attention keeps only"
     " keys that are the same in all samples; or no weights make the scores of a cross entropy differ.",
@@ -257,9 +282,15 @@ def check_operations(
         facts = {"distance": term_sizes.distance(far), "size": term_sizes.size(far)}
         cause = term_sizes.OUT_OF_REACH.of(**facts, operation=far.operation)
         _add(found, LOSS003, owner(far.operation.module), cause)
-    for sources, cause in _find_pairs(traces, samples):
+    for sources, cause in (*_find_pairs(traces, samples), *_find_picked_samples(traces, samples)):
         _add(found, LOSS003, one_owner(sources, owner), cause)
-    for cause in _find_unsigned(traces):
+    by_place = (
+        _find_unsigned(traces),
+        _find_unwritten(traces),
+        _find_exchanged(traces, samples),
+        _find_unnormalised(traces),
+    )
+    for cause in (each for found_there in by_place for each in found_there):
         _add(found, LOSS003, "", cause)
     for equal in (_equal_targets(traces), _one_class(traces)):
         if equal is not None:
@@ -276,6 +307,9 @@ def check_operations(
         if all(any(each.reads_constant for each in calls) for calls in alike) and attention.reads_constant:
             cause = READS_PADDING.of(operation=attention.operation)
             _add(found, SOFTMAX001, owner(attention.operation.module), cause)
+    for operation in traces[0].backward_masks if traces else ():
+        if all(any(each.place == operation.place for each in trace.backward_masks) for trace in traces):
+            _add(found, SOFTMAX001, owner(operation.module), LATER_ALONE.of(operation=operation))
     if traces and all(judges_samples(trace, samples) for trace in traces):
         for call in traces[0].normalized:
             if call.dim == 0 and call.shape[0] == samples > 1 and len(call.shape) == 2 and call.shape[1] > 1:
@@ -333,8 +367,11 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         yield TWICE.of(kind=call.kind, operation=operation)
     if name in _LOGARITHMIC:
         positive = bool((call.values > 0).any())
+        sums = _sum_of_classes(call) if name == "nll_loss" and not positive else 1.0
         if call.kind in ("softmax", "sigmoid") or (name == "nll_loss" and positive):
             yield NOT_LOGARITHMS.of(found=call.kind or "positive in places", operation=operation)
+        elif abs(sums - 1) > _OTHER_SUM:
+            yield NOT_LOGARITHMS.of(found=f"of classes that sum to {sums:.2g}", operation=operation)
     if name in _AVERAGED and call.values.shape != call.target.shape:
         pairs = math.prod(torch.broadcast_shapes(call.values.shape, call.target.shape))
         if pairs > max(call.values.numel(), call.target.numel()):
@@ -348,6 +385,27 @@ def _judge_loss(call: LossCall) -> Iterator[Cause]:
         yield DROPPED.of(operation=operation)
     if call.misread:
         yield CLASSES_MISREAD.of(operation=operation)
+
+
+_OTHER_SUM = 0.1
+"""Distance from 1 of the sum of all classes, from which they are no probabilities: rounding is less."""
+
+
+def _sum_of_classes(call: LossCall) -> float:
+    """The middle sum of the exponentials over the classes; 1.0 where there is one class."""
+    dim = -1 if call.operation.name == "ctc_loss" else 1
+    values = call.values.float()
+    if values.dim() <= 1 or values.shape[dim] < 2 or not values.numel():
+        return 1.0
+    return float(values.logsumexp(dim).median().exp())
+
+
+def _find_unnormalised(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Losses of alignments that are given no probabilities over the classes."""
+    every = [[_sum_of_classes(call) for call in trace.alignments] for trace in traces]
+    if every and all(sums and all(abs(each - 1) > _OTHER_SUM for each in sums) for sums in every):
+        found = f"of classes that sum to {every[0][0]:.2g}"
+        yield NOT_LOGARITHMS.of(found=found, operation=traces[0].alignments[0].operation)
 
 
 def one_owner(sources: Iterable[str], owner: Callable[[str], str]) -> str:
@@ -384,10 +442,57 @@ def _find_unsigned(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
             yield NOT_SIGNS.of(low=low, high=high, operation=call.operation)
 
 
+def _find_picked_samples(
+    traces: Sequence[OperationTrace], samples: int
+) -> Iterator[tuple[Sequence[str], Cause]]:
+    """Where each step picks with one number per sample along the samples, and no number is too large for a choice."""
+    for pick in traces[0].picks if traces else ():
+        place = pick.operation.place
+        alike = [each for trace in traces for each in trace.picks if each.operation.place == place]
+        if len(alike) >= len(traces) and all(_picks_samples(each, samples) for each in alike):
+            facts = {"samples": samples, "choices": pick.shape[1]}
+            yield pick.sources, PICKS_SAMPLES.of(**facts, operation=pick.operation)
+            return
+
+
+def _find_exchanged(traces: Sequence[OperationTrace], samples: int) -> Iterator[Cause]:
+    """Views in each step that move the dimension of the samples away from the first place, or to it."""
+    places = [
+        {operation.place for operation, before, after in each.exchanges if samples in (before[0], after[0])}
+        for each in traces
+    ]
+    common = set.intersection(*places) if places else set()
+    for operation, before, after in traces[0].exchanges if traces else ():
+        if operation.place in common and samples > 1:
+            yield EXCHANGED_BY_VIEW.of(operation=operation, before=before, after=after)
+            return
+
+
+def _picks_samples(pick: Pick, samples: int) -> bool:
+    if pick.dim != 0 or len(pick.shape) != 2 or pick.shape[0] != samples or pick.index.numel() != samples:
+        return False
+    choices = pick.shape[1]
+    return 1 < choices <= samples // 4 and int(pick.index.max()) < choices
+
+
+def _find_unwritten(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Cross entropies that count rows without scores in each step, and rows with scores too."""
+    for call in traces[0].losses if traces else ():
+        place = call.operation.place
+        alike = [[each for each in trace.losses if each.operation.place == place] for trace in traces]
+        calls = [each for group in alike for each in group]
+        plain = not any(each.kind in ("dropout", "relu") for each in calls)
+        if all(alike) and plain and all(0 < each.unwritten < 1 for each in calls):
+            yield NEVER_WRITTEN.of(share=call.unwritten, operation=call.operation)
+            return
+
+
 _RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
 """Last function of a model -> what it gives."""
 _OUTSIDE = 0.1
 """Share of the targets outside the range from which it is no matter of outliers."""
+_FAR = 1.5
+"""Distance from one half from which even a single target is no noisy probability: 2 and more, or -1 and less."""
 _MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little noise
 
 
@@ -406,7 +511,8 @@ def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator
             yield OUT_OF_RANGE.of(share=share, low=low, high=high, kind=call.kind, operation=operation)
     if name == "binary_cross_entropy_with_logits":
         outside = min(_share_outside(each.target, -_MARGIN, 1 + _MARGIN) for each in calls)
-        if outside > _OUTSIDE:
+        far = all(bool(((each.target - 0.5).abs() > _FAR).any()) for each in calls)
+        if outside > _OUTSIDE or far:
             least, most = float(call.target.min()), float(call.target.max())
             yield NOT_PROBABILITIES.of(low=least, high=most, operation=operation)
     if name == "cross_entropy" and all(map(_finds_itself, calls)):
@@ -515,6 +621,8 @@ _TARGETS = 32
 
 def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
     size = call.shape[call.dim]
+    if call.later:
+        yield LATER_ALONE.of(operation=call.operation)
     if call.masked:
         yield MASK_MULTIPLIED.of(operation=call.operation)
     if size == 1:

@@ -53,7 +53,21 @@ DIVIDED_BY_LOGITS = Cause(
     "it divides by a sum of outputs of both signs, which may be 0, so that the loss has no bound: {operation}",
     remedy="Turn the outputs into probabilities first: sigmoid() or softmax().",
 )
+RATIO_INVERTED = Cause(
+    "ratio-inverted",
+    "a weight of both signs is multiplied by the probability of earlier over that of now, so that good actions become"
+    " less likely: {operation}",
+    remedy="The ratio is exp(new log-probability - old log-probability).",
+)
+NOISE_SHIFTED = Cause(
+    "noise-one-sided",
+    "numbers from 0 to 1 are scaled by a deviation and added to a mean, so that each result lies above the mean:"
+    " {operation}",
+    remedy="Draw with randn_like(), whose mean is 0.",
+)
 CAUSES = (
+    RATIO_INVERTED,
+    NOISE_SHIFTED,
     DIVIDED_BY_LOGITS,
     LARGEST_OF_BATCH,
     CLASSES_BLENDED,
@@ -109,6 +123,8 @@ def _judge_products(trace: OperationTrace) -> Found:
         (MEAN_WEIGHED, trace.origins.weighted_means),
         (WEIGHT_WITH_GRADIENT, trace.origins.weighted_scores),
         (DIVIDED_BY_LOGITS, trace.origins.divided),
+        (RATIO_INVERTED, trace.origins.inverted),
+        (NOISE_SHIFTED, trace.origins.shifted),
     )
     for cause, every in products:
         used = [each for each in every if _is_used(each)]

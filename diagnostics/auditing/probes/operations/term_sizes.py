@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
@@ -19,6 +19,12 @@ DROWNED = Cause(
     " and no factor balances them",
     remedy="Scale the targets of the larger one to about 1, or give each term a factor.",
 )
+SUM_AND_MEAN = Cause(
+    "sum-and-mean",
+    "{total} sums over the {rows} samples of a batch and {mean} averages over them, so that their weights depend on the"
+    " size of the batch",
+    remedy="Reduce both in one way: a sum for each sample, then the mean over the samples.",
+)
 LOSS007 = Rule(
     "LOSS007",
     WARNING,
@@ -27,9 +33,10 @@ LOSS007 = Rule(
     "Bring the terms to similar sizes.",
     source="audit",
     arguments="audit",
-    causes=(DROWNED,),
+    causes=(DROWNED, SUM_AND_MEAN),
     what="In each step two losses train the same weights; the gradient at the input of one is less than a hundredth of"
-    " the other's, although its factor is no smaller, and it is not solved.",
+    " the other's, although its factor is no smaller, and it is not solved. Or a loss function that sums is added to a"
+    " mean over the same samples, and neither is divided by their number.",
     why="The weights that they share learn for the larger one alone. The sum falls all the same.",
     example="`cross_entropy(scores, kinds) + mse_loss(boxes, pixels)`, with boxes from 0 to 640.",
     false_alarms="A term that only trains a head of its own.",
@@ -69,7 +76,26 @@ def check_sizes(traces: Sequence[OperationTrace]) -> list[Finding]:
         first = (pairs[0][0][0].operation, pairs[0][1][0].operation)
         if worst is None or max(known) < worst[0]:
             worst = max(known), DROWNED.of(small=first[0], large=first[1], ratio=max(known))
+    if worst is None:
+        mixed = [_sum_and_mean(trace) for trace in traces]
+        worst = (0.0, mixed[0]) if mixed and mixed[0] is not None and all(mixed) else None
     return [] if worst is None else [LOSS007.found_once("", worst[1])]
+
+
+_UNDIVIDED = 0.5
+"""Factor of a sum in the loss from which it was not divided by a number of samples."""
+_ROWS = 8  # a batch of few samples may have as many rows as something else
+
+
+def _sum_and_mean(trace: OperationTrace) -> Cause | None:
+    """A loss function that sums over rows, and a mean of as many rows that is not multiplied by their number."""
+    totals = [call for call in trace.losses if call.settings.get("reduction") == "sum" and call.values.dim()]
+    for total, mean in product(totals, trace.means):
+        rows = len(total.values)
+        factors = [_total(each.at_result, 1) for each in (total, mean)]
+        if rows >= _ROWS and mean.rows == rows and factors[0] >= _UNDIVIDED and 0 < factors[1] < rows / 4:
+            return SUM_AND_MEAN.of(total=total.operation, mean=mean.operation, rows=rows)
+    return None
 
 
 def far_targets(traces: Sequence[OperationTrace]) -> Iterator[LossCall]:

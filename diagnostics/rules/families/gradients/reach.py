@@ -29,6 +29,12 @@ FIRST_STATE_BACK = Cause(
     " is the first that it sees",
     remedy="Read the last states of both directions: torch.cat([h[-2], h[-1]], 1), or average all.",
 )
+ZERO_INPUT = Cause(
+    "zero-input",
+    "what its layer is given is always zero: the bias next to it has gradient",
+    remedy="Look at what is passed to the module: zeros may stand where a computed value was meant.",
+    together=True,
+)
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
 OVERFLOW_IN_OUTPUT = Cause(
     "overflow-in-output",
@@ -125,22 +131,33 @@ def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if not zero or _cancels(record, parameter):
         return None
     if not _joins_states(record, parameter):
-        return DEAD_UNIT
+        return ZERO_INPUT if _has_trained_bias(record, parameter) else DEAD_UNIT
     backward = any(
         each is parameter and name.endswith("_reverse") for name, each in record.parameters.items()
     )
     return FIRST_STATE_BACK if backward else FIRST_STATE
 
 
+def _has_trained_bias(record: StepRecord, parameter: ParameterRecord) -> bool:
+    """Whether it is the weight of a layer whose bias has gradient everywhere."""
+    names = [name for name, each in record.parameters.items() if each is parameter]
+    biases = [
+        record.parameters.get(f"{name.removesuffix('weight')}bias")
+        for name in names
+        if name.endswith("weight")
+    ]
+    return any(each is not None and each.reach.kind == "all" for each in biases)
+
+
 def _cancels(record: StepRecord, parameter: ParameterRecord) -> bool:
-    """Whether a bias has gradient zero although all weights of its layer have gradient: no unit is dead.
+    """Whether a bias has gradient zero although weights of its layer have gradient: their units are not dead.
 
     The gradients of the samples then cancel exactly, as in the difference of two means of a critic.
     """
     prefixes = {name.removesuffix("bias") for name, each in record.parameters.items() if each is parameter}
     starts = tuple(f"{prefix}{weight}" for prefix in prefixes for weight in _WEIGHTS)
     weights = [each for name, each in record.parameters.items() if name.startswith(starts)]
-    return any(each is not parameter and each.reach.kind == "all" for each in weights)
+    return any(each is not parameter and each.reach.kind in ("all", "some") for each in weights)
 
 
 _WEIGHTS = ("weight", "parametrizations.weight.")
@@ -310,7 +327,7 @@ REACH002 = Rule(
         5,
         why="a zero at initialisation ends with the first update; five steps also outlast a warm-up from 0",
     ),
-    causes=(DEAD_UNIT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
+    causes=(DEAD_UNIT, ZERO_INPUT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
     why="Nothing but weight decay moves them.",
     example="A ReLU with a bias of -100.",

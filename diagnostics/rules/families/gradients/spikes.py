@@ -8,7 +8,7 @@ module in execution order is reported; a gradient comes from the loss, so the la
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
 from diagnostics.causes import Cause
@@ -30,19 +30,27 @@ _MAD_TO_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
-def find_spikes(history: Sequence[StepScalars], options: Values) -> list[Finding]:
+def find_spikes(
+    history: Sequence[StepScalars], options: Values, last: Collection[str] = (), samples: int = 0
+) -> list[Finding]:
     """One finding per metric and module in which spikes arise; two spikes at least, not side by side.
+
+    A gradient that a mean loss gives one sample is no spike of the modules whose outputs only the loss reads: a head
+    for something rare has one when it happens, and hardly any else.
 
     Args:
         history: Scalars of the recorded steps, in order.
         options: Options of SPIKE001.
+        last: Names of those modules.
+        samples: Number of samples in the loss, 0 where it is not known.
     """
     findings = []
     explained: set[int] = set()
     for metric, what in _METRICS.items():
         ratio = options[what]
         origin: dict[str, dict[int, float]] = {}
-        for step, sizes in _by_step(history, metric, options).items():
+        small = dict.fromkeys(last, 1.0 / samples) if samples and metric == "gradient_max" else {}
+        for step, sizes in _by_step(history, metric, options, small).items():
             if step in explained:
                 continue
             explained.add(step)
@@ -54,8 +62,10 @@ def find_spikes(history: Sequence[StepScalars], options: Values) -> list[Finding
     return findings
 
 
-def _by_step(history: Sequence[StepScalars], metric: str, options: Values) -> dict[int, dict[str, float]]:
-    """Size of the spikes, as a multiple of the neighbourhood, by step and module."""
+def _by_step(
+    history: Sequence[StepScalars], metric: str, options: Values, small: Mapping[str, float]
+) -> dict[int, dict[str, float]]:
+    """Size of the spikes, as a multiple of the neighbourhood, by step and module; none up to the small values."""
     found: dict[int, dict[str, float]] = {}
     for name in history[0].modules if history else ():
         points = [
@@ -66,6 +76,10 @@ def _by_step(history: Sequence[StepScalars], metric: str, options: Values) -> di
             and math.isfinite(value)
         ]
         spiking = _outliers(points, options[_METRICS[metric]], options)
+        values = dict(points) if name in small else {}
+        spiking = {
+            step: size for step, size in spiking.items() if values.get(step, math.inf) > small.get(name, 0)
+        }
         if len(spiking) <= options["at_most"] * len(points):
             for step, size in spiking.items():
                 found.setdefault(step, {})[name] = size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diagnostics.causes import Cause
-from diagnostics.records import Absent, StepRecord
+from diagnostics.records import Absent, OutputStats, StepRecord
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
 
@@ -42,6 +42,8 @@ def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             continue  # a side input that is the same for all samples, as token types of single sentences
         if name in record.gates or name in record.constant:
             continue  # the other factor tells the samples apart, or a query that was learnt asks for them
+        if _is_offset_of_head(record, name, stats):
+            continue
         if not isinstance(stats.share, Absent) and stats.share < options["below"]:
             message = (
                 f"{name}: its output is nearly the same for all samples, {{value}} of its mean square differs"
@@ -49,6 +51,17 @@ def find_collapse(record: StepRecord, options: Values) -> Iterator[Observation]:
             cause = EQUAL_INPUT if stats.inputs_differ is False else SWAMPED
             yield Observation(name, stats.share, message, cause)
             return  # modules after it inherit the collapse
+
+
+_SMALL = 0.01
+"""Deviation between samples, in an output that the loss alone reads: scores are of size 1."""
+
+
+def _is_offset_of_head(record: StepRecord, name: str, stats: OutputStats) -> bool:
+    """Whether the loss alone reads it, and it is constant only next to a large offset, as the bias of rare classes."""
+    read = any(name in sources for other, sources in record.into.items() if other != name)
+    fed = bool(record.into.get(name, frozenset()) - {name})
+    return fed and not read and not isinstance(stats.share, Absent) and stats.rms * stats.share**0.5 > _SMALL
 
 
 COLLAPSE001 = Rule(

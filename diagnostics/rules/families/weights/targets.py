@@ -36,6 +36,12 @@ OLD_STATISTICS = Cause(
     remedy="Copy the buffers too: for old, new in zip(target.buffers(), source.buffers()): old.copy_(new).",
 )
 STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
+EVALUATED_STILL = Cause(
+    "evaluated-as-at-start",
+    "the program evaluates it, and it holds the weights of the start: nothing has written to it while the model was"
+    " trained",
+    remedy="Update the average after each step of the optimiser.",
+)
 
 
 def find_bad_targets(record: StepRecord, options: Values) -> Iterator[Observation]:
@@ -123,11 +129,12 @@ TARGET001 = Rule(
     "Update it as target = decay * target + (1 - decay) * source, after the optimiser's step.",
     find_bad_targets,
     lasting(5),
-    causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, ROUNDED, OLD_STATISTICS, STANDS_STILL),
+    causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, ROUNDED, OLD_STATISTICS, STANDS_STILL, EVALUATED_STILL),
     what="A module that `targets` declares is trained, moves away from its source, is equal to it in each step, loses"
     " its changes in half precision, or keeps the buffers of the start (warnings; the last a note if no step calls it)."
     " Undeclared modules called target, teacher, ema and the like are judged where they are written outside the"
-    " optimisers, and stand next to one of the same shapes.",
+    " optimisers, and stand next to one of the same shapes. Of a script: every copy of the model that exists before the"
+    " first update and that no optimiser holds.",
     why="The targets of the loss move with the predictions, or mean nothing.",
     example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag.",
     false_alarms="A target that is copied every thousand steps stands still in between: it is a note.",

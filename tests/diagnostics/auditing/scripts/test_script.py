@@ -15,6 +15,7 @@ from diagnostics import Severity
 from diagnostics.auditing.scripts import script_watch
 from diagnostics.auditing.scripts.live_objects import LiveObjects
 from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
+from diagnostics.auditing.scripts.script_watch import count_samples
 from diagnostics.auditing.user_code import CaseError, UserError
 from tests.diagnostics.refusals import refused
 
@@ -386,6 +387,12 @@ def test_an_exception_shows_the_users_lines(tmp_path: Path) -> None:
             "script.no-update",
         ),
         ("import sys\nsys.exit('no data')\n", {}, "script.exited"),
+        ("import os\nrank = int(os.environ['LOCAL_RANK'])\n", {}, "script.needs-processes"),
+        (
+            "import torch.distributed as dist\ndist.init_process_group('gloo')\n",
+            {},
+            "script.needs-processes",
+        ),
         (LOOP, {"steps": 0}, "script.too-few-steps"),
         (LOOP, {"watch": ["encodr"]}, "selection.no-match"),
         (LOOP, {"expect_frozen": ["encodr"]}, "selection.no-match"),
@@ -521,3 +528,25 @@ def test_weights_are_bit_for_bit_those_of_a_process_without_us(context: str, tmp
     assert plain.keys() == watched.keys()
     assert all(torch.equal(plain[name], watched[name]) for name in plain)
     assert script.exists()
+
+
+@pytest.mark.processes
+def test_a_script_that_trains_in_processes_of_its_own(tmp_path: Path) -> None:
+    starts = "import os, multiprocessing\nworker = multiprocessing.get_context('spawn').Process(target=os.getpid)\n"
+    script = write(tmp_path, f"{starts}worker.start()\nworker.join()\n")
+    with refused(CaseError, "script.other-processes", count=1):
+        audit_script(script)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "samples"),
+    [
+        ([(8, 5), (8,)], 8),
+        ([(9, 32), (32,), (7, 32)], 32),
+        ([(8, 5), (5, 4)], 8),
+        ([(8, 5), (5,)], 8),
+        ([], 1),
+    ],
+)
+def test_the_samples_of_a_call(shapes: list[tuple[int, ...]], samples: int) -> None:
+    assert count_samples(shapes) == samples

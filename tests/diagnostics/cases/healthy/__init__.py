@@ -9,6 +9,7 @@ from tests.diagnostics.cases.healthy import (
     latest,
     loops,
     objectives,
+    planted,
     structures,
     training_loops,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "latest",
     "loops",
     "objectives",
+    "planted",
     "structures",
     "training_loops",
 ]

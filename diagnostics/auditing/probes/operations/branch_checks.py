@@ -1,0 +1,77 @@
+"""Modules whose samples lose their gradient to the other branch of a maximum, as in a loss with a clipped term."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import BranchCall
+from diagnostics.causes import Cause
+from diagnostics.findings import Finding
+from diagnostics.rules.rule import NOTE, Family, Rule
+
+OTHER_BRANCH = Cause(
+    "other-branch",
+    "the loss has gradient for all samples, and for some it goes to a branch that is clamped: {operation}",
+    remedy="Nothing, if the loss is clipped on purpose, as that of a value in PPO.",
+)
+COV004 = Rule(
+    "COV004",
+    NOTE,
+    "Samples are in the other branch of the loss",
+    "operations",
+    "Nothing, if the loss is clipped on purpose.",
+    source="audit",
+    arguments="audit",
+    causes=(OTHER_BRANCH,),
+    what="In each repeated step a maximum() or minimum() outside of all modules gets gradient for every sample, and one"
+    " of its two arguments is the result of clamp(): what it picks has no gradient where it is clamped.",
+    why="It explains a low coverage: a loss that is clipped leaves samples out, others in each step.",
+    example="`torch.max((v - r) ** 2, (v_clipped - r) ** 2)`.",
+    false_alarms="It is a note.",
+    explains=frozenset({"COV001", "COV002", "WASTE001"}),
+    rank=7,
+)
+FAMILY = Family(137, "Branches of the loss", (COV004,))
+
+
+def check_branches(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:
+    """COV004 for the modules that feed such a maximum directly in every trace: one finding, which lists them.
+
+    Args:
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    found: dict[str, Finding] = {}
+    if not traces:
+        return []
+    for call in traces[0].branches:
+        place = call.operation.place
+        alike = [[each for each in trace.branches if each.operation.place == place] for trace in traces]
+        if not all(any(map(_is_whole, calls)) for calls in alike):
+            continue
+        for name in sorted({owner(each) for each in call.sources}):
+            found.setdefault(name, COV004.found_once(name, OTHER_BRANCH.of(operation=call.operation)))
+    every = list(found.values())
+    return [replace(every[0], consequences=tuple(every[1:]))] if every else []
+
+
+def without_idle(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings without those of COV004 that explain nothing."""
+    return [each for each in findings if each.rule != COV004.id or _explains(each)]
+
+
+def _explains(finding: Finding) -> bool:
+    return any(each.rule != COV004.id for each in finding.consequences)
+
+
+def _is_whole(call: BranchCall) -> bool:
+    """Whether every sample has gradient at the result."""
+    gradient = call.at_result.value
+    return gradient is not None and gradient.dim() > 0 and _all_rows(gradient != 0)
+
+
+def _all_rows(hit: Tensor) -> bool:
+    return bool(hit.reshape(len(hit), -1).any(1).all())

@@ -1,0 +1,68 @@
+"""Copies of a model: those that follow it are quiet, and those that stand still, run away or do not lag are named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from diagnostics import Severity
+from diagnostics.auditing.scripts.followers import Followers
+from diagnostics.auditing.scripts.live_objects import LiveObjects
+
+
+def blend(share: float) -> Callable[[nn.Module, nn.Module], None]:
+    def update(old: nn.Module, new: nn.Module) -> None:
+        for one, other in zip(old.parameters(), new.parameters(), strict=True):
+            one.lerp_(other, share)
+
+    return update
+
+
+CASES: dict[str, tuple[Callable[[nn.Module, nn.Module], None], bool, str, bool]] = {
+    "an average": (blend(0.01), False, "", False),
+    "away": (blend(-0.01), False, "moves-away", True),
+    "without lag": (blend(1.0), False, "no-lag", True),
+    "nothing": (lambda old, new: None, False, "stands-still", False),
+    "nothing, and evaluated": (lambda old, new: None, True, "evaluated-as-at-start", True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_becomes_of_a_copy(name: str) -> None:
+    update, evaluated, code, accused = CASES[name]
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    followers = Followers()
+    followers.look([model], LiveObjects())
+    assert followers.modules == {"ema": ema}
+    for step in range(12):
+        followers.begin()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            update(ema, model)
+        followers.end()
+        if evaluated and step == 11:
+            followers.note_call(ema, inside=False)
+    found = [(each.rule, each.module, each.code) for each in followers.findings()]
+    assert found == ([("TARGET001", "ema", code)] if code else [])
+    assert [each.severity > Severity.NOTE for each in followers.findings()] == ([accused] if code else [])
+
+
+def test_another_start_and_what_an_optimizer_holds_are_no_copies() -> None:
+    torch.manual_seed(31)  # the models of other tests may be alive
+    model, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    twin = copy.deepcopy(model)
+    optimizers = [torch.optim.SGD(each.parameters(), 0.1) for each in (model, twin)]
+    followers = Followers()
+    followers.look([model], LiveObjects())
+    assert followers.modules == {}
+    assert len(optimizers) == 2
+    assert not torch.equal(model.weight, other.weight)
