@@ -174,7 +174,7 @@ def _whole(path: Path) -> Iterator[None]:
         raise CheckpointError(
             "checkpoint.damaged",
             f"{path} is not a complete checkpoint",
-            got=f"{type(error).__name__}: {error}",
+            got=str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}",
             allowed="model.safetensors, ema.safetensors, state.safetensors and state.json, as `etrm train` writes them",
             next_step="use an earlier checkpoint, or move this one away; then the one before it is the newest",
         ) from error

@@ -7,7 +7,7 @@ run.json           the environment of the newest process (versions, commit, devi
 metrics.jsonl      one line per step; the same seed gives the same lines on the same machine
 timing.jsonl       one line per step with its duration in seconds
 code/              copies of the code files that the config names; nothing is imported from there
-findings.json      the toolkit's findings of the last process that ended
+findings.json      the toolkit's findings of the last process that trained and ended
 reference.jsonl    one line per step that was compared with the reference (:mod:`etrm.training.step_check`)
 checkpoints/       see etrm.checkpoints.format
 nonfinite/         see etrm.training.nonfinite
@@ -139,13 +139,16 @@ class RunFolder:
                 next_step="resume without --preset, --config and --set, or use another --out",
             )
 
-    def start(self, record: dict[str, Any], metrics_bytes: int, step: int = 0) -> list[RecordChange]:
+    def start(
+        self, record: dict[str, Any], metrics_bytes: int, step: int = 0, *, trains: bool = True
+    ) -> list[RecordChange]:
         """Record the environment, and truncate the metrics to their length at the checkpoint.
 
         Args:
             record: the environment of this process.
             metrics_bytes: the length of metrics.jsonl at the checkpoint, in bytes.
             step: the number of optimiser steps done.
+            trains: whether steps follow. If not, the findings in the folder stay those of an earlier process.
 
         Returns:
             The changes of the environment since the previous process, which are also recorded.
@@ -155,9 +158,9 @@ class RunFolder:
         """
         record = {**record, "host": platform.node()}  # only on this host can one see whether the lock is held
         before = read_record(self.path)
-        before.pop(FROM_STEP, None)
+        began = before.pop(FROM_STEP, step)
         moved = find_changes(before, record, step)
-        recorded = self._with_history(record, before, moved) | {FROM_STEP: step}
+        recorded = self._with_history(record, before, moved) | {FROM_STEP: step if trains else began}
         self.write("run.json", json.dumps(recorded, indent=1, sort_keys=True) + "\n")
         path = self.path / "metrics.jsonl"
         with explain_refused_writes(path):

@@ -282,6 +282,7 @@ class Trainer:
             "threads": on.threads,
         }
         record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
+        ended = self.step >= self.config.train.steps  # a finished run that is resumed: what it recorded stays
         record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
         record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
         if self.config.data.curriculum:
@@ -290,7 +291,7 @@ class Trainer:
         record |= {"code": code} if code else {}
         if self.folder:
             self.folder.keep_code(code)
-            for change in self.folder.start(record, self._metrics_bytes, self.step):
+            for change in self.folder.start(record, self._metrics_bytes, self.step, trains=not ended):
                 _log.warning(
                     "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before
                 )
@@ -318,7 +319,7 @@ class Trainer:
                 self._log(unread, self._time_steps(began, len(unread)), on_step)
             self.stage.close(self.step)
             self._save()
-        if self.folder:
+        if self.folder and not (ended and (self.folder.path / "findings.json").exists()):
             self.folder.write("findings.json", to_json(self.observer.findings()) + "\n")
         return self.step >= self.config.train.steps
 

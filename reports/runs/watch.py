@@ -125,7 +125,7 @@ def _sections(history: History) -> Iterator[tuple[str, Sequence[WatchedQuantity]
     yield "curriculum", CURRICULUM
     yield "halting", HALTING
     yield "coverage", [WatchedQuantity(name, f"{name}.coverage", SHARE) for name in modules]
-    yield "relative weight change per step", [WatchedQuantity(name, f"{name}.moved") for name in modules]
+    yield "weight change per step", [WatchedQuantity(name, f"{name}.moved") for name in modules]
     yield "contexts of the probe batch", PROBE
     yield "drift", [WatchedQuantity(key.removeprefix("drift."), key) for key in drift]
 
@@ -161,4 +161,6 @@ def _foot(run: Followed) -> Iterator[RenderableType]:
         lines = ", ".join(map(str, run.history.broken[:5]))
         yield Text(f"metrics.jsonl has damaged lines: {lines}", style="red")
     for finding in run.findings:
-        yield Text(f"{finding['severity']} {finding['rule']}: {finding['message']}")
+        # The message of a note may list dozens of rules; its cause says what it is about.
+        shown = finding.get("cause" if finding["severity"] == "note" else "message") or finding["message"]
+        yield Text(f"{finding['severity']} {finding['rule']}: {shown}")

@@ -26,7 +26,9 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     small = ["--preset", "smoke", "--set", "train.steps=4", "--out", str(run)]
     assert etrm("train", *small).code == 0
     assert etrm("train", *small).code == 2
+    recorded = [(run / name).read_bytes() for name in ("findings.json", "run.json", "metrics.jsonl")]
     assert etrm("train", "--resume", "--out", str(run)).code == 0
+    assert recorded == [(run / name).read_bytes() for name in ("findings.json", "run.json", "metrics.jsonl")]
     longer = etrm("train", "--resume", "--set", "train.steps=8", "--out", run)
     assert longer.code == 2
     assert re.findall(r"\w+\.\w+ \w+, was \w+", longer.err) == ["train.steps 8, was 4"]

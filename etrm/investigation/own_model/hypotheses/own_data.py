@@ -40,7 +40,7 @@ from etrm.investigation.own_model.hypotheses.row_independence import (
     check_pairs,
     check_predicted_keys,
 )
-from etrm.investigation.own_model.loss_probe import NO_DRAW, LossProbe, are_close, list_changed
+from etrm.investigation.own_model.loss_probe import NO_DRAW, LossProbe, are_close, changes_alone
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
@@ -299,7 +299,7 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         edited = batch[subject.labels].clone()
         edited[place] = wrong[place]
         changed = {**batch, subject.labels: edited}
-        own += list_changed(losses, probe.sample_losses(changed)) == [place] or not subject.independent_rows
+        own += changes_alone(place, losses, [probe.sample_losses(changed)]) or not subject.independent_rows
         moved = sum(float((one.sample_losses(changed) - one.sample_losses(batch))[place]) for one in probes)
         step = sum(
             one.step_loss(changed, unmixed=True) - one.step_loss(batch, unmixed=True) for one in probes

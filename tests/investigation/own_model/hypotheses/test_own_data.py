@@ -44,6 +44,16 @@ def test_a_last_layer_that_starts_at_zero_is_healthy() -> None:
     assert failed(with_model(ZeroHead)) == set()
 
 
+def test_labels_that_hardly_change_a_loss_by_chance_are_healthy() -> None:
+    """The answers of a last layer close to zero are almost equally likely, whatever the label is."""
+
+    class Close(Toy):
+        def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+            return super().forward(demos, queries) * 5e-4
+
+    assert failed(with_model(Close)) == set()
+
+
 def rolled(rows: dict[str, Any]) -> dict[str, Any]:
     return {**rows, "label": rows["label"].roll(1)}
 
