@@ -159,6 +159,7 @@ class Monitor:
             ties=[tuple(names) for names in expect_tied],
             targets=dict(targets or {}),
             group=group,
+            whole=not watch or "" in watch,
         )
         self._setup, self._model = setup, model
         self._terms = LossTerms(model, regularisers, shared=group is not None)

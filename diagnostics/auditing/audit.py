@@ -308,10 +308,16 @@ def _summed(step: Step, terms: Sequence[str]) -> Step:
 
     def run(model: nn.Module, batch: Any) -> Any:
         returned = step(model, batch)
-        named = name_terms(returned, terms)
+        named = {} if _is_log(returned, terms) else name_terms(returned, terms)
         return sum_terms(named) if named else returned
 
     return run
+
+
+def _is_log(returned: Any, terms: Sequence[str]) -> bool:
+    """Whether what a step returned by name are no terms of the loss: numbers without a graph, which nobody named."""
+    values = returned.values() if isinstance(returned, Mapping) and not terms else ()
+    return bool(values) and not any(isinstance(each, Tensor) and each.requires_grad for each in values)
 
 
 def _named_terms(step: Step, terms: Sequence[str]) -> Step:
@@ -339,6 +345,8 @@ def _train(
     """
     with arrivals(model) as arrived:
         returned = step(model, batch)
+    if _is_log(returned, terms) or (arrived and isinstance(returned, Mapping) and not terms):
+        returned = returned.get("loss")
     named = name_terms(returned, terms)
     if named:
         monitor.terms({name: value for name, value in named.items() if name in (terms or named)})

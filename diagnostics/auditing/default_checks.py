@@ -43,7 +43,8 @@ from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.tensors import map_tensors, tensors_in
-from diagnostics.records import StepRecord
+from diagnostics.recording.weak_hooks import LocalHook
+from diagnostics.records import ModuleRecord, StepRecord
 from diagnostics.rules.families.forward.calls import is_unchosen
 from diagnostics.rules.families.gradients.module_gradients import DETACHED, GRAD001, GRAD002, is_target
 from diagnostics.rules.families.gradients.reach import OVERFLOW_IN_OPERATION
@@ -184,7 +185,11 @@ def explain_broken(
     if broken is None:
         return list(findings)
     cause = OVERFLOW_IN_OPERATION.of(phase=broken.phase, operation=broken.operation)
-    module = innermost(f"{broken.operation.module}.", watched) or findings[at].module
+    within = innermost(f"{broken.operation.module}.", watched)
+    feeding = {innermost(f"{each}.", watched) for each in broken.sources}
+    module = within or (feeding.pop() if len(feeding) == 1 else "")
+    if broken.phase == "backward":  # nothing is known of its arguments
+        module = within or findings[at].module
     first = f"{module or 'model'}: step {start.number} gives the first number that is not finite"
     message = f"{first}. {findings[at].message}"
     better = replace(findings[at], cause=str(cause), code=cause.code, module=module, message=message)
@@ -194,8 +199,15 @@ def explain_broken(
 def respondents(record: StepRecord) -> list[str]:
     """The watched modules of a step that the loss should respond to: trained, no target networks, and not left out."""
     return [
-        name for name, _ in learners(record) if not is_target(record, name) and not is_unchosen(record, name)
+        name
+        for name, module in learners(record)
+        if not is_target(record, name) and not is_unchosen(record, name) and not _waits(record, name, module)
     ]
+
+
+def _waits(record: StepRecord, name: str, module: ModuleRecord) -> bool:
+    """Whether a batch does without a module that others have trained."""
+    return module.state == "not called" and any(each.largest > 0.0 for each in record.held_by(name))
 
 
 def check_response(
@@ -261,7 +273,7 @@ def _first_call(model: nn.Module, watched: Mapping[str, nn.Module]) -> Iterator[
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((module, args, kwargs))
 
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    handle = model.register_forward_pre_hook(LocalHook(note), with_kwargs=True)
     try:
         yield calls
     finally:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.recording.tensors import address_of, tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 
 _MOST_SAVED = 2**24
 """Elements of saved tensors that are copied: 64 MB."""
@@ -67,10 +68,10 @@ def noting(model: nn.Module) -> Iterator[dict[str, Any]]:
 
         return note
 
-    handles = [model.register_forward_hook(note_call, with_kwargs=True)]
+    handles = [model.register_forward_hook(LocalHook(note_call), with_kwargs=True)]
     for name, module in model.named_modules():
         if type(module) is nn.Embedding:
-            handles.append(module.register_forward_hook(note_lookup(name)))
+            handles.append(module.register_forward_hook(LocalHook(note_lookup(name))))
     try:
         yield noted
     finally:

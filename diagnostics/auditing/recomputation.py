@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.testing.trials import arrivals, untouched
 
 _CLOSE = 1e-3
@@ -53,7 +54,7 @@ def _comparing(model: nn.Module) -> Iterator[list[str]]:
         return hook
 
     handles = [
-        module.register_forward_hook(compare(name))
+        module.register_forward_hook(LocalHook(compare(name)))
         for name, module in model.named_modules()
         if name and not isinstance(module, torch.jit.ScriptModule)
     ]

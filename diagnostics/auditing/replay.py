@@ -31,10 +31,11 @@ _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 @dataclass(frozen=True)
 class Broken:
-    """The first number of a step that is not finite: in which pass, and by which operation."""
+    """The first number of a step that is not finite: in which pass, by which operation, and what modules feed it."""
 
     phase: str
     operation: Operation
+    sources: tuple[str, ...] = ()
 
 
 class StepStart:
@@ -70,9 +71,9 @@ def find_broken(
         start.restore()
         with trace_operations(model) as trace:
             backward = _run_backward(model, step, start.batch)
-    forward = None if trace.first is None else Broken("forward", trace.first)
-    if backward is None or (forward is not None and trace.loss_broken):
-        return forward
+    forward = None if trace.first is None else Broken("forward", trace.first, trace.fed_first)
+    if backward is None or trace.loss_broken:
+        return forward  # or what Python does not call
     return Broken("backward", backward)
 
 

@@ -27,6 +27,7 @@ from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.recording.terms.loss_terms import check_terms, has_reentrant_checkpoint
+from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.records import Absent, Number, root_sum_squares
 from diagnostics.selection import select_modules
 from diagnostics.testing.trials import arrivals, untouched
@@ -153,7 +154,7 @@ def trace_flow(model: nn.Module, loss: Loss, batch: Any, watch: Sequence[str] | 
     """Which watched modules feed which, in one forward pass; everything is restored."""
     flow = Flow()
     handles = [
-        module.register_forward_hook(_tracer(flow, name), with_kwargs=True)
+        module.register_forward_hook(LocalHook(_tracer(flow, name)), with_kwargs=True)
         for name, module in select_modules(model, watch).items()
     ]
     try:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.recording.tensors import stored_values, tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 
 Phase = Literal["parameters", "forward", "backward"]
 Place = Literal[
@@ -152,8 +153,8 @@ def first_nonfinite(model: nn.Module) -> Iterator[FirstNonFinite]:
     found = FirstNonFinite(model)
     handles = []
     for module in model.modules():
-        handles.append(module.register_forward_pre_hook(found.begin_call, with_kwargs=True))
-        handles.append(module.register_forward_hook(found.end_call))
+        handles.append(module.register_forward_pre_hook(LocalHook(found.begin_call), with_kwargs=True))
+        handles.append(module.register_forward_hook(LocalHook(found.end_call)))
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             owner, _, own = name.rpartition(".")

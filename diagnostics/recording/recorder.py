@@ -56,6 +56,7 @@ class Setup:
         ties: Groups of names that must hold the same tensors.
         targets: Target network -> the module that it follows.
         group: The processes that train the model together.
+        whole: Whether the watched modules stand for the whole model, so that its own parameters count too.
     """
 
     modules: Mapping[str, nn.Module]
@@ -67,6 +68,7 @@ class Setup:
     ties: Ties
     targets: Mapping[str, str]
     group: dist.ProcessGroup | None
+    whole: bool = False
 
 
 class Recorder:
@@ -142,7 +144,7 @@ class Recorder:
 
     def _watch_parameters(self) -> tuple[ParameterWatch, dict[str, list[str]]]:
         following = [*self._setup.targets, *self._followers]
-        tracked = track(self._model, self._modules, self._setup.expect_frozen, following)
+        tracked = track(self._model, self._modules, self._setup.expect_frozen, following, self._setup.whole)
         watch = ParameterWatch(tracked, self._setup.optimizers, self._model)
         return watch, members(tracked, self._modules)
 

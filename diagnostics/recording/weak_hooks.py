@@ -16,7 +16,25 @@ from typing import Any
 from torch.utils.hooks import RemovableHandle
 
 
-class WeakHook:
+class _LeftBehind:
+    """A hook that a pickle or a copy of its module replaces by one that does nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exit of the standard library that takes any positional arguments and returns None
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+class LocalHook(_LeftBehind):
+    """Calls a function, as long as it is registered: the step that it watches may save its model."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *given: Any) -> Any:
+        return self._function(*given)
+
+
+class WeakHook(_LeftBehind):
     """Calls a method with fixed arguments before those of the hook, as long as its object lives."""
 
     def __init__(self, method: Callable[..., Any], *fixed: Any) -> None:
@@ -29,10 +47,6 @@ class WeakHook:
         owner = self._owner()
         if owner is not None:
             self._function(owner, *self._fixed, *given)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # an exit of the standard library that takes any positional arguments and returns None
-        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 def remove_hooks(handles: Sequence[RemovableHandle]) -> None:

@@ -21,6 +21,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
 from diagnostics.measures.representations import cross_sample_share
 from diagnostics.recording.tensors import map_tensors, tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.families.outputs.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
 from diagnostics.rules.rule import CRITICAL, Family, Rule
@@ -125,6 +126,7 @@ def assert_sample_independence(
         raise InvalidValue(
             "assertions.equal-samples", "all samples of the batch are equal: give a batch of different ones"
         )
+    before = {name: rows for name, rows in before.items() if name in worst}
     _require_output(before, batch)
     leaking = [name for name in before if worst[name][0] > tolerance]
     if not leaking and _OUTPUT in orders:
@@ -163,8 +165,8 @@ def find_place_dependence(
     if not all(_differs(before[name], again[name]) <= tolerance for name in before):
         return None
     sizes = {name: _differs(rows, moved[name].roll(-1, 0)) for name, rows in before.items()}
-    if sizes.get(_OUTPUT, 0.0) <= tolerance:
-        return None
+    if sizes.get(_OUTPUT, 0.0) <= tolerance or _differs(before[_OUTPUT], moved[_OUTPUT]) <= tolerance:
+        return None  # it moves with the samples, or does not read them
     first = next(name for name, size in sizes.items() if size > tolerance)
     message = (
         f"moving samples to another place in the batch changes their result of {first} by {sizes[first]:.3g}"
@@ -316,7 +318,7 @@ def _hooked(judged: Mapping[str, nn.Module], note: Callable[[str, Any], object])
 
         return record
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in judged.items()]
+    handles = [module.register_forward_hook(LocalHook(hook(name))) for name, module in judged.items()]
     try:
         yield
     finally:
@@ -351,7 +353,7 @@ def _leak(before: Tensor, after: Tensor, changed: int) -> tuple[float, int]:
         return float("inf"), changed
     difference = (after - before).abs().nan_to_num().amax(1)
     difference[changed] = 0.0
-    size = float(before.square().mean().sqrt())
+    size = float(before.nan_to_num().square().mean().sqrt())
     row = int(difference.argmax())
     return float(difference[row]) / size if size else float(difference[row]), row
 

@@ -17,6 +17,7 @@ from diagnostics.auditing.tracing.operation_trace import name_of, place_of
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.rules.rule import NOTE, WARNING, Family, Rule
 
 KEPT_STATE = Cause(
@@ -235,7 +236,9 @@ def _called_layers(
     """The linear layers in the order of their calls: names, and widths of input and output."""
     called: list[tuple[str, nn.Module]] = []
     handles = [
-        layer.register_forward_hook(lambda layer, args, output, name=name: called.append((name, layer)))
+        layer.register_forward_hook(
+            LocalHook(lambda layer, args, output, name=name: called.append((name, layer)))
+        )
         for name, layer in model.named_modules()
         if isinstance(layer, _LAYERS)
     ]

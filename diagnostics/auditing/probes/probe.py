@@ -8,7 +8,7 @@ answer is not the same as no finding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -101,7 +101,7 @@ def explain_by_probes(
     """
     rules = {rule.id: rule for rule in built_in_rules()}
     left, causes = list(found), []
-    for cause in probed:
+    for cause in _fold_at_loss(list(probed), rules):
         rule = rules.get(cause.rule)
         modules = {cause.module, *(each.module for each in cause.consequences)}
         held = [each for each in left if rule and _is_explained(each, rule, modules, flow)]
@@ -111,10 +111,23 @@ def explain_by_probes(
     return [*left, *causes]
 
 
+def _fold_at_loss(probed: Sequence[Finding], rules: Mapping[str, Rule]) -> list[Finding]:
+    """The findings of probes; one of the loss holds those of other probes that its rule explains upstream."""
+    left = list(probed)
+    for cause in probed:
+        rule = rules.get(cause.rule)
+        held = [each for each in left if rule and not cause.module and each.rule in rule.upstream]
+        if held:
+            flat = [each for one in held for each in (replace(one, consequences=()), *one.consequences)]
+            joined = replace(cause, consequences=(*cause.consequences, *flat))
+            left = [joined if each is cause else each for each in left if each not in held]
+    return left
+
+
 def _is_explained(finding: Finding, rule: Rule, modules: Set[str], flow: Flow | None) -> bool:
     if finding.rule in rule.explains and _is_inside(finding, modules):
         return True
-    if finding.rule in rule.upstream and not finding.module and modules == {""}:
+    if finding.rule in rule.upstream and "" in modules:
         return True  # all modules feed what is wrong at the loss
     members = {each.module for each in finding.consequences if each.rule == finding.rule}
     places = {finding.module} if finding.module else members  # one of the whole model stands for its members

@@ -74,7 +74,7 @@ RESPONSE002 = Rule(
     why="Training can move it, and cannot change an answer.",
     example="`self.project(x)`, whose result is not assigned.",
     false_alarms="A module that other batches use.",
-    explains=UNTRAINED | {"GRAD001", "TERM001", "CALL002", "LOSS002"},
+    explains=UNTRAINED | {"GRAD001", "TERM001", "CALL002", "LOSS002", "REACH002"},
     rank=6,
 )
 RESPONSE003 = Rule(
@@ -91,7 +91,7 @@ RESPONSE003 = Rule(
     why="Its gradient says nothing about the loss.",
     example="`sigmoid(x + 20)`; `(x + 100).sign()` with a straight-through estimator.",
     false_alarms="A module whose share of the loss is tiny by design.",
-    explains=frozenset({"GRAD005"}),
+    explains=frozenset({"GRAD005", "MOVE001"}),
     rank=7,
 )
 FAMILY = Family(195, "Response of the loss", (RESPONSE001, RESPONSE002, RESPONSE003))

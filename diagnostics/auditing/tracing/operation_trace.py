@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from diagnostics.auditing.tracing.activation_slopes import ActivationCall, slope_of
+from diagnostics.auditing.tracing.attention_weights import AttentionWeights
 from diagnostics.auditing.tracing.input_reads import Reads
 from diagnostics.auditing.tracing.loss_terms_added import AddedTerms
 from diagnostics.auditing.tracing.module_calls import ModuleCalls
@@ -53,6 +54,7 @@ from diagnostics.auditing.tracing.value_origins import (
 )
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import address_of, memory_of, tensors_in
+from diagnostics.recording.weak_hooks import LocalHook
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
 """Folders whose frames are not the user's."""
@@ -162,6 +164,8 @@ class OperationTrace(TorchFunctionMode):
 
     Attributes:
         first: The first operation whose result is not finite although all its arguments are.
+        fed_first: Inside the model, the modules that its arguments come from, with no other module between.
+        inside_model: Whether the forward pass of the model runs.
         losses: Calls of loss functions that compare an input with its target element by element.
         alignments: Calls of the loss of alignments (CTC).
         signed: Calls of those whose targets are -1 and 1.
@@ -209,6 +213,8 @@ class OperationTrace(TorchFunctionMode):
         self.weights: frozenset[int] = frozenset()
         """Addresses of the parameters of the model."""
         self.first: Operation | None = None
+        self.fed_first: tuple[str, ...] = ()
+        self.inside_model = False
         self.losses: list[LossCall] = []
         self.alignments: list[LossCall] = []
         self.signed: list[SignedCall] = []
@@ -226,6 +232,7 @@ class OperationTrace(TorchFunctionMode):
         self.loss_broken = False
         self.merged: list[Operation] = []
         self.added = AddedTerms()
+        self._weights_of_attention = AttentionWeights()
         self.reads = Reads()
         self.means: list[MeanCall] = []
         self.backward_masks: list[Operation] = []
@@ -291,14 +298,17 @@ class OperationTrace(TorchFunctionMode):
                 if name == "mean" and not result.dim() and result.requires_grad and args[0].dim():
                     self.means.append(MeanCall(self._here(name), len(args[0]), Arrived(result)))
                 self._note_unchanged(name, args, result)
+                self._weights_of_attention.note(
+                    name, args, kwargs, result, lambda each: bool(self._flow.nearest([each]))
+                )
                 if name in _LAYERS:
                     self._note_first_layer(args, kwargs, result)
                 if name in _NORMS:
                     self.first_layers = [each for each in self.first_layers if each.output is not args[0]]
                 if result.dtype in _FEW_DIGITS and _merges_counts(name, args, result):
                     self.merged.append(self._here(name))
-                if self.first is None and name not in _FILLS:
-                    self._look(name, args, kwargs, result)
+            if self.first is None and name not in _FILLS:
+                self._look(name, args, kwargs, result)
             if (func in _LOSSES or func is F.ctc_loss) and len(args) >= 1:
                 settings = signature(func).bind(*args, **kwargs).arguments
                 _, compared, *_ = settings
@@ -337,7 +347,8 @@ class OperationTrace(TorchFunctionMode):
                 dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
                 if isinstance(dim, int) and result.dim():
                     hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
-                    sources = tuple(sorted(self._flow.nearest([args[0]]))) if hard else ()
+                    sought = hard or result.shape[dim] == 1
+                    sources = tuple(sorted(self._flow.nearest([args[0]]))) if sought else ()
                     masked = self._kind(args[0]) == _MASKED
                     last = dim % result.dim() == result.dim() - 1
                     later = last and _sees_later_alone(args[0].detach() > _HIDDEN)
@@ -351,6 +362,7 @@ class OperationTrace(TorchFunctionMode):
                         later,
                     )
                     self.softmaxes.append(call)
+                    self._weights_of_attention.add_softmax(args[0], result, call)
 
     def _note_pick(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> None:
         index = kwargs.get("index", args[2] if len(args) > 2 else None)
@@ -538,10 +550,15 @@ class OperationTrace(TorchFunctionMode):
         found = self._kinds.get(id(value))
         return found[1] if found is not None and found[0] is value else ""
 
-    def _look(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
-        bad = _count_bad(result)
-        if bad and not any(_count_bad(tensor) for tensor in tensors_in((args, kwargs))):
+    def _look(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        bad = sum(map(_count_bad, tensors_in(result)))
+        given = list(tensors_in((args, kwargs))) if bad else []
+        # softmax makes NaN of a row that a mask filled with minus infinity: what computes an infinity came before
+        new = _any_nan(result) and not _any_nan(given)
+        if bad and (new or not any(map(_count_bad, given))):
             self.first = self._here(name, bad)
+            if self.inside_model:
+                self.fed_first = tuple(sorted(self._flow.nearest(given)))
 
     def _here(self, name: str, count: int = 0) -> Operation:
         return Operation(
@@ -595,17 +612,23 @@ def trace_operations(
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        handles.append(module.register_forward_pre_hook(_enter_call(trace, name), with_kwargs=True))
+        handles.append(
+            module.register_forward_pre_hook(LocalHook(_enter_call(trace, name)), with_kwargs=True)
+        )
         if not name:
-            handles.append(module.register_forward_pre_hook(_begin(trace), with_kwargs=True))
-            handles.append(module.register_forward_hook(_end(trace)))
-            handles.append(module.register_forward_hook(_leave_call(trace, name), always_call=True))
+            handles.append(module.register_forward_pre_hook(LocalHook(_begin(trace)), with_kwargs=True))
+            handles.append(module.register_forward_hook(LocalHook(_end(trace))))
+            handles.append(
+                module.register_forward_hook(LocalHook(_leave_call(trace, name)), always_call=True)
+            )
             continue
-        handles.append(module.register_forward_pre_hook(_enter(trace, name)))
-        handles.append(module.register_forward_hook(_leave(trace), always_call=True))
+        handles.append(module.register_forward_pre_hook(LocalHook(_enter(trace, name))))
+        handles.append(module.register_forward_hook(LocalHook(_leave(trace)), always_call=True))
     for name, module in others.items():
-        handles.append(module.register_forward_pre_hook(_enter_call(trace, name), with_kwargs=True))
-        handles.append(module.register_forward_hook(_leave_call(trace, name), always_call=True))
+        handles.append(
+            module.register_forward_pre_hook(LocalHook(_enter_call(trace, name)), with_kwargs=True)
+        )
+        handles.append(module.register_forward_hook(LocalHook(_leave_call(trace, name)), always_call=True))
     try:
         with trace:
             yield trace
@@ -624,14 +647,20 @@ def _leave_call(trace: OperationTrace, name: str) -> Callable[..., None]:
 
 
 def _begin(trace: OperationTrace) -> Callable[..., None]:
-    # torch calls it without kwargs where a hook before it has removed it: they were listed before
-    return lambda module, args, kwargs=None: trace.reads.begin((args, kwargs or {}))
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        # torch calls it without kwargs where a hook before it has removed it: they were listed before
+        trace.reads.begin((args, kwargs or {}))
+        trace.inside_model = True
+
+    return begin
 
 
 def _end(trace: OperationTrace) -> Callable[..., None]:
-    return lambda module, args, output: trace.outputs.extend(
-        Arrived(each) for each in tensors_in(output) if each.grad_fn is not None
-    )
+    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        trace.inside_model = False
+        trace.outputs.extend(Arrived(each) for each in tensors_in(output) if each.grad_fn is not None)
+
+    return end
 
 
 def _enter(trace: OperationTrace, name: str) -> Callable[..., None]:
@@ -794,6 +823,10 @@ def _count_bad(tensor: Tensor) -> int:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0
     return int((~torch.isfinite(tensor.detach())).sum())
+
+
+def _any_nan(value: Any) -> bool:
+    return any(_count_bad(each) and bool(each.detach().isnan().any()) for each in tensors_in(value))
 
 
 def is_users(file: str) -> bool:

@@ -223,6 +223,7 @@ class SoftmaxCall:
         hard: Share of its distributions over several finite scores in which one has all the weight; 0 of log_softmax.
         masked: Whether its input is a product or a sum with a mask of zeros and ones.
         later: Whether its mask shows each place itself and later places alone.
+        summed: Whether the products that use it as the weights of an attention sum over its dimension, one by one.
     """
 
     operation: Operation
@@ -232,6 +233,7 @@ class SoftmaxCall:
     hard: float = 0.0
     masked: bool = False
     later: bool = False
+    summed: list[bool] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True)

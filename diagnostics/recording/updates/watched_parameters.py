@@ -66,8 +66,13 @@ def track(
     modules: Mapping[str, nn.Module],
     expect_frozen: Sequence[str],
     targets: Iterable[str] = (),
+    whole: bool = False,
 ) -> list[Tracked]:
-    """Parameters under the watched modules, and wherever they are those of targets and those that must not move."""
+    """Parameters under the watched modules, and wherever they are those of targets and those that must not move.
+
+    Args:
+        whole: Whether those of the model count too that no watched module has, as an embedding of positions.
+    """
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
     following = {id(each) for name in targets for each in model.get_submodule(name).parameters()}
@@ -79,7 +84,7 @@ def track(
     tracked = []
     for name, parameter in model.named_parameters():
         frozen = any(covers(pattern, name) for pattern in expect_frozen)
-        if frozen or id(parameter) in watched:
+        if frozen or whole or id(parameter) in watched:
             shared = _apart(name, holders.get(id(parameter), ()))
             holder = model.get_submodule(name.rpartition(".")[0])
             owner, target = innermost(name, modules), id(parameter) in following

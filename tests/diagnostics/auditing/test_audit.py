@@ -326,3 +326,68 @@ def test_a_vector_as_long_as_the_batch_is_no_sample(per_sample: bool, mixes: boo
 
     found = audit(model, squared, data, torch.optim.SGD(model.parameters(), 0.01))
     assert ("LEAK001" in {finding.rule for finding in found.findings}) == leaks
+
+
+def test_numbers_that_a_whole_step_returns_by_name_are_no_terms() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(model: nn.Module, batch: Batch) -> dict[str, Any]:
+        optimizer.zero_grad()
+        found = loss(model, batch)
+        found.backward()
+        optimizer.step()
+        return {"loss": found.item(), "accuracy": 0.5, "phase": "warm-up"}
+
+    report = audit(model, step, batches(), optimizer)
+    assert report.clean
+    assert not report.last.terms
+    assert len(report.losses) == 20
+
+
+class Cached(nn.Module):
+    """Keeps what it computed of a batch by its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.kept: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor, number: int) -> Tensor:
+        if number not in self.kept:
+            self.kept[number] = self.encoder(x).detach()
+        return self.head(self.kept[number])
+
+
+def test_a_result_that_stays_where_it_is_does_not_depend_on_its_place() -> None:
+    model = Cached()
+    data = [(x, number, y) for number, (x, y) in enumerate(batches(2))]
+    report = audit(
+        model,
+        lambda model, batch: nn.functional.cross_entropy(model(batch[0], batch[1]), batch[2]),
+        data,
+        torch.optim.SGD(model.parameters(), 0.1),
+    )
+    assert {each.rule for each in report.findings if each.severity > Severity.NOTE} == {"RESPONSE002"}
+
+
+class Shut(nn.Module):
+    """A gate that is as good as closed: gradients of 1e-26, whose squares are 0."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.body, self.gate, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+        nn.init.constant_(self.gate.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(x[:, :1]) + self.gate(x).sigmoid() * self.body(x))
+
+
+def test_gradients_without_a_norm_are_next_to_no_gradient() -> None:
+    model = Shut(-60.0)
+    report = audit(model, loss, batches(), torch.optim.Adam(model.parameters(), 1e-3))
+    found = {each.module: each for each in report.findings if each.severity > Severity.NOTE}
+    assert found["gate"].code == "saturated"
+    held = {each.rule for each in found["gate"].consequences}
+    assert {"GRAD005", "MOVE001"} <= held
+    assert audit(Shut(0.0), loss, batches()).clean

@@ -84,17 +84,21 @@ def _count(batch: Any) -> int:
     return int(first.shape[0])
 
 
+_DECLARED = ("expect_frozen", "expect_partial", "expect_tied", "targets", "regularisers")
+
+
 def run_monitor(made: dict[str, Any], **given: Any) -> Sequence[Finding]:
     """The findings of a monitor in the loop of the documents, with further arguments of the monitor."""
     model, optimizer, step = made["model"], made["optimizer"], made["step"]
     optimizers = list(optimizer) if isinstance(optimizer, (list, tuple)) else [optimizer]
-    declared = {
-        name: made[name] for name in ("expect_frozen", "expect_partial", "expect_tied") if name in made
-    }
+    declared = {name: made[name] for name in _DECLARED if name in made}
     monitor = Monitor(model, optimizer, **declared, **given)
     for batch in islice(cycle(made["batches"]), STEPS):
         with monitor.step(samples=made.get("samples", _count)(batch)):
             loss = step(model, batch)
+            if isinstance(loss, dict) and any(torch.is_tensor(each) for each in loss.values()):
+                monitor.terms(loss)
+                loss = sum(loss.values())
             if torch.is_tensor(loss) and loss.requires_grad:
                 loss.backward()
                 for each in optimizers:

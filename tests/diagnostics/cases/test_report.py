@@ -12,6 +12,7 @@ import pytest
 from diagnostics import Finding, Monitor, Severity, audit
 from tests.diagnostics.cases.case import Answer, Case, judge, run_audit, run_monitor
 from tests.diagnostics.cases.faults import reported
+from tests.diagnostics.cases.healthy import variations
 from tests.diagnostics.cases.healthy.training_loops import run_use
 from tests.diagnostics.cases.report import (
     GROUPS,
@@ -122,7 +123,10 @@ def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert (row["fixed audit"], row["fixed monitor"]) == ("quiet", "quiet")
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+OTHERS = [name for name in HEALTHY if name not in variations.USES]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *one_in(3, list(variations.USES))])
 def test_a_healthy_loop_is_quiet_and_unchanged(name: str) -> None:
     findings, same = run_use(HEALTHY[name])
     assert same
@@ -189,7 +193,15 @@ def test_a_planted_fault_is_named_and_its_fix_is_quiet(case: Case) -> None:
     assert verdict == ("named" if case.answers else "missed")
 
 
+@pytest.mark.parametrize("case", mark(GROUPS["variations"]))
+def test_a_variation_is_named_and_its_fix_is_quiet(case: Case) -> None:
+    assert [each for each in run_audit(case.make(False)) if each.severity > Severity.NOTE] == []
+    missed = case.name in UNSEEN_BY_AN_AUDIT
+    assert judge(run_audit(case.make(True)), case.answers) == ("missed" if missed else "named")
+
+
 UNSEEN_BY_AN_AUDIT = {
+    "sum-so-far",  # each pass is another sum
     "noise-of-one-step",  # the intention alone tells
     "plateau-of-accuracy",  # 20 steps are too few
 }

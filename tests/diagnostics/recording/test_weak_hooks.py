@@ -13,7 +13,7 @@ import weakref
 import torch
 from torch import nn
 
-from diagnostics import Monitor
+from diagnostics import Monitor, audit
 
 
 def net() -> nn.Sequential:
@@ -86,3 +86,26 @@ def test_what_holds_its_monitor_can_be_copied_and_pickled() -> None:
     model.watcher = Monitor(model)
     assert copy.deepcopy(model).watcher is model.watcher
     assert pickle.loads(pickle.dumps(model)).watcher is None
+
+
+def test_a_step_may_save_its_model_while_its_operations_are_recorded() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    files: list[bytes] = []
+
+    def step(model: nn.Module, x: torch.Tensor) -> float:
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        files.append(pickle.dumps(copy.deepcopy(model)))
+        return loss.item()
+
+    audit(model, step, [torch.randn(5, 3)], optimizer)
+    monitor = Monitor(model, optimizer)
+    for _ in range(10):
+        with monitor.step(samples=5):
+            step(model, torch.randn(5, 3))
+    assert all(b"diagnostics" not in each for each in files)
+    pickle.loads(files[-1])(torch.ones(1, 3))
+    assert len(monitor.history) == 10

@@ -142,3 +142,20 @@ def test_samples_that_are_sorted_inside(then: str, code: str | None) -> None:
     except CheckFailed as failed:
         (found,) = (each.code for each in failed.findings)
     assert found == code
+
+
+class Reader(nn.Module):
+    """Attention over padded sequences; a sequence of padding alone is read as NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        return self.attend(x, x, x, key_padding_mask=hidden)[0].sum(1)
+
+
+def test_a_sample_whose_result_is_not_a_number_is_no_influence() -> None:
+    hidden = torch.zeros(6, 3, dtype=torch.bool)
+    hidden[2] = True
+    assert_sample_independence(Reader(), (torch.randn(6, 3, 4), hidden), watch=["attend"])

@@ -319,8 +319,13 @@ def _parts(watched: Mapping[str, nn.Module]) -> Iterator[list[nn.Parameter]]:
     for module in watched.values():
         own = [each for each in module.parameters() if each.grad is not None and id(each) not in seen]
         seen.update(id(each) for each in own)
-        if any(each.grad is not None and bool(each.grad.any()) for each in own):
+        if any(each.grad is not None and _is_seen(each.grad) for each in own):
             yield own
+
+
+def _is_seen(gradient: Tensor) -> bool:
+    """Whether it has a norm: the squares of gradients below 1e-22 are 0."""
+    return float(gradient.float().norm()) > 0.0
 
 
 @torch.no_grad()

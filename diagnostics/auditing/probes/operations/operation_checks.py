@@ -193,6 +193,12 @@ OVER_SAMPLES = Cause(
     "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
     remedy="Choose the dimension of what competes, usually dim=-1.",
 )
+OTHER_DIMENSION = Cause(
+    "other-dimension",
+    "the softmax is over dimension {dim}, and the product that uses its weights sums over another one, so that the"
+    " weights of a query do not sum to 1: {operation}",
+    remedy="Apply softmax over the keys, dim=-1 of scores of shape (..., queries, keys).",
+)
 ONE_HOT = Cause(
     "one-hot",
     "one element has all the weight in nearly every row, so that hardly any gradient passes: {operation}",
@@ -229,13 +235,24 @@ SOFTMAX001 = Rule(
     "Choose the dimension whose elements compete, or smaller scores.",
     source="audit",
     arguments="audit",
-    causes=(ONE_ELEMENT, OVER_SAMPLES, ONE_HOT, READS_PADDING, MASK_MULTIPLIED, ALWAYS_FLAT, LATER_ALONE),
-    what="In each repeated step a trained softmax sums over a dimension of size 1, or over the samples of the batch, or"
-    " gives one element all the weight; a mask is multiplied with its scores; the mask of an attention keeps only"
-    " keys that are the same in all samples; or no weights make the scores of a cross entropy differ.",
+    causes=(
+        ONE_ELEMENT,
+        OVER_SAMPLES,
+        OTHER_DIMENSION,
+        ONE_HOT,
+        READS_PADDING,
+        MASK_MULTIPLIED,
+        ALWAYS_FLAT,
+        LATER_ALONE,
+    ),
+    what="In each repeated step a trained softmax sums over a dimension of size 1, over the samples of the batch, or"
+    " over heads or queries of an attention, or gives one element all the weight; a mask is multiplied with its scores;"
+    " the mask of an attention keeps only keys that are the same in all samples; or no weights make the scores of a"
+    " cross entropy differ.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
-    false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain.",
+    false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain;"
+    " queries that compete for keys, unless their weights are divided by a sum.",
     explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001", "COLLAPSE001", *LITTLE_USED}),
     rank=8,
 )
@@ -300,6 +317,10 @@ def check_operations(
         if every and _is_hard(softmax, traces):
             _add_hard(found, softmax, owner)
         for cause in _judge_softmax(softmax, samples) if every else ():
+            module = owner(softmax.operation.module) or one_owner(softmax.sources, owner)
+            _add(found, SOFTMAX001, module, cause)
+        if every and not _sums_over_weights(softmax, traces):
+            cause = OTHER_DIMENSION.of(dim=softmax.dim, operation=softmax.operation)
             _add(found, SOFTMAX001, owner(softmax.operation.module), cause)
     for attention in traces[0].attentions if traces else ():
         place = attention.operation.place
@@ -634,6 +655,15 @@ def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
         led and others and max(others) > 1 and others != (size,)
     ):  # a square of similarities has no other dimension
         yield OVER_SAMPLES.of(operation=call.operation)
+
+
+def _sums_over_weights(call: SoftmaxCall, traces: Sequence[OperationTrace]) -> bool:
+    """Whether some product sums over what the softmax in this place is over; True where none is known."""
+    place = call.operation.place
+    alike = [each for trace in traces for each in trace.softmaxes if each.operation.place == place]
+    sums = [summed for each in alike for summed in each.summed]
+    over_samples = any(cause.code == OVER_SAMPLES.code for cause in _judge_softmax(call, call.shape[0]))
+    return not sums or any(sums) or over_samples
 
 
 def _is_hard(call: SoftmaxCall, traces: Sequence[OperationTrace]) -> bool:

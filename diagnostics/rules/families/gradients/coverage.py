@@ -142,7 +142,8 @@ def _is_set_aside(record: StepRecord, name: str) -> bool:
 
 def _observe(record: StepRecord, name: str, module: ModuleRecord, coverage: float) -> Observation:
     waste = "unknown" if isinstance(module.waste, Absent) else f"{module.waste:.2f}"
-    others = [other.coverage for key, other in learners(record) if key != name]
+    known = [other.coverage for key, other in learners(record) if key != name]
+    others = [each for each in known if not isinstance(each, Absent)]
     processed = 0.0 if isinstance(module.waste, Absent) else coverage / max(1.0 - module.waste, 1e-12)
     if others and all(other == coverage for other in others):
         cause = LOSS_WITHOUT_GRADIENT

@@ -9,7 +9,7 @@ from diagnostics.causes import Cause
 from diagnostics.records import Absent, ParameterRecord, StepRecord
 from diagnostics.records.columns import largest_of
 from diagnostics.rules.options import Option, Values
-from diagnostics.rules.parameter_checks import grouped
+from diagnostics.rules.parameter_checks import grouped, receives
 from diagnostics.rules.rule import (
     CRITICAL,
     NOTE,
@@ -45,7 +45,9 @@ ZERO_FACTOR = Cause(
     remedy="Find the zero factor, or the flat function, between its output and the loss.",
 )
 TINY_FACTOR = Cause(
-    "tiny-factor", "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach()"
+    "tiny-factor",
+    "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach(); or a normalisation that"
+    " divides its scale out",
 )
 NOT_SCALED = Cause(
     "not-scaled",
@@ -283,10 +285,12 @@ def _readers(record: StepRecord, module: str) -> set[str]:
 
 def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observation]:
     """GRAD005."""
-    leverages = {
+    leverages = {  # of the smallest numbers it is 0, since their squares are
         name: module.leverage
         for name, module in learners(record)
-        if module.state == "arrived" and 0.0 < module.leverage < math.inf
+        if module.state == "arrived"
+        and module.leverage < math.inf
+        and any(map(receives, record.held_by(name)))
     }
     largest = largest_of(list(leverages.values()))
     for name, leverage in leverages.items():
@@ -413,7 +417,7 @@ GRAD005 = Rule(
     " `eps`.",
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
     false_alarms="A module that only an auxiliary loss of tiny weight trains.",
-    explains=frozenset({"MOVE004", "REACH007"}),
+    explains=frozenset({"MOVE001", "MOVE004", "REACH007"}),
     spreads="backward",
     rank=70,
 )

@@ -36,6 +36,12 @@ ZERO_INPUT = Cause(
     together=True,
 )
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
+BRANCH_AT_ZERO = Cause(
+    "branch-at-zero",
+    "a factor of zero between all of its trainable weights and its output: a scale such as alpha // rank, a mask, a"
+    " gate",
+    remedy="Find the zero factor inside the module: an integer division, a mask, a gate.",
+)
 OVERFLOW_IN_OUTPUT = Cause(
     "overflow-in-output",
     "overflow, division by zero or the logarithm of zero: the output of {module} is the first that is not finite",
@@ -131,6 +137,8 @@ def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if not zero or _cancels(record, parameter):
         return None
     if not _joins_states(record, parameter):
+        if _has_only_zeros(record, parameter):
+            return BRANCH_AT_ZERO
         return ZERO_INPUT if _has_trained_bias(record, parameter) else DEAD_UNIT
     backward = any(
         each is parameter and name.endswith("_reverse") for name, each in record.parameters.items()
@@ -147,6 +155,12 @@ def _has_trained_bias(record: StepRecord, parameter: ParameterRecord) -> bool:
         if name.endswith("weight")
     ]
     return any(each is not None and each.reach.kind == "all" for each in biases)
+
+
+def _has_only_zeros(record: StepRecord, parameter: ParameterRecord) -> bool:
+    """Whether no parameter of its module has gradient, although gradient comes to the module's output."""
+    own = [each for each in record.held_by(parameter.owner) if each.requires_grad] if parameter.owner else []
+    return len(own) > 1 and all(each.reach.kind == "zero" and each.largest == 0.0 for each in own)
 
 
 def _cancels(record: StepRecord, parameter: ParameterRecord) -> bool:
@@ -175,10 +189,21 @@ def _joins_states(record: StepRecord, parameter: ParameterRecord) -> bool:
     return joins and all(each.reach.kind not in ("none", "zero") for each in inputs)
 
 
-def _judge_finite(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
-    if parameter.reach.finite is not False or not parameter.changed:
-        return None
-    return _cause_not_finite(record)
+def find_not_finite(record: StepRecord, options: Values) -> Iterator[Observation]:
+    """REACH003; one observation in the module where the first number arose, if it is known: all others follow."""
+    broken = [name for name, each in record.parameters.items() if each.reach.finite is False and each.changed]
+    if not broken:
+        return
+    cause = _cause_not_finite(record)
+    hash(cause)  # steps with other facts are judged apart
+    owners = {record.parameters[name].owner for name in broken}
+    place = dict(cause.facts).get("module", owners.pop() if len(owners) == 1 else "")
+    place = "" if cause.code == OVERFLOW_IN_LOSS.code else place
+    message = (
+        f"model: {len(broken)} of {len(record.parameters)} parameters have a gradient that is not finite"
+        f" ({first_few(broken)})"
+    )
+    yield Observation(str(place), float(len(broken)), message, cause, key=cause)
 
 
 _RUNAWAY = 1e8
@@ -200,7 +225,9 @@ def _cause_not_finite(record: StepRecord) -> Cause:
     if last is None:
         broken = [each.owner for each in record.parameters.values() if each.reach.finite is False]
         inside = next((name for name in reversed(record.order) if name in broken), None)
-        return OVERFLOW_ELSEWHERE if inside is None else OVERFLOW_INSIDE.of(module=inside)
+        if inside is None or isinstance(record.modules[inside].gradient_max, Absent):
+            return OVERFLOW_ELSEWHERE  # what came back to it is not known
+        return OVERFLOW_INSIDE.of(module=inside)
     inside = next((name for name in readers if _has_broken(record, name)), None)
     if inside is not None:
         return OVERFLOW_INSIDE.of(module=inside)
@@ -327,7 +354,7 @@ REACH002 = Rule(
         5,
         why="a zero at initialisation ends with the first update; five steps also outlast a warm-up from 0",
     ),
-    causes=(DEAD_UNIT, ZERO_INPUT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
+    causes=(DEAD_UNIT, BRANCH_AT_ZERO, ZERO_INPUT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
     why="Nothing but weight decay moves them.",
     example="A ReLU with a bias of -100.",
@@ -341,7 +368,7 @@ REACH003 = Rule(
     "A gradient is not finite, and was applied",
     "parameters",
     "Find the operation with torch.autograd.detect_anomaly(), clip or skip such steps, and resume from a checkpoint.",
-    grouped("have a gradient that is not finite", _judge_finite),
+    find_not_finite,
     lasting(1, why="one applied step is enough to destroy the weights"),
     causes=(
         OVERFLOW_IN_OUTPUT,

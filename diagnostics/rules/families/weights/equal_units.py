@@ -29,11 +29,27 @@ def find_equal_units(record: StepRecord, options: Values) -> Iterator[Observatio
             continue
         if receives(parameter) and parameter.changed:
             owners.setdefault((parameter.owner, SAME_START), []).append(name)
-        elif parameter.reach.kind == "zero" and parameter.largest == 0.0:
+        elif (
+            parameter.reach.kind == "zero" and parameter.largest == 0.0 and _has_zero_neighbour(record, name)
+        ):
             owners.setdefault((parameter.owner, SAME_START_STILL), []).append(name)
     for (owner, cause), names in owners.items():
         message = f"{owner or 'model'}: all rows of {first_few(names)} are equal, and stay so while they are trained"
         yield Observation(owner, float(len(names)), message, cause, key=cause.code)
+
+
+def _has_zero_neighbour(record: StepRecord, weight: str) -> bool:
+    """Whether another layer next to it is zero too: alone it would receive gradient, unless a factor behind it is 0."""
+    layer = weight.rpartition(".")[0]
+    around = f"{layer.rpartition('.')[0]}.".removeprefix(".")
+    return any(
+        each.weight_norm == 0.0
+        and each.numel > 1
+        and name.startswith(around)
+        and name.rpartition(".")[0] != layer
+        for name, each in record.parameters.items()
+        if name.rpartition(".")[2] != "bias"
+    )
 
 
 UNITS001 = Rule(

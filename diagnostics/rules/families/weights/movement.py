@@ -241,8 +241,13 @@ def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | 
     skipped = _stands(parameter) and not isinstance(place, Absent) and not place.stepped
     if not skipped:
         return None
-    broken = next((name for name, each in record.parameters.items() if each.reach.finite is False), None)
-    return NO_STEP_INSIDE if broken is None else SCALER_SKIPS.of(parameter=broken)
+    broken = [(name, each.owner) for name, each in record.parameters.items() if each.reach.finite is False]
+    if not broken:
+        return NO_STEP_INSIDE
+    # the backward pass comes to the modules in reverse
+    position = {name: number for number, name in enumerate(record.order)}
+    first, _ = max(broken, key=lambda each: position.get(each[1], -1))
+    return SCALER_SKIPS.of(parameter=first)
 
 
 def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:

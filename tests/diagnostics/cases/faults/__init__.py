@@ -15,6 +15,7 @@ from tests.diagnostics.cases.faults import (
     reported,
     scripts,
     training,
+    variations,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "reported",
     "scripts",
     "training",
+    "variations",
 ]

@@ -12,6 +12,7 @@ from tests.diagnostics.cases.healthy import (
     planted,
     structures,
     training_loops,
+    variations,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "planted",
     "structures",
     "training_loops",
+    "variations",
 ]

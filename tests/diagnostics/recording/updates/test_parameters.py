@@ -261,7 +261,7 @@ def test_an_applied_gradient_that_is_not_finite(model: Pair) -> None:
     assert not findings(monitor, "REACH003")  # a GradScaler skips such steps
     run(monitor, model, optimizer, gate=float("inf"))
     (found,) = monitor.findings(select=["REACH003"])
-    assert (found.module, [follows.module for follows in found.consequences]) == ("", ["first", "second"])
+    assert (found.module, found.consequences) == ("", ())
     assert found.code == "overflow-in-loss"
     assert monitor.reach("second.weight").finite is False
     assert isinstance(monitor.evenness("second"), Absent)
@@ -418,3 +418,31 @@ def test_a_function_that_gives_no_gradient_back_brings_none(model: Pair) -> None
         NoGradient.apply(model.first(torch.randn(2, 3)), model.second.bias).sum().backward()
     assert monitor.reach("second.bias").kind == "none"
     assert monitor.reach("first.bias").kind == "all"
+
+
+class Placed(nn.Module):
+    """A layer, and an embedding of positions that no module but the model holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(3))
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + self.places)
+
+
+def test_the_models_own_parameters_are_watched_unless_modules_are_named() -> None:
+    found = {}
+    for watch in (None, ["layer"]):
+        model = Placed()
+        optimizer = torch.optim.SGD(model.layer.parameters(), 0.1)
+        monitor = Monitor(model, optimizer, watch=watch)
+        for _ in range(6):
+            with monitor.step(samples=4):
+                model(torch.randn(4, 3)).square().mean().backward()
+                optimizer.step()
+                model.zero_grad()
+        found[watch is None] = [(each.rule, each.module, each.code) for each in monitor.findings()]
+    assert ("MOVE001", "", "in-no-group") in found[True]
+    assert not [each for each in found[False] if each[0] == "MOVE001"]

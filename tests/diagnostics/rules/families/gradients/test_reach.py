@@ -159,3 +159,68 @@ def test_weights_that_were_replaced_are_named_once() -> None:
     rules = {each.rule for each in monitor.findings() if each.severity.name != "NOTE"}
     assert "MOVE001" in rules
     assert "REACH008" not in rules
+
+
+class Chain(nn.Module):
+    """Three layers; the root of the sum of what the second gives is that of 0 for samples of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.divisor = torch.ones(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(torch.relu(self.first(x))) / self.divisor)
+
+
+def train_chain(model: Chain, zero_from: int, root: bool = False) -> Monitor:
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for number in range(8):
+        model.divisor.fill_(float(number < zero_from))
+        with monitor.step(samples=5):
+            output = model(torch.randn(5, 4))
+            (torch.sqrt(output - output) if root else output.square()).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return monitor
+
+
+def test_numbers_that_are_not_finite_are_one_finding_where_the_first_arose() -> None:
+    inside = train_chain(Chain(), zero_from=2).findings()
+    assert [(each.module, each.code) for each in inside if each.rule == "REACH003"] == [
+        ("third", "overflow-in-output")
+    ]
+    assert {each.module for one in inside for each in one.consequences} <= {"first", "second", "third", ""}
+    in_loss = train_chain(Chain(), zero_from=9, root=True).findings()
+    assert [(each.module, each.code) for each in in_loss if each.rule == "REACH003"] == [
+        ("", "overflow-in-loss")
+    ]
+
+
+class Branch(nn.Module):
+    """A frozen layer, and two factors of a correction of it, scaled."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.base, self.scale = nn.Linear(4, 4).requires_grad_(False), scale
+        self.narrow, self.wide = nn.Linear(4, 2, bias=False), nn.Linear(2, 4, bias=False)
+        nn.init.zeros_(self.wide.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.scale * self.wide(self.narrow(x))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_a_branch_whose_factor_is_zero_is_no_dead_unit_and_no_start_of_equal_units(scale: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Branch(scale), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        with monitor.step(samples=6):
+            model(torch.randn(6, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = {(each.rule, each.module, each.code) for each in monitor.findings() if each.rule[:3] != "RUL"}
+    assert found == ({("REACH002", "0", "branch-at-zero")} if scale == 0 else set())
