@@ -170,6 +170,15 @@ class _BoundedTrace(OperationTrace):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
+    def observe(self, note: Callable[..., None], *given: Any) -> None:
+        """Note a call of a module; what cannot be noted must not end the training."""
+        if self.ended is not None:
+            return
+        try:
+            super().observe(note, *given)
+        except Exception as error:  # noqa: BLE001 - the same
+            self.ended = RECORDING_FAILED.of(error=type(error).__name__)
+
     def _note(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:

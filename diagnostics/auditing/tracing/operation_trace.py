@@ -585,6 +585,11 @@ class OperationTrace(TorchFunctionMode):
         self.reads.enter(name, args)
         self._running.append(name)
 
+    def observe(self, note: Callable[..., None], *given: Any) -> None:
+        """Note a call of a module; not one inside torch.func, whose tensors have no memory."""
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            note(*given)
+
     def leave(self, module: nn.Module, output: Any) -> None:
         """The innermost forward pass ends."""
         dim = _features_of(module)
@@ -609,26 +614,24 @@ def trace_operations(
     trace = OperationTrace() if trace is None else trace
     trace.weights = frozenset(address_of(each) for each in model.parameters()) - {-1}
     handles = []
+
+    def watching(note: Callable[..., None]) -> LocalHook:
+        return LocalHook(lambda *given: trace.observe(note, *given))
+
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        handles.append(
-            module.register_forward_pre_hook(LocalHook(_enter_call(trace, name)), with_kwargs=True)
-        )
+        handles.append(module.register_forward_pre_hook(watching(_enter_call(trace, name)), with_kwargs=True))
         if not name:
-            handles.append(module.register_forward_pre_hook(LocalHook(_begin(trace)), with_kwargs=True))
-            handles.append(module.register_forward_hook(LocalHook(_end(trace))))
-            handles.append(
-                module.register_forward_hook(LocalHook(_leave_call(trace, name)), always_call=True)
-            )
+            handles.append(module.register_forward_pre_hook(watching(_begin(trace)), with_kwargs=True))
+            handles.append(module.register_forward_hook(watching(_end(trace))))
+            handles.append(module.register_forward_hook(watching(_leave_call(trace, name)), always_call=True))
             continue
-        handles.append(module.register_forward_pre_hook(LocalHook(_enter(trace, name))))
-        handles.append(module.register_forward_hook(LocalHook(_leave(trace)), always_call=True))
+        handles.append(module.register_forward_pre_hook(watching(_enter(trace, name))))
+        handles.append(module.register_forward_hook(watching(_leave(trace)), always_call=True))
     for name, module in others.items():
-        handles.append(
-            module.register_forward_pre_hook(LocalHook(_enter_call(trace, name)), with_kwargs=True)
-        )
-        handles.append(module.register_forward_hook(LocalHook(_leave_call(trace, name)), always_call=True))
+        handles.append(module.register_forward_pre_hook(watching(_enter_call(trace, name)), with_kwargs=True))
+        handles.append(module.register_forward_hook(watching(_leave_call(trace, name)), always_call=True))
     try:
         with trace:
             yield trace
