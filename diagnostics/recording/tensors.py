@@ -13,6 +13,7 @@ from torch import Tensor
 Scalars = Sequence[Tensor | float]
 """Scalars of one or several devices; on the host as floats."""
 
+_COMPRESSED = {torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 _LARGE = 8_192  # elements from which two passes with vector instructions are faster than one without
 
 
@@ -78,9 +79,16 @@ def memory_of(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if address_of(tensor) != -1 else -1
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it holds a number for each element: it is not sparse in any layout, not nested, and not without data."""
+    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
+
+
 def stored_values(tensor: Tensor) -> Tensor:
     """The tensor itself; of a sparse one, as embeddings have for gradients, the values it holds."""
-    return tensor.coalesce().values() if tensor.is_sparse else tensor
+    if tensor.is_sparse:
+        return tensor.coalesce().values()
+    return tensor.values() if tensor.layout in _COMPRESSED else tensor
 
 
 def measure_norms(tensors: Sequence[Tensor]) -> Scalars:

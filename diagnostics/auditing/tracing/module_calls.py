@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.tracing.input_reads import ASKS
 from diagnostics.auditing.tracing.recorded_calls import Arrived
-from diagnostics.recording.tensors import address_of, stored_values, tensors_in
+from diagnostics.recording.tensors import address_of, is_dense, stored_values, tensors_in
 
 _COPIES = {"clone", "detach", "contiguous", "to", "float", "double", "view", "reshape", "requires_grad_"}
 """Functions whose result holds all numbers of their first argument."""
@@ -353,7 +353,7 @@ def _same_side(one: Tensor | None, other: Tensor | None) -> bool:
 def _has_nan(tensor: Tensor) -> bool:
     if tensor.requires_grad or tensor.is_nested or tensor.is_meta or not tensor.is_floating_point():
         return False
-    return bool(stored_values(tensor).isnan().any())
+    return bool(stored_values(tensor.detach()).isnan().any())
 
 
 def _return_the_same(one: _Outer, other: _Outer) -> bool:
@@ -376,8 +376,7 @@ def _largest(given: Sequence[Tensor]) -> Tensor | None:
 
 
 def _is_table(tensor: Tensor) -> bool:
-    plain = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
-    return plain and not tensor.is_complex() and tensor.dim() > 0 and tensor.numel() > 0
+    return is_dense(tensor) and not tensor.is_complex() and tensor.dim() > 0 and tensor.numel() > 0
 
 
 def _code(given: Sequence[Tensor]) -> Tensor | None:

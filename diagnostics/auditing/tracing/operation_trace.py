@@ -53,7 +53,7 @@ from diagnostics.auditing.tracing.value_origins import (
     plain_name,
 )
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.tensors import address_of, memory_of, tensors_in
+from diagnostics.recording.tensors import address_of, is_dense, memory_of, tensors_in
 from diagnostics.recording.weak_hooks import LocalHook
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
@@ -590,6 +590,10 @@ class OperationTrace(TorchFunctionMode):
         if torch._C._functorch.peek_interpreter_stack() is None:
             note(*given)
 
+    def finish(self) -> None:
+        """The step has ended: compare its calls of modules."""
+        self.calls.finish()
+
     def leave(self, module: nn.Module, output: Any) -> None:
         """The innermost forward pass ends."""
         dim = _features_of(module)
@@ -638,7 +642,7 @@ def trace_operations(
     finally:
         for handle in handles:
             handle.remove()
-        trace.calls.finish()
+        trace.finish()
 
 
 def _enter_call(trace: OperationTrace, name: str) -> Callable[..., None]:
@@ -696,7 +700,7 @@ def _unwritten_share(values: Tensor, target: Tensor, ignored: Any) -> float:
 
 def _is_mask(tensor: Tensor) -> bool:
     """Whether it holds zeros and ones, both of them, and is not computed from weights."""
-    if tensor.requires_grad or tensor.is_sparse or tensor.is_nested or tensor.is_meta or tensor.numel() < 2:
+    if tensor.requires_grad or not is_dense(tensor) or tensor.numel() < 2:
         return False
     if tensor.dtype == torch.bool:
         return bool(tensor.any()) and not bool(tensor.all())
@@ -821,7 +825,7 @@ def _hard_share(scores: Tensor, weights: Tensor, dim: int) -> float:
 
 
 def _count_bad(tensor: Tensor) -> int:
-    if tensor.is_sparse or tensor.is_nested or tensor.is_meta or not tensor.numel():
+    if not is_dense(tensor) or not tensor.numel():
         return 0
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0

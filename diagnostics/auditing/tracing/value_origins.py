@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diagnostics.auditing.tracing.random_draws import in_density
-from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.tensors import is_dense, tensors_in
 
 OUTPUT = "output"
 """What a linear function computed."""
@@ -221,7 +221,7 @@ class ValueOrigins:
             indices = getattr(result, "indices", None)
             self.give(indices, DECISION)
             return
-        if not isinstance(result, Tensor) or result.is_nested or result.is_sparse:
+        if not isinstance(result, Tensor) or not is_dense(result):
             return
         origins = set().union(*(self.of(each) for each in given))
         carried = {each for each in origins if name in _CARRIED[each]}

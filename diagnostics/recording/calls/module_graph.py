@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.recording.tensors import is_captured
+from diagnostics.recording.tensors import is_captured, is_dense
 
 _MOST_NODES = (
     10_000  # of one walk, milliseconds; if more lie between two modules, their relation stays unknown
@@ -135,7 +135,5 @@ class Flow:
 def _repeats(inputs: Sequence[Tensor]) -> bool:
     """Whether all rows of each tensor that has several are equal; not while a graph of a GPU is captured."""
     return not any(map(is_captured, inputs)) and all(
-        torch.equal(each, each[:1].expand_as(each))
-        for each in inputs
-        if each.dim() and not each.is_nested and not each.is_sparse
+        torch.equal(each, each[:1].expand_as(each)) for each in inputs if each.dim() and is_dense(each)
     )

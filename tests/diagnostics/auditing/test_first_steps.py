@@ -108,11 +108,14 @@ def test_a_step_that_is_too_large_ends_it(limit: str, monkeypatch: pytest.Monkey
     assert unfollowed(twice) == "step-too-large"
 
 
-def test_an_error_in_the_recording_ends_it_and_not_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("part", ["_note", "observe", "finish"])
+def test_an_error_in_the_recording_ends_it_and_not_the_training(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*args: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(first_steps.OperationTrace, "_note", fail)
+    monkeypatch.setattr(first_steps.OperationTrace, part, fail)
     assert watched(twice) == set()
     assert unfollowed(twice) == "recording-failed"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diagnostics.recording.tensors import map_tensors, tensors_in
+from diagnostics.recording.tensors import is_dense, map_tensors, stored_values, tensors_in
 
 
 class Named(NamedTuple):
@@ -57,3 +58,29 @@ def test_named_tuples_and_dataclasses_keep_their_type() -> None:
     given = Named(torch.zeros(2), Frozen([torch.ones(1), 3], None))
     found = map_tensors(given, Tensor.numel)  # type: ignore[arg-type]
     assert found == Named(2, Frozen([1, 3], None))
+
+
+SPARSE = {
+    "coo": torch.Tensor.to_sparse_coo,
+    "csr": torch.Tensor.to_sparse_csr,
+    "csc": torch.Tensor.to_sparse_csc,
+    "bsr": lambda tensor: tensor.to_sparse_bsr((2, 2)),
+    "bsc": lambda tensor: tensor.to_sparse_bsc((2, 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta")
+@pytest.mark.parametrize("layout", SPARSE)
+def test_the_stored_values_of_a_sparse_tensor_are_those_of_the_dense_one(layout: str) -> None:
+    dense = torch.eye(4) * torch.arange(1.0, 5)
+    sparse = SPARSE[layout](dense)
+    stored = stored_values(sparse)
+    assert is_dense(dense)
+    assert is_dense(stored)
+    assert not is_dense(sparse)
+    assert sorted(stored[stored != 0].tolist()) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_tensors_without_one_number_per_element_are_not_dense() -> None:
+    assert not is_dense(torch.empty(3, device="meta"))
+    assert not is_dense(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
