@@ -42,7 +42,11 @@ def override(tree: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ConfigError("config.not-a-section", f"{name!r}: {parent!r} is a value, not a section")
+                raise ConfigError(
+                    "config.not-a-section",
+                    f"{name!r}: {parent!r} is a value, not a section",
+                    next_step="etrm config prints all settings by their full names",
+                )
         node[leaf] = value
     return tree
 
@@ -103,10 +107,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(
-            "config.unreadable-file", f"cannot read the config file {path}", got=error.strerror or str(error)
+            "config.unreadable-file",
+            f"cannot read the config file {path}",
+            got=error.strerror or str(error),
+            next_step="name a file that exists and that you may read",
         ) from error
     except (ValueError, RecursionError) as error:  # broken TOML or UTF-8, or a number of over 4300 digits
-        raise ConfigError("config.not-toml", f"{path} is not valid TOML", got=str(error)) from error
+        raise ConfigError(
+            "config.not-toml",
+            f"{path} is not valid TOML",
+            got=str(error),
+            next_step="correct the file at that line; `etrm config` prints all settings and their values",
+        ) from error
 
 
 def _value(name: str, text: str) -> Any:

@@ -59,6 +59,7 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
             "export.no-checkpoint",
             f"{source} is not a checkpoint of etrm",
             allowed="a run folder or one of its checkpoint folders",
+            next_step="etrm runs lists the runs",
         )
     try:
         model = ModelConfig.model_validate(weights.settings)
@@ -79,5 +80,10 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         write_atomically(file, content)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise CheckpointError("export.not-writable", f"{file} cannot be written", got=str(error)) from error
+        raise CheckpointError(
+            "export.not-writable",
+            f"{file} cannot be written",
+            got=str(error),
+            next_step="name a file in a folder that you may write to",
+        ) from error
     return Exported(file, beside, len(named), weights.kind)

@@ -71,7 +71,10 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
     """
     if request.form not in FORMATS:
         raise ConfigError(
-            "audit.unknown-format", f"unknown --format {request.form!r}", allowed=", ".join(FORMATS)
+            "audit.unknown-format",
+            f"unknown --format {request.form!r}",
+            allowed=", ".join(FORMATS),
+            next_step="etrm audit --help",
         )
     try:
         known = read_baseline(request.known) if request.known else frozenset()
@@ -108,5 +111,9 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
         if request.learn:
             write_baseline(request.learn, found.findings)
     except OSError as error:
-        raise WriteError("audit.not-writable", f"the output cannot be written: {error}") from error
+        raise WriteError(
+            "audit.not-writable",
+            f"the output cannot be written: {error}",
+            next_step="name a file in a folder that you may write to",
+        ) from error
     return found, text

@@ -151,7 +151,10 @@ def plot(
             reference = (label, float(number))
         except ValueError as error:
             raise ConfigError(
-                "plot.unreadable-line", f"cannot read --line {line!r}", allowed="LABEL=VALUE, e.g. gate=0.95"
+                "plot.unreadable-line",
+                f"cannot read --line {line!r}",
+                allowed="LABEL=VALUE, e.g. gate=0.95",
+                next_step="etrm plot --help",
             ) from error
     plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
     open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)

@@ -120,7 +120,12 @@ def investigate(
     from etrm.investigation.run import choose
 
     if fail_on not in (None, "validated"):
-        raise ConfigError("cli.unknown-fail-on", f"unknown --fail-on {fail_on!r}", allowed="validated")
+        raise ConfigError(
+            "cli.unknown-fail-on",
+            f"unknown --fail-on {fail_on!r}",
+            allowed="validated",
+            next_step="leave the option out, or write --fail-on validated",
+        )
     if run is not None and names_own_model(run):
         leave_with(run_own_model(context, str(run), out, hypotheses or (), seeds, until_root_cause), fail_on)
         return

@@ -136,6 +136,7 @@ def _preset(name: str, place: str = "") -> tuple[Source, Tree]:
             "config.unknown-preset",
             f"unknown preset {name!r}{place}{suggest_nearest(name, list_presets())}",
             allowed=", ".join(list_presets()),
+            next_step="etrm config --preset NAME prints the settings of a preset",
         )
     text = (resources.files("etrm") / "presets" / f"{name}.toml").read_text("utf-8")
     return Source("preset", name), tomllib.loads(text) | {"preset": name}

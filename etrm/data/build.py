@@ -139,7 +139,10 @@ def _claimed(folder: Path) -> Iterator[None]:
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise DataError(
-            "store.not-writable", f"the store {folder} cannot be written", got=str(error)
+            "store.not-writable",
+            f"the store {folder} cannot be written",
+            got=str(error),
+            next_step="name a folder that you may write to",
         ) from error
     with lock:
         try:

@@ -74,7 +74,10 @@ class TaskSet:
     def __post_init__(self) -> None:
         if not self.tasks:
             raise DataError(
-                "data.empty-set", f"{self.source} ({self.subset}) contains no tasks", allowed="at least one"
+                "data.empty-set",
+                f"{self.source} ({self.subset}) contains no tasks",
+                allowed="at least one",
+                next_step="etrm data check --source SOURCE says how many tasks a source has",
             )
         double = find_repeated(task.id.casefold() for task in self.tasks)
         if double:
@@ -84,6 +87,7 @@ class TaskSet:
                 f"{self.source}: several tasks have the same id",
                 got=", ".join(sorted(same)[:10]),
                 allowed="ids that differ in more than upper and lower case",
+                next_step="rename one of them",
             )
         ordered = tuple(sorted(self.tasks, key=lambda task: task.id))
         object.__setattr__(self, "tasks", ordered)
@@ -114,6 +118,7 @@ class TaskSet:
             "data.unknown-task",
             f"there is no task {task_id!r} in {self.source} ({self.subset}){hint}",
             got=f"{len(self)} tasks",
+            next_step="etrm data check --source SOURCE says how many tasks a source has",
         )
 
 
@@ -220,6 +225,7 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
         f"there are no tasks at {source!r}{hint}",
         allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle "
         "challenges file, or code such as my_code.py:my_tasks",
+        next_step="etrm data check --source SOURCE says how many tasks a source has",
     )
 
 
@@ -275,7 +281,10 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
     named = [name for name in ("training", "evaluation") if (path / name).is_dir()]
     if named and subset not in named:
         raise DataError(
-            "data.absent-subset", f"{path} has no subfolder {subset}", got=f"subfolder {', '.join(named)}"
+            "data.absent-subset",
+            f"{path} has no subfolder {subset}",
+            got=f"subfolder {', '.join(named)}",
+            next_step="add the subfolder, or name the folder of the task files itself",
         )
     folder = path / subset if named else path
     files = sorted(folder.glob("*.json"))
@@ -286,6 +295,7 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
             f"there are no task files in {folder}",
             got=f".json files in subfolders: {', '.join(below[:5])}" if below else "",
             allowed="one .json file per task, named by its id, in the folder or in subfolders training and evaluation",
+            next_step="etrm data check --source FOLDER once the files are there",
         )
     return tuple(parse_task(file.stem, _json(file), str(file)) for file in files)
 
@@ -320,6 +330,7 @@ def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Pat
             f"{file}: the solutions of task {task_id} do not fit its test pairs",
             got=got,
             allowed=f"{len(tests)} outputs",
+            next_step="put the solutions file of the same set next to it",
         )
     return {**raw, "test": [{**pair, "output": grid} for pair, grid in zip(tests, outputs, strict=True)]}
 
@@ -332,6 +343,7 @@ def _object(path: Path) -> dict[str, Any]:
             f"{path} is not a JSON object of tasks",
             got=shorten(content),
             allowed='{"task id": ...}',
+            next_step="name the challenges file, or a folder with a file per task",
         )
     return content
 

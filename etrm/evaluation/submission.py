@@ -102,6 +102,7 @@ def write_submission(path: Path, tasks: Iterable[Task], candidates: Candidates, 
             "evaluate.submission-not-writable",
             f"the submission {path} cannot be written",
             got=error.strerror or str(error),
+            next_step="name a file in a folder that you may write to",
         ) from error
     return done
 

@@ -77,6 +77,7 @@ def choose(subject: Config, *names: str) -> tuple[str, ...]:
             "investigate.unknown-hypothesis",
             f"unknown hypothesis {unknown[0]!r}",
             allowed=f"all, or some of {', '.join(sorted(known))}",
+            next_step="etrm explain H1 says what a hypothesis tests",
         )
     if "all" not in ids:
         return tuple(ids)

@@ -101,7 +101,10 @@ def compare(folders: Sequence[Path]) -> RunComparison:
     """
     if len(folders) < 2:
         raise ConfigError(
-            "compare.single-run", "a single run cannot be compared", allowed="two or more run folders"
+            "compare.single-run",
+            "a single run cannot be compared",
+            allowed="two or more run folders",
+            next_step="etrm runs lists the runs",
         )
     runs = [Followed(folder) for folder in folders]
     configs = [run.config for run in runs]

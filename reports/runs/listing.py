@@ -138,7 +138,12 @@ def list_runs(folders: Iterable[Path], sort: str = "folder") -> list[ListedRun]:
     """
     name = sort.removeprefix("-")
     if name not in SORTS:
-        raise ConfigError("runs.unknown-sort", f"runs cannot be sorted by {name!r}", allowed=", ".join(SORTS))
+        raise ConfigError(
+            "runs.unknown-sort",
+            f"runs cannot be sorted by {name!r}",
+            allowed=", ".join(SORTS),
+            next_step="etrm runs --help",
+        )
     entries = [read_entry(folder) for folder in folders]
     values = [(_sort_value(one, name), one) for one in entries]
     known = [(value, one) for value, one in values if value not in (None, "")]

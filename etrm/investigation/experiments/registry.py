@@ -232,7 +232,10 @@ def of_suite(name: str) -> list[Experiment]:
     """
     if name not in (*SUITES, "all"):
         raise ConfigError(
-            "experiment.unknown-suite", f"unknown suite {name!r}", allowed=", ".join((*SUITES, "all"))
+            "experiment.unknown-suite",
+            f"unknown suite {name!r}",
+            allowed=", ".join((*SUITES, "all")),
+            next_step="etrm experiment list prints all suites and experiments",
         )
     first = [EXPERIMENTS[GATE], EXPERIMENTS[BASELINE]]
     return first + [e for e in EXPERIMENTS.values() if name in (e.suite, "all") and e not in first]

@@ -106,6 +106,7 @@ def chosen(names: Sequence[str]) -> tuple[Mistake, ...]:
                 "experiment.unknown-mistake",
                 f"unknown mistake {name!r}",
                 allowed=", ".join((*MISTAKES, "all")),
+                next_step="name one of these",
             )
     return tuple(mistake for mistake in MISTAKES.values() if {"all", mistake.name} & set(names))
 

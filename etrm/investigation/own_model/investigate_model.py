@@ -152,6 +152,7 @@ def choose_own(names: Sequence[str]) -> tuple[str, ...]:
             "investigate.unknown-own-hypothesis",
             f"unknown hypothesis {unknown[0]!r}",
             allowed=f"all, or some of {', '.join(OWN_HYPOTHESES)}",
+            next_step="etrm explain H1 says what a hypothesis tests",
         )
     return tuple(OWN_HYPOTHESES) if not ids or "all" in ids else tuple(ids)
 

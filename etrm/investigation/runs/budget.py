@@ -78,5 +78,10 @@ def find(name: str) -> Tier:
         ConfigError: there is none.
     """
     if name not in TIERS:
-        raise ConfigError("investigate.unknown-tier", f"unknown --tier {name!r}", allowed=", ".join(TIERS))
+        raise ConfigError(
+            "investigate.unknown-tier",
+            f"unknown --tier {name!r}",
+            allowed=", ".join(TIERS),
+            next_step="etrm investigate --help says what each costs",
+        )
     return TIERS[name]

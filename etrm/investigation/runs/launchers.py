@@ -69,7 +69,10 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
     """
     if name not in LAUNCHERS:
         raise ConfigError(
-            "launch.unknown-launcher", f"unknown --launcher {name!r}", allowed=", ".join(LAUNCHERS)
+            "launch.unknown-launcher",
+            f"unknown --launcher {name!r}",
+            allowed=", ".join(LAUNCHERS),
+            next_step="etrm investigate --help says what each launcher needs",
         )
     if name == "processes":
         if settings:
@@ -85,6 +88,7 @@ def launcher(name: str, jobs: int, settings: Sequence[str] = (), threads: int = 
                 f"--jobs {jobs} of --threads {threads} would wait for each other",
                 got=f"{jobs * threads} threads on {cores} cores",
                 allowed=f"--threads {max(1, cores // jobs)} with --jobs {jobs}",
+                next_step="give fewer jobs or threads",
             )
         return Launcher(jobs, lambda folder: processes(jobs), threads)
     parameters = dict(_parse(setting) for setting in settings)
