@@ -28,6 +28,7 @@ _FEWEST_CALLS = 3
 """Calls of one module in a step from which they are those of a loop."""
 _SAME_SIDE = 0.99
 """Share of the rows whose gradient has one sign in both calls: where two networks oppose each other it is near 0."""
+_MOST_SPREAD = 0.25  # of the ratios, relative to their mean: the judge may be updated between the calls
 _FEWEST_SIDES = 8  # rows from which that is no chance
 
 
@@ -342,12 +343,18 @@ class ModuleCalls:
 
 
 def _same_side(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether the gradients at the outputs of two calls, a number per row, have one sign in nearly all rows."""
+    """Whether the gradients at the outputs of two calls, a number per row, are those of one loss with one target.
+
+    They have one sign in nearly all rows, and one ratio: two squares with different targets, which oppose each other
+    between these, have one sign on the same side of both.
+    """
     if one is None or other is None or one.numel() != other.numel() or one.numel() != len(one):
         return False
     known = (one.flatten() != 0) & (other.flatten() != 0)
-    same = one.flatten().sign() == other.flatten().sign()
-    return int(known.sum()) >= _FEWEST_SIDES and float(same[known].float().mean()) > _SAME_SIDE
+    ratios = one.flatten()[known] / other.flatten()[known]
+    if len(ratios) < _FEWEST_SIDES or float((ratios > 0).float().mean()) <= _SAME_SIDE:
+        return False
+    return float(ratios.std()) <= _MOST_SPREAD * float(ratios.mean())
 
 
 def _has_nan(tensor: Tensor) -> bool:

@@ -36,6 +36,8 @@ WARNINGS = [
     pytest.mark.filterwarnings("ignore:Using a target size"),
     pytest.mark.filterwarnings("ignore:.*lr_scheduler.step"),
     pytest.mark.filterwarnings("ignore:reduction. 'mean'"),
+    pytest.mark.filterwarnings("ignore:.torch.jit"),
+    pytest.mark.filterwarnings("ignore:Sparse"),
     pytest.mark.filterwarnings("ignore:.*RNN module weights are not part of single contiguous"),
 ]
 pytestmark = WARNINGS

@@ -351,7 +351,7 @@ CASES = (
         "average-is-student",
         average_is_student,
         "the average is the student itself",
-        (Answer("SHARE003", "student", "alias-of-role"),),
+        (Answer("SHARE003", "student", "alias-of-role"), Answer("SHARE004", "", "alias-of-weights")),
     ),
     Case("tie-copied-apart", tie_copied_apart, "a deep copy unties the head", (Answer("SHARE002", "head"),)),
     Case(

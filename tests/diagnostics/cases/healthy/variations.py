@@ -327,7 +327,7 @@ def converged_newton() -> Made:
             loss.backward()
             return loss
 
-        return float(optimizer.step(closure))
+        return float(optimizer.step(closure).detach())
 
     return {"model": model, "optimizer": optimizer, "batches": [(x, y)], "step": step}
 
