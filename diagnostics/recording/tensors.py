@@ -77,7 +77,7 @@ def address_of(tensor: Tensor) -> int:
 def memory_of(tensor: Tensor) -> int:
     """Address of the memory that it is a view of; -1 where it has none."""
     address = address_of(tensor)
-    return address - tensor.storage_offset() * tensor.element_size() if address > 0 else -1
+    return address - int(tensor.storage_offset()) * tensor.element_size() if address > 0 else -1
 
 
 def is_dense(tensor: Tensor) -> bool:

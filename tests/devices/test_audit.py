@@ -102,7 +102,7 @@ CASES: dict[str, tuple[tuple[str, ...], Read, set[str]]] = {
 }
 
 
-TWICE = ("samples", "time first", "relu on logits")
+TWICE = ("samples", "time first", "relu on logits", "a class is ignored", "a mask is multiplied")
 """Cases whose rules, or layout, another case has: left to `make test-slow`."""
 
 

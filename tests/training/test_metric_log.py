@@ -99,8 +99,8 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> Readings:
         ((), 1),
         (("train.accumulate=2",), 2),
         (("train.optimizer=adam_atan2",), 1),
-        (("model.encoder.kind=lpn_variational",), 1),
-        (("model.encoder.kind=trm_style",), 1),
+        pytest.param(("model.encoder.kind=lpn_variational",), 1, marks=pytest.mark.slow),
+        pytest.param(("model.encoder.kind=trm_style",), 1, marks=pytest.mark.slow),
         (("model.variant=trm", "data.augmentations=2"), 1),
     ],
 )

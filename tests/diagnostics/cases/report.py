@@ -217,8 +217,9 @@ Programs with a fault, each with its fix, and healthy loops that look unusual (`
 fault is `named` if all findings above a note name it with module and cause, `partly` if a finding does next to others
 or as a note, or another one is in its module; else `missed`. "Before" is the first try of each group, before any
 rule was changed for it. Later these answers were widened, because new rules name the fault in other words:
-weights-zero, average-is-student, first-token-read, loss-rewrapped, clipped-to-nothing, target-is-online, similarities-unnormalised,
-boxes-in-other-format, scaled-twice, output-clamped, edges-not-offset, target-not-stopped and scheduled-per-batch.
+weights-zero, first-token-read, loss-rewrapped, clipped-to-nothing, target-is-online, similarities-unnormalised,
+boxes-in-other-format, scaled-twice, output-clamped, edges-not-offset, target-not-stopped, scheduled-per-batch and
+average-is-student.
 
 Not named are faults that only the intention tells from sound training: sums of micro-batches (accumulated-undivided),
 labels that no input explains (labels-random looks like a hard task), and a divergence that is raised (kl-sign looks

@@ -37,7 +37,13 @@ def fit(**changes: Any) -> list[Departure]:
             {"model": {"encoder": {"kind": "recurrent"}}, "evaluate": {"search": {"start": "mean"}}},
             marks=pytest.mark.slow,
         ),
-        {"model": {"encoder": {"kind": "lpn_variational"}}, "train": {"kl_weight": 0.01, "loss": "softmax"}},
+        pytest.param(
+            {
+                "model": {"encoder": {"kind": "lpn_variational"}},
+                "train": {"kl_weight": 0.01, "loss": "softmax"},
+            },
+            marks=pytest.mark.slow,
+        ),
         {
             "model": {"variant": "etrm_cached"},
             "evaluate": {"halting": "early", "search": {"hold_out": True, "start": "encoder"}},

@@ -29,6 +29,7 @@ from etrm.training.recipe import Recipe
 from etrm.training.scoring.predictor import evaluate_tasks
 from etrm.training.trainer import Trainer
 from tests.reference.invented import few_of
+from tests.sampled import one_in
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -46,7 +47,7 @@ def compare_all(evaluations: Sequence[RecordedEvaluation | NotCovered]) -> list[
     ]
 
 
-@pytest.mark.parametrize("preset", list_presets())
+@pytest.mark.parametrize("preset", one_in(2, list_presets()))
 def test_the_evaluator_of_every_preset_departs_nowhere(preset: str) -> None:
     trainer = build_trainer(few_of(preset, evaluate={"max_tasks": 4, "augmentations": 1}))
     evaluations = [*record_known_answers(trainer), record_own_answers(trainer)]
@@ -198,7 +199,7 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any], PipelineStage, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", one_in(2, CHANGES))
 def test_a_planted_change_is_named_at_its_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function, change, stage, tensor = CHANGES[name]
     monkeypatch.setattr(passk, function, change(getattr(passk, function)))

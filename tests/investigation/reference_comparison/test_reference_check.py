@@ -48,10 +48,10 @@ def test_a_healthy_config_departs_nowhere() -> None:
     ("fault", "stage"),
     [
         ("demos-from-other-task", PipelineStage.DATA),
-        ("context-ignored", PipelineStage.CONTEXT),
+        pytest.param("context-ignored", PipelineStage.CONTEXT, marks=pytest.mark.slow),
         ("context-detached", PipelineStage.GRADIENT),
         ("no-clip-spikes", PipelineStage.CLIPPING),
-        ("lr-too-high", PipelineStage.SCHEDULE),
+        pytest.param("lr-too-high", PipelineStage.SCHEDULE, marks=pytest.mark.slow),
         # test_recorded_evaluation.py has these two, and test_later_training.py another of the answers
         pytest.param("no-inverse", PipelineStage.VOTES, marks=pytest.mark.slow),
         pytest.param("divide-by-all", PipelineStage.SCORE, marks=pytest.mark.slow),

@@ -180,6 +180,7 @@ def watched(*faults: str, steps: int = 6) -> tuple[Monitor, dict[str, set[str]]]
     return monitor, named
 
 
+@pytest.mark.slow
 def test_the_monitor_sees_that_a_loop_costs_calls_and_no_gradient() -> None:
     once, healthy = watched(steps=2)
     looped, named = watched("python-loop-predicates", steps=2)

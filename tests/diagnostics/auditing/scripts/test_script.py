@@ -18,6 +18,7 @@ from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
 from diagnostics.auditing.scripts.script_watch import count_samples
 from diagnostics.auditing.user_code import CaseError, UserError
 from tests.diagnostics.refusals import refused
+from tests.sampled import one_in
 
 ROOT = Path(__file__).parents[4]
 START = """
@@ -226,7 +227,7 @@ for x, y in batches(40):
 }
 
 
-@pytest.mark.parametrize("name", QUIET)
+@pytest.mark.parametrize("name", one_in(3, QUIET))
 def test_a_healthy_script_is_quiet(name: str, tmp_path: Path) -> None:
     found = audit_script(write(tmp_path, QUIET[name]))
     assert faults(found) == set()
@@ -290,7 +291,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", one_in(2, FAULTS))
 def test_a_fault_is_named(name: str, tmp_path: Path) -> None:
     script, expected = FAULTS[name]
     found = audit_script(write(tmp_path, script))
