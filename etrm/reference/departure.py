@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,7 +38,8 @@ class Departure:
     Attributes:
         stage: the stage that computed it from inputs that are those of the real run.
         tensor: the name of the value, such as ``labels`` or ``encoder.layers.0.mlp.down_proj.weight``.
-        size: the norm of the difference divided by that of the reference; for discrete values the share that differs.
+        size: the norm of the difference divided by that of the reference; for discrete values the share that differs;
+            infinite where it is not a number.
         limit: the largest size that precision explains; 0 for discrete values.
         where: the place in words that a reader can look up, such as the first row and its task.
         step: the 1-based optimiser step; None for evaluation.
@@ -54,6 +56,10 @@ class Departure:
     step: int | None = None
     bucket: int | None = None
     unmoved: bool = False
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.size):
+            object.__setattr__(self, "size", math.inf)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Departures: the stages are in the order in which a step computes them."""
 
+import math
+
 from etrm.reference.departure import Departure, PipelineStage
 
 
@@ -23,3 +25,7 @@ def test_departures_with_the_same_values_are_equal() -> None:
     assert Departure(PipelineStage.LOSS, "lm", 0.5, 1e-4, step=3) == Departure(
         PipelineStage.LOSS, "lm", 0.5, 1e-4, step=3
     )
+
+
+def test_a_difference_that_is_not_a_number_is_infinite() -> None:
+    assert Departure(PipelineStage.AVERAGE, "core.H_init", math.nan, 1e-5).size == math.inf
