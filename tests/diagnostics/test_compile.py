@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from diagnostics import Absent, Monitor
 
 pytestmark = [
-    pytest.mark.slow,
     # torch's own, of its compiler
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -86,6 +85,16 @@ def observe(make: Callable[[Net, str], Made], backend: str) -> Monitor:
     return monitor
 
 
+def test_a_compiled_layer_has_the_coverage_of_a_plain_one() -> None:
+    layer = nn.Linear(4, 8)
+    monitor = Monitor(layer)
+    with monitor.step(samples=6):
+        (torch.compile(layer, backend="eager")(torch.randn(6, 4)) * LIVE).sum().backward()
+    (found,) = monitor.last.modules.values()
+    assert (found.state, found.coverage) == ("arrived", 0.5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "backend"),
     [
@@ -111,16 +120,20 @@ def test_compiled_is_seen_as_plain(make: Callable[[Net, str], Made], backend: st
         assert [call.gradient for call in found.calls] == [call.gradient for call in expected.calls]
 
 
+@pytest.mark.slow
 def test_a_graph_compiled_before_the_monitor_is_not_known() -> None:
     monitor = observe(after_the_first_run, "aot_eager")
     coverage = monitor.coverage("encoder")
     assert isinstance(coverage, Absent)
     assert coverage.code == "other-way"
-    assert {(finding.rule, finding.module) for finding in monitor.findings(ignore=["RULE001"])} == {
+    (found,) = monitor.findings(ignore=["RULE001"])
+    assert (found.rule, found.module) == ("COV003", "")  # one cause, with a finding of each module under it
+    assert {(each.rule, each.module) for each in found.consequences} == {
         ("COV003", name) for name in ("encoder", "core", "head")
     }
 
 
+@pytest.mark.slow
 def test_a_full_graph_is_refused_aloud() -> None:
     """The hooks break the graph at each watched module."""
     torch._dynamo.reset()

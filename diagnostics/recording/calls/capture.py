@@ -108,7 +108,7 @@ class Capture:
         if calls is None:
             calls = self.calls[name] = []
         calls.append(call)
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if _is_transformed():
             call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return
         try:
@@ -381,6 +381,13 @@ def sample_index(index: Tensor, source: str) -> Tensor:
             got=found,
         )
     return index.detach().to(torch.float32, copy=True)
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func runs this call; the compiler takes any answer about its interpreters for one."""
+    return (
+        not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _is_other_thread(thread: int) -> bool:
