@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import tomllib
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -123,3 +124,11 @@ def is_number(value: ast.expr | None) -> bool:
     parts = value.elts if isinstance(value, ast.Tuple) else [value]
     parts = [part.operand if isinstance(part, ast.UnaryOp) else part for part in parts]
     return all(isinstance(part, ast.Constant) and type(part.value) in (int, float) for part in parts)
+
+
+def test_the_toolkit_alone_has_all_of_its_packages() -> None:
+    """Its own `pyproject.toml` lists them one by one, since its root is the package itself."""
+    project = tomllib.loads((ROOT / "diagnostics/pyproject.toml").read_text("utf-8"))
+    there = (file.parent.relative_to(ROOT) for file in (ROOT / "diagnostics").rglob("__init__.py"))
+    packages = {".".join(folder.parts) for folder in there if "build" not in folder.parts}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages
