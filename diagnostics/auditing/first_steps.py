@@ -30,7 +30,7 @@ from diagnostics.auditing.tracing.operation_trace import SKIPPED, OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.tensors import is_captured
+from diagnostics.recording.tensors import is_captured, is_transformed
 from diagnostics.rules.families.not_run import (
     COMPILED_CODE,
     RECORDING_FAILED,
@@ -194,7 +194,7 @@ class _BoundedTrace(OperationTrace):
         if large or self._count > _MOST_OPERATIONS:
             self.ended = STEP_TOO_LARGE
             return
-        if is_captured(result) or torch._C._functorch.peek_interpreter_stack() is not None:
+        if is_captured(result) or is_transformed():
             self.ended = TRANSFORMED_CODE
             return
         try:

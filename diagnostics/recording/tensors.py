@@ -80,6 +80,13 @@ def memory_of(tensor: Tensor) -> int:
     return address - int(tensor.storage_offset()) * tensor.element_size() if address > 0 else -1
 
 
+def is_transformed() -> bool:
+    """Whether torch.func runs this code; the compiler takes any answer about its interpreters for one."""
+    return (
+        not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Whether it holds a number for each element: it is not sparse in any layout, not nested, and not without data."""
     return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta

@@ -57,12 +57,13 @@ class _Follower:
     measured: int = 0
     inside: bool = False
     between: set[int] = field(default_factory=set)
-    before: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def weights(self) -> list[tuple[Tensor, Tensor]]:
-        """Those of the copy and of the source."""
+    def weights(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Those of the copy and of the source by name, as far as the program has not made them differ in shape."""
         own, others = dict(self.module.named_parameters()), dict(self.source.named_parameters())
-        return [(each.detach(), others[name].detach()) for name, each in own.items() if name in others]
+        pairs = {name: (each.detach(), others[name].detach()) for name, each in own.items() if name in others}
+        return {name: pair for name, pair in pairs.items() if _fit(*pair)}
 
 
 class Followers:
@@ -99,14 +100,16 @@ class Followers:
         """A step begins."""
         for each in self._found.values():
             if each.measured < _MEASURED:
-                each.before = [(own.clone(), other.clone()) for own, other in each.weights()]
+                each.before = {
+                    name: (own.clone(), other.clone()) for name, (own, other) in each.weights().items()
+                }
 
     @torch.no_grad()
     def end(self) -> None:
         """A step has ended that is recorded."""
         for each in self._found.values():
             shown = _show(each.module)
-            each.written |= not all(map(torch.equal, shown, each.shown))
+            each.written |= not all(map(_are_equal, shown, each.shown))
             each.still += not each.written
             each.shown = shown
             if each.before:
@@ -122,10 +125,23 @@ def _show(module: nn.Module) -> list[Tensor]:
     return [weight.detach().flatten()[:_SHOWN].clone() for weight in module.parameters()]
 
 
+def _fit(one: Tensor, other: Tensor) -> bool:
+    """Whether they can be subtracted: a program may move, reshape or offload what was a copy."""
+    return one.shape == other.shape and one.device == other.device and not one.is_meta
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return _fit(one, other) and torch.equal(one, other)
+
+
 def _measure(follower: _Follower) -> None:
-    before, follower.before = follower.before, []
+    before, follower.before = follower.before, {}
     product = moved = gap = change = 0.0
-    for (own, other), (was, source) in zip(follower.weights(), before, strict=True):
+    now = follower.weights()
+    for name in [each for each in before if each in now]:
+        (own, other), (was, source) = now[name], before[name]
+        if not _fit(own, was):
+            continue
         fall, way = (own - was).float(), (other - was).float()
         product += float((fall * way).sum())
         moved += float(fall.square().sum())
@@ -154,7 +170,7 @@ def _judge(follower: _Follower) -> Finding | None:
 
 
 def _finding(follower: _Follower, cause: Cause, accuses: bool) -> Finding:
-    pairs = follower.weights()
+    pairs = list(follower.weights().values())
     gap = sum(float((other - own).float().square().sum()) for own, other in pairs) ** 0.5
     size = sum(float(other.float().square().sum()) for _, other in pairs) ** 0.5
     severity = NOTE if not accuses else CRITICAL if cause is MOVES_AWAY else WARNING

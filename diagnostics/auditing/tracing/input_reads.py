@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -34,10 +35,10 @@ class Reads:
         for each in tensors_in(args):
             self._readers.setdefault(id(each), set()).add(module)
 
-    def note(self, name: str, given: Any) -> None:
-        """A function was called."""
+    def note(self, name: str, given: Iterable[Tensor]) -> None:
+        """A function was called with some tensors."""
         if self.given and name not in ASKS:
-            self._read.update(id(each) for each in tensors_in(given))
+            self._read.update(map(id, given))
 
     def unread(self) -> list[int]:
         """Places in `given` of tensors that no function received."""

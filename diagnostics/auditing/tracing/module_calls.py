@@ -5,8 +5,9 @@ Tensors of outermost calls are kept until the step ends; those inside are known 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -127,6 +128,12 @@ class _Outer:
     passes: int
     arrived: Arrived
 
+    @cached_property
+    def code(self) -> Tensor | None:
+        """(rows,) numbers that tell the rows of the largest tensor apart."""
+        largest = _largest(self.given)
+        return None if largest is None else _encode(largest)
+
 
 @dataclass
 class _Repeated:
@@ -175,20 +182,20 @@ class ModuleCalls:
         self,
         name: str,
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        given: Iterable[Tensor],
         result: Any,
         place: Callable[[], str],
     ) -> None:
         """A function was called.
 
         Args:
+            given: All tensors that it was given.
             place: Function that says in which file and line.
         """
         self._time += 1
         if name in ASKS:
             return
-        for each in tensors_in((args, tuple(kwargs.values()))):
-            self._read[id(each)] = self._time
+        self._read.update((id(each), self._time) for each in given)
         if name in _JOINS and self._open and args and isinstance(args[0], (tuple, list)):
             for one, other in combinations(args[0], 2):
                 if one is other:
@@ -302,10 +309,8 @@ class ModuleCalls:
         return self._read.get(id(tensor), 0) <= since
 
     def _find_twins(self) -> Iterator[TwinCalls]:
-        codes = [_code(call.given) for call in self._outer]
-        for one, other in combinations(range(len(self._outer)), 2):
-            first, second = self._outer[one], self._outer[other]
-            if first.passes != second.passes or codes[one] is None or codes[other] is None:
+        for first, second in combinations(self._outer, 2):
+            if first.passes != second.passes:
                 continue
             if first.module is not second.module and not _are_alike(first.module, second.module):
                 continue
@@ -314,7 +319,7 @@ class ModuleCalls:
                 continue
             if first.module is second.module and not _return_the_same(first, second):
                 continue
-            rows = _shared_rows(codes[one], codes[other])
+            rows = _shared_rows(first.code, second.code)
             if rows:
                 yield TwinCalls(first.name, second.name, rows)
 
@@ -386,12 +391,6 @@ def _is_table(tensor: Tensor) -> bool:
     return is_dense(tensor) and not tensor.is_complex() and tensor.dim() > 0 and tensor.numel() > 0
 
 
-def _code(given: Sequence[Tensor]) -> Tensor | None:
-    """(rows,) numbers that tell the rows of the largest tensor apart."""
-    largest = _largest(given)
-    return None if largest is None else _encode(largest)
-
-
 def _encode(tensor: Tensor) -> Tensor:
     flat = tensor.detach().reshape(len(tensor), -1).cpu()
     flat = flat[:, :: -(-flat.shape[1] // _MOST_COLUMNS)].double()
@@ -419,8 +418,8 @@ def _rows_of(call: _Outer) -> GivenRows | None:
     rows = [each for each in known if len(each) == len(largest)]
     if len(rows) < len(known):
         return None
-    codes = torch.stack(
-        [_encode(each if each.dim() > 1 else each[:, None]) * (1 + place) for place, each in enumerate(rows)]
-    )
+    given = (each if each.dim() > 1 else each[:, None] for each in rows)
+    codes = [code if each is largest and (code := call.code) is not None else _encode(each) for each in given]
+    numbered = torch.stack([code * (1 + place) for place, code in enumerate(codes)])
     whole = all(bool((each == each.round()).all()) if each.is_floating_point() else True for each in rows)
-    return GivenRows(call.name, codes.sum(0), whole)
+    return GivenRows(call.name, numbered.sum(0), whole)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -53,7 +53,7 @@ from diagnostics.auditing.tracing.value_origins import (
     plain_name,
 )
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.tensors import address_of, is_dense, memory_of, tensors_in
+from diagnostics.recording.tensors import address_of, is_dense, is_transformed, memory_of, tensors_in
 from diagnostics.recording.weak_hooks import LocalHook
 
 SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
@@ -276,8 +276,9 @@ class OperationTrace(TorchFunctionMode):
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
     ) -> None:
         with torch._C.DisableTorchFunction():
-            self.reads.note(name, (args, kwargs))
-            self.calls.note(name, args, kwargs, result, place_of)
+            given = list(tensors_in((args, tuple(kwargs.values()))))
+            self.reads.note(name, given)
+            self.calls.note(name, args, given, result, place_of)
             self.added.note(
                 name,
                 args,
@@ -285,84 +286,114 @@ class OperationTrace(TorchFunctionMode):
                 lambda: str(self._here(name)),
                 lambda each: UNTRAINED in self.origins.of(each),
             )
-            self._draws.note((args, kwargs), result, lambda: str(self._here("sample")))
-            self.origins.note(func, name, args, kwargs, result, lambda: self._text_and_line(name))
+            self._draws.note(given, result, lambda: str(self._here("sample")))
+            self.origins.note(func, name, given, kwargs, result, lambda: self._text_and_line(name))
             if isinstance(result, Tensor):
-                self._note_kind(name, args, result)
-                self._note_activation(name, args, result)
-                self._note_pairs(name, args, result)
-                self._note_decision(name, args, result)
-                self._note_clamp(name, args, result)
-                self._note_branch(name, args, result)
-                self._note_view(name, args, result)
-                if name == "mean" and not result.dim() and result.requires_grad and args[0].dim():
-                    self.means.append(MeanCall(self._here(name), len(args[0]), Arrived(result)))
-                self._note_unchanged(name, args, result)
-                self._weights_of_attention.note(
-                    name, args, kwargs, result, lambda each: bool(self._flow.nearest([each]))
-                )
-                if name in _LAYERS:
-                    self._note_first_layer(args, kwargs, result)
-                if name in _NORMS:
-                    self.first_layers = [each for each in self.first_layers if each.output is not args[0]]
-                if result.dtype in _FEW_DIGITS and _merges_counts(name, args, result):
-                    self.merged.append(self._here(name))
+                self._note_tensor(name, args, kwargs, result)
             if self.first is None and name not in _FILLS:
-                self._look(name, args, kwargs, result)
-            if (func in _LOSSES or func is F.ctc_loss) and len(args) >= 1:
-                settings = signature(func).bind(*args, **kwargs).arguments
-                _, compared, *_ = settings
-                if isinstance(args[0], Tensor) and isinstance(settings[compared], Tensor):
-                    calls = self.losses if func in _LOSSES else self.alignments
-                    calls.append(self._loss(name, args[0], settings.pop(compared), result, settings))
-            states = args[1] if name in _RECURRENT and len(args) > 1 else ()
-            if any(NOISE in self.origins.of(each) for each in tensors_in(states)):
-                self.noisy_states.append(self._here(name))
-            if name == "gather" and isinstance(result, Tensor) and result.requires_grad:
-                self._note_pick(name, args, kwargs, result)
-            if func in _NEAR and len(args) > 1 and all(each.requires_grad for each in args[:2]):
-                here, sign = self._here(name), _NEAR[func]
-                self.near.append(NearCall(here, args[0], args[1], result, sign, Arrived(result)))
-            if func in _SIGNED:
-                target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
-                if isinstance(target, Tensor):
-                    self.signed.append(SignedCall(self._here(name), target.detach()))
-            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-            if name == "scaled_dot_product_attention" and isinstance(mask, Tensor):
-                seen = mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
-                if _sees_later_alone(seen):
-                    self.backward_masks.append(self._here(name))
-            if name in _ATTENTIONS:
-                keys, kept = _ATTENTIONS[name](args, kwargs)
-                if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
-                    self.attentions.append(AttentionCall(self._here(name), _reads_constant(keys, kept)))
-            if func is F.normalize and isinstance(args[0], Tensor) and args[0].grad_fn is not None:
-                dim = kwargs.get("dim", args[2] if len(args) > 2 else 1)
-                if isinstance(dim, int):
-                    shape = tuple(args[0].shape)
-                    self.normalized.append(NormalizeCall(self._here(name), shape, dim % len(shape)))
-            if name in ("log_softmax", "logsigmoid") and isinstance(result, Tensor) and result.requires_grad:
-                self.logarithms.append((self._here(name), Arrived(result)))
-            if name in ("softmax", "log_softmax") and isinstance(result, Tensor) and result.requires_grad:
-                dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
-                if isinstance(dim, int) and result.dim():
-                    hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
-                    sought = hard or result.shape[dim] == 1
-                    sources = tuple(sorted(self._flow.nearest([args[0]]))) if sought else ()
-                    masked = self._kind(args[0]) == _MASKED
-                    last = dim % result.dim() == result.dim() - 1
-                    later = last and _sees_later_alone(args[0].detach() > _HIDDEN)
-                    call = SoftmaxCall(
-                        self._here(name),
-                        tuple(result.shape),
-                        dim % result.dim(),
-                        sources,
-                        hard,
-                        masked,
-                        later,
-                    )
-                    self.softmaxes.append(call)
-                    self._weights_of_attention.add_softmax(args[0], result, call)
+                self._look(name, given, result)
+            self._note_loss(func, name, args, kwargs, result)
+            self._note_states(name, args)
+            self._note_near(func, name, args, result)
+            self._note_signed(func, name, args, kwargs)
+            self._note_attention(name, args, kwargs)
+            self._note_normalized(func, name, args, kwargs)
+
+    def _note_tensor(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
+    ) -> None:
+        """Note a function that made one tensor."""
+        self._note_kind(name, args, result)
+        self._note_activation(name, args, result)
+        self._note_pairs(name, args, result)
+        self._note_decision(name, args, result)
+        self._note_clamp(name, args, result)
+        self._note_branch(name, args, result)
+        self._note_view(name, args, result)
+        if name == "mean" and not result.dim() and result.requires_grad and args[0].dim():
+            self.means.append(MeanCall(self._here(name), len(args[0]), Arrived(result)))
+        self._note_unchanged(name, args, result)
+        self._weights_of_attention.note(
+            name, args, kwargs, result, lambda each: bool(self._flow.nearest([each]))
+        )
+        if name in _LAYERS:
+            self._note_first_layer(args, kwargs, result)
+        if name in _NORMS:
+            self.first_layers = [each for each in self.first_layers if each.output is not args[0]]
+        if result.dtype in _FEW_DIGITS and _merges_counts(name, args, result):
+            self.merged.append(self._here(name))
+        if name == "gather" and result.requires_grad:
+            self._note_pick(name, args, kwargs, result)
+        if name in ("log_softmax", "logsigmoid") and result.requires_grad:
+            self.logarithms.append((self._here(name), Arrived(result)))
+        if name in ("softmax", "log_softmax") and result.requires_grad and result.dim():
+            self._note_softmax(name, args, kwargs, result)
+
+    def _note_loss(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        if not (func in _LOSSES or func is F.ctc_loss) or not args:
+            return
+        settings = signature(func).bind(*args, **kwargs).arguments
+        _, compared, *_ = settings
+        if isinstance(args[0], Tensor) and isinstance(settings[compared], Tensor):
+            calls = self.losses if func in _LOSSES else self.alignments
+            calls.append(self._loss(name, args[0], settings.pop(compared), result, settings))
+
+    def _note_states(self, name: str, args: tuple[Any, ...]) -> None:
+        """Note a recurrent layer that starts from random numbers."""
+        states = args[1] if name in _RECURRENT and len(args) > 1 else ()
+        if any(NOISE in self.origins.of(each) for each in tensors_in(states)):
+            self.noisy_states.append(self._here(name))
+
+    def _note_near(self, func: Any, name: str, args: tuple[Any, ...], result: Any) -> None:
+        if func in _NEAR and len(args) > 1 and all(each.requires_grad for each in args[:2]):
+            here, sign = self._here(name), _NEAR[func]
+            self.near.append(NearCall(here, args[0], args[1], result, sign, Arrived(result)))
+
+    def _note_signed(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if func not in _SIGNED:
+            return
+        target = args[_SIGNED[func]] if len(args) > _SIGNED[func] else kwargs.get("target")
+        if isinstance(target, Tensor):
+            self.signed.append(SignedCall(self._here(name), target.detach()))
+
+    def _note_attention(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+        if name == "scaled_dot_product_attention" and isinstance(mask, Tensor):
+            seen = mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
+            if _sees_later_alone(seen):
+                self.backward_masks.append(self._here(name))
+        if name in _ATTENTIONS:
+            keys, kept = _ATTENTIONS[name](args, kwargs)
+            if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
+                self.attentions.append(AttentionCall(self._here(name), _reads_constant(keys, kept)))
+
+    def _note_normalized(
+        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        if func is F.normalize and isinstance(args[0], Tensor) and args[0].grad_fn is not None:
+            dim = kwargs.get("dim", args[2] if len(args) > 2 else 1)
+            if isinstance(dim, int):
+                shape = tuple(args[0].shape)
+                self.normalized.append(NormalizeCall(self._here(name), shape, dim % len(shape)))
+
+    def _note_softmax(
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Tensor
+    ) -> None:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 and isinstance(args[1], int) else None)
+        if not isinstance(dim, int):
+            return
+        hard = _hard_share(args[0], result, dim) if name == "softmax" else 0.0
+        sought = hard or result.shape[dim] == 1
+        sources = tuple(sorted(self._flow.nearest([args[0]]))) if sought else ()
+        masked = self._kind(args[0]) == _MASKED
+        last = dim % result.dim() == result.dim() - 1
+        later = last and _sees_later_alone(args[0].detach() > _HIDDEN)
+        shape, place = tuple(result.shape), dim % result.dim()
+        call = SoftmaxCall(self._here(name), shape, place, sources, hard, masked, later)
+        self.softmaxes.append(call)
+        self._weights_of_attention.add_softmax(args[0], result, call)
 
     def _note_pick(self, name: str, args: Any, kwargs: Mapping[str, Any], result: Tensor) -> None:
         index = kwargs.get("index", args[2] if len(args) > 2 else None)
@@ -550,12 +581,15 @@ class OperationTrace(TorchFunctionMode):
         found = self._kinds.get(id(value))
         return found[1] if found is not None and found[0] is value else ""
 
-    def _look(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
-        bad = sum(map(_count_bad, tensors_in(result)))
-        given = list(tensors_in((args, kwargs))) if bad else []
+    def _look(self, name: str, given: Sequence[Tensor], result: Any) -> None:
+        """Note the first function whose result is not finite although all that it was given is."""
+        made = list(tensors_in(result))
+        bad = sum(map(_count_bad, made))
+        if not bad:
+            return
         # softmax makes NaN of a row that a mask filled with minus infinity: what computes an infinity came before
-        new = _any_nan(result) and not _any_nan(given)
-        if bad and (new or not any(map(_count_bad, given))):
+        new = _any_nan(made) and not _any_nan(given)
+        if new or not any(map(_count_bad, given)):
             self.first = self._here(name, bad)
             if self.inside_model:
                 self.fed_first = tuple(sorted(self._flow.nearest(given)))
@@ -586,8 +620,8 @@ class OperationTrace(TorchFunctionMode):
         self._running.append(name)
 
     def observe(self, note: Callable[..., None], *given: Any) -> None:
-        """Note a call of a module; not one inside torch.func, whose tensors have no memory."""
-        if torch._C._functorch.peek_interpreter_stack() is None:
+        """Note a call of a module; not one that is compiled, or inside torch.func, whose tensors have no memory."""
+        if not (torch.compiler.is_dynamo_compiling() or is_transformed()):
             note(*given)
 
     def finish(self) -> None:
@@ -832,8 +866,8 @@ def _count_bad(tensor: Tensor) -> int:
     return int((~torch.isfinite(tensor.detach())).sum())
 
 
-def _any_nan(value: Any) -> bool:
-    return any(_count_bad(each) and bool(each.detach().isnan().any()) for each in tensors_in(value))
+def _any_nan(tensors: Iterable[Tensor]) -> bool:
+    return any(_count_bad(each) and bool(each.detach().isnan().any()) for each in tensors)
 
 
 def is_users(file: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -48,13 +48,13 @@ class RandomDraws:
         """The draws that the loss uses other than by their density."""
         return [draw for draw in self._draws.values() if draw.used and not draw.scored]
 
-    def note(self, args: Any, result: Any, place: Callable[[], str]) -> None:
-        """A function was called."""
+    def note(self, given: Iterable[Tensor], result: Any, place: Callable[[], str]) -> None:
+        """A function was called with some tensors."""
         drawer = _drawer()
         if drawer is not None:
             self._note_draw(drawer, result, place)
             return
-        draws = {id(draw): draw for each in tensors_in(args) if (draw := self._draw_of(each)) is not None}
+        draws = {id(draw): draw for each in given if (draw := self._draw_of(each)) is not None}
         if not draws:
             return
         scored = _called_by(_DENSITIES) is not None

@@ -204,7 +204,7 @@ class ValueOrigins:
         self,
         func: Any,
         name: str,
-        args: tuple[Any, ...],
+        given: list[Tensor],
         kwargs: Mapping[str, Any],
         result: Any,
         place: Callable[[], tuple[str, str]],
@@ -212,11 +212,11 @@ class ValueOrigins:
         """A function was called.
 
         Args:
+            given: All tensors that it was given.
             place: Function that says by which operation, and at which line.
         """
         reversed_ = name.startswith(("rsub", "__rsub"))
         name = plain_name(name)
-        given = list(tensors_in((args, tuple(kwargs.values()))))
         if name == "max" and not isinstance(result, Tensor):
             indices = getattr(result, "indices", None)
             self.give(indices, DECISION)

@@ -26,7 +26,7 @@ from diagnostics.recording.calls.unknown_rows import find_opaque
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.sample_sizes import together
-from diagnostics.recording.tensors import address_of, list_tensors
+from diagnostics.recording.tensors import address_of, is_transformed, list_tensors
 from diagnostics.records import Absent, CallRecord
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
@@ -108,7 +108,7 @@ class Capture:
         if calls is None:
             calls = self.calls[name] = []
         calls.append(call)
-        if _is_transformed():
+        if is_transformed():
             call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return
         try:
@@ -381,13 +381,6 @@ def sample_index(index: Tensor, source: str) -> Tensor:
             got=found,
         )
     return index.detach().to(torch.float32, copy=True)
-
-
-def _is_transformed() -> bool:
-    """Whether torch.func runs this call; the compiler takes any answer about its interpreters for one."""
-    return (
-        not torch.compiler.is_dynamo_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-    )
 
 
 def _is_other_thread(thread: int) -> bool:

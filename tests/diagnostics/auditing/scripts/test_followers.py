@@ -66,3 +66,21 @@ def test_another_start_and_what_an_optimizer_holds_are_no_copies() -> None:
     assert followers.modules == {}
     assert len(optimizers) == 2
     assert not torch.equal(model.weight, other.weight)
+
+
+@pytest.mark.parametrize("part", ["copy", "model"])
+def test_a_program_that_changes_the_shape_or_place_of_weights_is_not_ended(part: str) -> None:
+    torch.manual_seed(32)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    ema = copy.deepcopy(model).requires_grad_(False)
+    followers = Followers()
+    followers.look([model], LiveObjects())
+    assert ema in followers.modules.values()
+    changed = ema if part == "copy" else model
+    for step in range(6):
+        followers.begin()
+        if step == 2:
+            changed[0] = nn.Linear(4, 4, device="meta")  # on another device
+            changed[1] = nn.Linear(4, 8)
+        followers.end()
+    assert {each.rule for each in followers.findings()} <= {"TARGET001"}

@@ -361,7 +361,7 @@ def degree_of_zero(broken: bool) -> Made:
 
 
 class Timed(nn.Module):
-    """A denoiser that is told the time; broken, its block receives zeros in its place."""
+    """A denoiser that gets the time as an input; broken, its block receives zeros instead."""
 
     def __init__(self, broken: bool) -> None:
         super().__init__()
