@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from diagnostics.causes import UNKNOWN, ZERO_AT_START, Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding
-from diagnostics.measures.frozen import MovementCause, compare, fingerprint
+from diagnostics.measures.frozen import MovementCause, TensorReport, compare, fingerprint
 from diagnostics.monitor import Monitor
 from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
@@ -38,7 +38,14 @@ from diagnostics.rules.registry import options_of
 from diagnostics.rules.rule import Observation, Rule
 from diagnostics.selection import check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed, failure
-from diagnostics.testing.survey import Applied, ParameterFate, ParameterSurvey, fate_table, survey_training
+from diagnostics.testing.survey import (
+    ParameterFate,
+    ParameterSurvey,
+    fate_table,
+    survey_steps,
+    survey_training,
+    why_still,
+)
 from diagnostics.testing.trials import nudge, untouched
 
 LossFunction = Callable[[], Tensor]
@@ -249,28 +256,14 @@ def assert_trains(
     still = [fate for fate in judged if not fate.changed]
     if still:
         raise CheckFailed(
-            [_still_finding(fate, steps) for fate in still], fate_table(fates, [fate.name for fate in still])
+            [_still_finding(fate, fates, steps) for fate in still],
+            fate_table(fates, [fate.name for fate in still]),
         )
 
 
-def _still_finding(fate: ParameterFate, steps: int) -> Finding:
+def _still_finding(fate: ParameterFate, fates: Sequence[ParameterFate], steps: int) -> Finding:
     message = f"{fate.name} did not move in {steps} steps"
-    cause = _NOT_APPLIED[fate.applied] if fate.gradient == "arrived" else _STILL[fate.gradient]
-    return failure(movement.MOVE001, fate.owner, message, 0.0, None, cause, steps)
-
-
-_STILL = {
-    "none": movement.NO_GRADIENT,
-    "zero": movement.ZERO_GRADIENT,
-    "not finite": movement.SKIPPED_STEP,
-}
-_NOT_APPLIED: Mapping[Applied, Cause] = {
-    "no optimiser stepped": movement.NO_UPDATE,
-    "in no group": movement.IN_NO_GROUP,
-    "zero rate": movement.ZERO_RATE,
-    "no gradient": movement.CLEARED_GRADIENT,
-    "applied": movement.ROUNDED_OR_SET_BACK,
-}
+    return failure(movement.MOVE001, fate.owner, message, 0.0, None, why_still(fate, fates), steps)
 
 
 def assert_frozen(
@@ -286,7 +279,7 @@ def assert_frozen(
 
     Args:
         modules: Names or patterns of what must not move: parameters and buffers.
-        optimizers: Optimisers of the training step; without them no cause is named.
+        optimizers: Optimisers of the training step that are not of torch.optim; the others are found.
 
     Raises:
         AssertionError: Something frozen moved, or nothing else did, so the assertion shows nothing.
@@ -297,12 +290,14 @@ def assert_frozen(
     before = fingerprint(model, optimizers)
     check_patterns("modules", modules, before.tensors)
     check_patterns("ignore", ignore, before.tensors)
-    fates = survey_training(model, train_step, steps)
-    report = compare(before, model, optimizers)
+    survey = survey_steps(model, train_step, steps)
+    fates = survey.fates
+    report = compare(before, model, [*optimizers, *survey.optimizers])
     frozen = {name for name in before.tensors if named_by(modules, name)}
     frozen -= {name for name in frozen if named_by(ignore, name)}
     moved = [tensor for tensor in report.moved if tensor.name in frozen]
     rest = [fate for fate in fates if fate.name not in frozen and fate.trainable]
+    applied = {fate.name for fate in fates if fate.applied == "applied" and not fate.trainable}
     findings = [
         failure(
             frozen_parameters.FROZEN001,
@@ -310,7 +305,7 @@ def assert_frozen(
             f"{tensor.name} should be frozen and moved in {steps} steps",
             float("nan") if tensor.largest is None else tensor.largest,
             0.0,
-            _MOVED[tensor.cause] if optimizers and tensor.cause else _NOT_TOLD,
+            _why_moved(tensor, tensor.name in applied),
             steps,
         )
         for tensor in moved
@@ -322,7 +317,16 @@ def assert_frozen(
         raise CheckFailed(findings, fate_table(fates, [tensor.name for tensor in moved]))
 
 
-_NOT_TOLD = UNKNOWN.adding(": give assert_frozen the optimizers")
+def _why_moved(tensor: TensorReport, applied: bool) -> Cause:
+    """Args:
+    applied: Whether an optimiser found a gradient of a tensor that requires none, which may be cleared since.
+    """
+    if tensor.cause is None:
+        return UNKNOWN
+    stale = applied and tensor.cause == "outside the optimiser"
+    return _MOVED["stale gradients" if stale else tensor.cause]
+
+
 _MOVED: Mapping[MovementCause, Cause] = {
     "weight decay": Cause(movement.WEIGHT_DECAY.code, "weight decay of its group in the optimiser"),
     "stale gradients": movement.STALE_GRADIENT_FROZEN,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
+from diagnostics.recording.tensors import stored_values, tensors_in
+from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
+from diagnostics.selection import select_modules, with_submodules
 from diagnostics.testing.failure import CheckFailed, failure
-from diagnostics.testing.survey import fate_table, survey_training
+from diagnostics.testing.survey import explained, fate_table, survey_training
 from diagnostics.testing.trials import untouched
 
 ABOVE_GUESS = Cause(
@@ -105,14 +110,37 @@ def assert_initial_loss(
         raise InvalidValue(
             "assertions.expected-loss", "expected must be a loss above 0, found {got}", got=expected
         )
-    with untouched(model), torch.no_grad():
+    with untouched(model), torch.no_grad(), _output_sizes(model) as sizes:
         found = float(loss())
     if abs(found - expected) <= tolerance * expected:
         return found
     above = ABOVE_GUESS if found > expected else BELOW_GUESS
     cause = above if math.isfinite(found) else LOSS_NOT_FINITE
     message = f"the loss before training is {found:.4g}, a guess has {expected:.4g}"
-    raise CheckFailed([failure(INIT001, "", message, found, expected, cause)], "")
+    table = text_table(("module, in order of execution", "size of its output"), sizes)
+    raise CheckFailed([failure(INIT001, "", message, found, expected, cause)], table)
+
+
+@contextmanager
+def _output_sizes(model: nn.Module) -> Iterator[list[tuple[str, str]]]:
+    """The root mean square of what each watched module returns first, in the order of the calls."""
+    sizes: list[tuple[str, str]] = []
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            values = next((each for each in tensors_in(output) if each.is_floating_point()), None)
+            if values is not None:
+                sizes.append((name, cell(float(stored_values(values).float().square().mean().sqrt()))))
+
+        return hook
+
+    watched = select_modules(with_submodules(model), None)
+    handles = [module.register_forward_hook(note(name or "(output)")) for name, module in watched.items()]
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def assert_overfits_batch(
@@ -157,10 +185,10 @@ def assert_overfits_batch(
         )
     if losses[-1] <= to * losses[0]:
         return losses
-    still = [fate.name for fate in fates if fate.trainable and not fate.changed]
+    still = [fate for fate in fates if fate.trainable and not fate.changed]
     total = sum(fate.trainable for fate in fates)
     if still:
-        cause = STILL.of(still=len(still), total=total)
+        cause = explained(STILL.of(still=len(still), total=total), still, fates)
     elif not math.isfinite(losses[0]):
         cause = LOSS_NOT_FINITE
     else:
@@ -171,4 +199,4 @@ def assert_overfits_batch(
     )
     share = losses[-1] / losses[0] if losses[0] else math.nan
     found = failure(FIT001, "", message, share, to, cause, len(losses))
-    raise CheckFailed([found], fate_table(fates, still))
+    raise CheckFailed([found], fate_table(fates, [fate.name for fate in still]))

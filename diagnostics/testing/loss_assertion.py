@@ -12,10 +12,25 @@ from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.rules.rule import CRITICAL, Family, Rule
 from diagnostics.testing.failure import CheckFailed, failure
-from diagnostics.testing.survey import fate_table, survey_training
+from diagnostics.testing.fit_assertions import LOSS_NOT_FINITE
+from diagnostics.testing.survey import explained, fate_table, survey_training
 
-SOME_STILL = Cause("some-still", "{still} of {total} parameters did not move")
-ALL_MOVE = Cause("all-move", "all parameters move")
+SOME_STILL = Cause(
+    "some-still",
+    "{still} of {total} parameters did not move",
+    remedy="Find out why with `assert_trains`, which names the cause for each of them.",
+)
+ALL_MOVE = Cause(
+    "all-move",
+    "all parameters move",
+    remedy="Train one batch with `assert_overfits_batch`: if that works, the steps are too few or too small; else check"
+    " that labels and loss belong to these inputs.",
+)
+RISES = Cause(
+    "rises",
+    "all parameters move and the loss rises",
+    remedy="Lower the learning rate, and check the sign of the loss and `maximize`.",
+)
 LOSS001 = Rule(
     "LOSS001",
     CRITICAL,
@@ -23,7 +38,7 @@ LOSS001 = Rule(
     "loss_fall",
     "Read the table from the loss backwards: the first module without gradient or movement is the place.",
     source="assertion",
-    causes=(SOME_STILL, ALL_MOVE),
+    causes=(SOME_STILL, ALL_MOVE, RISES, LOSS_NOT_FINITE),
     arguments="assert_loss_decreases",
     what="`assert_loss_decreases`: the median loss of the last fifth of the steps is not below that of the first"
     " fifth by the required share, or not finite.",
@@ -31,6 +46,7 @@ LOSS001 = Rule(
     example="A learning rate of 0.",
     false_alarms="Too few steps, or batches so different that the loss is mostly noise.",
 )
+RISE = 0.1  # of the first loss: more than batches differ
 FAMILY = Family(150, "Loss", (LOSS001,))
 
 
@@ -64,12 +80,18 @@ def assert_loss_decreases(
     fall = (start - end) / abs(start) if start else start - end
     if all(map(math.isfinite, losses)) and fall >= by:
         return losses
-    idle = [fate.name for fate in fates if fate.trainable and not fate.changed]
+    idle = [fate for fate in fates if fate.trainable and not fate.changed]
     message = (
         f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; it must fall by {by:.3g} of its size"
     )
-    cause = SOME_STILL.of(still=len(idle), total=len(fates)) if idle else ALL_MOVE
-    raise CheckFailed([failure(LOSS001, "", message, fall, by, cause, steps)], fate_table(fates, idle))
+    if not all(map(math.isfinite, losses)):
+        cause = LOSS_NOT_FINITE
+    elif idle:
+        cause = explained(SOME_STILL.of(still=len(idle), total=len(fates)), idle, fates)
+    else:
+        cause = RISES if fall < -RISE else ALL_MOVE
+    found = failure(LOSS001, "", message, fall, by, cause, steps)
+    raise CheckFailed([found], fate_table(fates, [fate.name for fate in idle]))
 
 
 def _number(loss: Tensor | float) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from diagnostics.causes import Cause
 from diagnostics.recording.tensors import stored_values
 from diagnostics.report.tables import cell, text_table
+from diagnostics.rules.families.weights import movement
 
 Gradient = Literal["none", "zero", "arrived", "not finite"]
 Applied = Literal["no optimiser stepped", "in no group", "zero rate", "no gradient", "applied"]
@@ -41,12 +43,16 @@ class ParameterFate:
 
 
 class ParameterSurvey:
-    """Watches between the entry and the exit of `watching`; `fates` has the results."""
+    """Watches between the entry and the exit of `watching`; `fates` has the results.
+
+    Attributes:
+        optimizers: Those that stepped.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._gradients: dict[str, Gradient] = {}
-        self._stepped = False
+        self.optimizers: list[Optimizer] = []
         self._applied: dict[int, Applied] = {}  # by the id of the parameter; the best of all steps
         self.fates: list[ParameterFate] = []
 
@@ -83,7 +89,8 @@ class ParameterSurvey:
         return note
 
     def _note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._stepped = True
+        if all(optimizer is not known for known in self.optimizers):
+            self.optimizers.append(optimizer)
         for group in optimizer.param_groups:
             rate = group.get("lr", 1.0)
             still = not isinstance(rate, Tensor) and rate == 0.0
@@ -105,18 +112,54 @@ class ParameterSurvey:
             changed=not torch.equal(parameter, before),
             moved=change / size if size else None,
             applied=self._applied.get(
-                id(parameter), "in no group" if self._stepped else "no optimiser stepped"
+                id(parameter), "in no group" if self.optimizers else "no optimiser stepped"
             ),
         )
 
 
 def survey_training(model: nn.Module, train_step: Callable[[], object], steps: int) -> list[ParameterFate]:
     """The fate of every parameter over `steps` training steps, which train the model."""
+    return survey_steps(model, train_step, steps).fates
+
+
+def survey_steps(model: nn.Module, train_step: Callable[[], object], steps: int) -> ParameterSurvey:
+    """What happened to every parameter over `steps` training steps, which train the model."""
     survey = ParameterSurvey(model)
     with survey.watching():
         for _ in range(steps):
             train_step()
-    return survey.fates
+    return survey
+
+
+_WITHOUT_GRADIENT: Mapping[Gradient, Cause] = {
+    "none": movement.NO_GRADIENT,
+    "zero": movement.ZERO_GRADIENT,
+    "not finite": movement.SKIPPED_STEP,
+}
+_NOT_APPLIED: Mapping[Applied, Cause] = {
+    "no optimiser stepped": movement.NO_UPDATE,
+    "in no group": movement.IN_NO_GROUP,
+    "zero rate": movement.ZERO_RATE,
+    "no gradient": movement.CLEARED_GRADIENT,
+    "applied": movement.ROUNDED_OR_SET_BACK,
+}
+
+
+def why_still(fate: ParameterFate, fates: Iterable[ParameterFate]) -> Cause:
+    """Why a parameter did not move, one of the causes of MOVE001, from the fates of all."""
+    if all(each.gradient == "none" for each in fates):
+        return movement.NO_PASS
+    return _NOT_APPLIED[fate.applied] if fate.gradient == "arrived" else _WITHOUT_GRADIENT[fate.gradient]
+
+
+def explained(cause: Cause, still: Sequence[ParameterFate], fates: Iterable[ParameterFate]) -> Cause:
+    """A cause about parameters that did not move, with the reason and its remedy where all have the same one."""
+    known = list(fates)
+    reasons = {reason.code: reason for reason in (why_still(each, known) for each in still)}
+    if len(reasons) != 1:
+        return cause
+    (reason,) = reasons.values()
+    return replace(cause.adding(f": {reason}"), remedy=reason.remedy)
 
 
 def fate_table(fates: Iterable[ParameterFate], marked: Iterable[str]) -> str:

@@ -94,6 +94,9 @@ def test_another_first_loss_has_a_cause(loss, cause: str) -> None:
     with pytest.raises(CheckFailed) as caught:
         assert_initial_loss(model, lambda: loss(model(x)), expected=math.log(CLASSES))
     assert cause_of(caught) == cause
+    first = model[0](x).square().mean().sqrt().item()
+    assert [line.split()[0] for line in caught.value.table.splitlines()[2:]] == ["0", "1", "2"]
+    assert float(caught.value.table.splitlines()[2].split()[1]) == pytest.approx(first, rel=1e-2)
     with refused(ValueError, "assertions.expected-loss", got=0.0):
         assert_initial_loss(model, lambda: loss(model(x)), expected=0.0)
 

@@ -67,6 +67,11 @@ NO_UPDATE = Cause(
     "no trainable parameter was updated",
     remedy="Call backward() and optimizer.step() in the training step, with a learning rate above 0.",
 )
+NO_PASS = Cause(
+    "no-backward",
+    "no parameter received a gradient: backward() is not called, or on a loss without a graph",
+    remedy="Call loss.backward() in the training step, before optimizer.step().",
+)
 NO_STEP_INSIDE = Cause("no-step-inside", "its optimiser never stepped inside the monitored step")
 BELOW_EPS = Cause(
     "below-eps",
@@ -305,6 +310,7 @@ MOVE001 = Rule(
         ZERO_GRADIENT,
         SKIPPED_STEP,
         NO_UPDATE,
+        NO_PASS,
         CONVERGED,
     ),
     what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are"
