@@ -27,6 +27,8 @@ BATCHES = 4
 """Training batches of a short run, few enough to be fitted in it."""
 LONGER = 3
 """Length of the unchanged run, as a multiple of that of the others."""
+MUCH_LONGER = 10
+"""The same where a higher rate gains: a run that learns as much in so many more steps is slow, and not prevented."""
 SMALLEST_EFFECT = 0.5
 """m, as a share of the reduction of the loss: the change reaches twice the reduction of a run three times as long."""
 FEWEST_SEEDS = 2
@@ -41,7 +43,10 @@ LOSSES = Figure(
     title="Training loss of the short runs",
     x_label="step",
     y_label="loss",
-    caption=f"Each run trains on {BATCHES} batches in turn; the unchanged run is {LONGER} times as long.",
+    caption=(
+        f"Each run trains on {BATCHES} batches in turn; the unchanged run is {LONGER} times as long, and another one "
+        f"{MUCH_LONGER} times where a higher rate gains."
+    ),
 )
 Around = Callable[[TrainingTrial], AbstractContextManager[Callable[[int], None]]]
 """Surrounds a run: it changes the model, and yields a function that is called with the number of each batch."""
@@ -145,7 +150,7 @@ class ShortRuns:
         self,
         change: TrainingChange = UNCHANGED,
         *,
-        longer: bool = False,
+        length: int = 1,
         around: Around | None = None,
         name: str = "",
     ) -> list[ShortRun]:
@@ -153,21 +158,21 @@ class ShortRuns:
 
         Args:
             change: the change of the training.
-            longer: whether the runs have the length of the unchanged ones.
+            length: length of the runs, as a multiple of the model's ``steps``.
             around: a context manager that surrounds each run.
             name: name of the arm; that of the change by default.
         """
         arm = f"{self.study}-{name or change.name}"
         if arm not in self.made:
-            self.made[arm] = [self._train(arm, seed, change, longer, around) for seed in self.seeds]
+            self.made[arm] = [self._train(arm, seed, change, length, around) for seed in self.seeds]
         return self.made[arm]
 
     def _train(
-        self, arm: str, seed: int, change: TrainingChange, longer: bool, around: Around | None
+        self, arm: str, seed: int, change: TrainingChange, length: int, around: Around | None
     ) -> ShortRun:
         began = time.perf_counter()
         trial = TrainingTrial(self.factory, seed, change)
-        steps = trial.subject.steps * (LONGER if longer else 1)
+        steps = trial.subject.steps * length
         batches = [trial.batch(number) for number in range(max(1, BATCHES // change.joined))]
         losses = []
         with around(trial) if around else nullcontext(_ignore) as choose:

@@ -19,7 +19,14 @@ from etrm.investigation.own_model.hypotheses.own_dynamics import (
     list_changes,
     run_changes,
 )
-from etrm.investigation.own_model.short_runs import LONGER, ShortRun, ShortRuns, describe_gain, frame_losses
+from etrm.investigation.own_model.short_runs import (
+    LONGER,
+    MUCH_LONGER,
+    ShortRun,
+    ShortRuns,
+    describe_gain,
+    frame_losses,
+)
 from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Verdict
 from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
@@ -88,12 +95,12 @@ def test_one_seed_leaves_it_undecided_and_is_no_error(hypothesis: OwnHypothesis,
 
 def test_runs_are_made_once_and_their_losses_are_files(tmp_path: Path) -> None:
     runs = ShortRuns(factory(), tmp_path, "short", (0, 1))
-    first = runs.run(longer=True)
-    assert runs.run(longer=True) is first
+    first = runs.run(length=LONGER)
+    assert runs.run(length=LONGER) is first
     assert [len(run.losses) for run in first] == [6 * LONGER] * 2
     lines = (tmp_path / first[1].record().folder / "metrics.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line)["loss"] for line in lines] == list(first[1].losses)
-    again = ShortRuns(factory(), None, "short", (0, 1)).run(longer=True)
+    again = ShortRuns(factory(), None, "short", (0, 1)).run(length=LONGER)
     assert [run.losses for run in again] == [run.losses for run in first]
 
 
@@ -102,10 +109,22 @@ def test_a_rate_that_is_far_too_low_is_a_candidate_by_a_higher_one() -> None:
         return torch.optim.Adam(model.parameters(), 1e-4)
 
     runs = ShortRuns(factory(optimizer=slow), None, "short", (0, 1, 2))
-    found = judge_changes(run_changes(runs, [TrainingChange("rate-x10", "", rate=10.0)])[1])
+    found = judge_changes(run_changes(runs, [TrainingChange("rate-x100", "", rate=100.0)])[1])
     assert (found.verdict, found.candidate) == (Verdict.INCONCLUSIVE, True)
     healthy = ShortRuns(factory(), None, "short", (0, 1, 2))
     assert not judge_changes(run_changes(healthy, [TrainingChange("rate-x0.1", "", rate=0.1)])[1]).candidate
+
+
+def test_a_rate_with_which_a_model_only_learns_slowly_is_no_fault() -> None:
+    def patient(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), 0.05)
+
+    runs = ShortRuns(factory(optimizer=patient), None, "short", (0, 1, 2))
+    faster = [TrainingChange("rate-x10", "", rate=10.0)]
+    (short, higher, longest), found = run_changes(runs, faster)
+    assert runs.contrast("", "", short, higher).lower  # in the usual steps it gains
+    assert [len(run.losses) for run in longest] == [6 * MUCH_LONGER] * 3
+    assert not judge_changes(found).candidate
 
 
 def test_changes_are_those_that_the_adapter_allows() -> None:
@@ -127,8 +146,8 @@ class Narrow(Toy):
 
 def test_free_contexts_fit_what_a_blind_module_cannot() -> None:
     blind = ShortRuns(with_model(Narrow, steps=60), None, "short", (0, 1, 2))
-    own, free = blind.run(longer=True), blind.run(around=free_contexts, name="free")
+    own, free = blind.run(length=LONGER), blind.run(around=free_contexts, name="free")
     assert blind.contrast("free", "", own, free).lower
     seeing = ShortRuns(factory(steps=20), None, "short", (0, 1, 2))
-    own, same = seeing.run(longer=True), seeing.run(around=same_contexts, name="same", longer=True)
+    own, same = seeing.run(length=LONGER), seeing.run(around=same_contexts, name="same", length=LONGER)
     assert seeing.contrast("own", "", same, own).lower

@@ -85,7 +85,7 @@ class OwnCapacity(OwnHypothesis):
         began = time.perf_counter()
         session.progress("H7", 0, 3)
         own, free = _train_arms(session.runs)
-        same = session.runs.run(around=same_contexts, name=SAME, longer=True)
+        same = session.runs.run(around=same_contexts, name=SAME, length=LONGER)
         session.progress("H7", 1, 3)
         ceiling = _compare(session.runs, own, free)
         needed = compare_treatments([session.runs.contrast(FREE, "", same, free)])
@@ -132,7 +132,7 @@ class OwnCapacity(OwnHypothesis):
 
 
 def _train_arms(runs: ShortRuns) -> tuple[list[ShortRun], list[ShortRun]]:
-    return runs.run(longer=True), runs.run(around=free_contexts, name=FREE)
+    return runs.run(length=LONGER), runs.run(around=free_contexts, name=FREE)
 
 
 def _compare(runs: ShortRuns, own: Sequence[ShortRun], free: Sequence[ShortRun]) -> TreatmentComparison:

@@ -20,18 +20,21 @@ from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.short_runs import (
     FEWEST_SEEDS,
     LONGER,
+    MUCH_LONGER,
     SMALLEST_EFFECT,
     ShortRun,
     ShortRuns,
     describe_gain,
     frame_losses,
 )
-from etrm.investigation.own_model.training_trial import TrainingChange
+from etrm.investigation.own_model.training_trial import UNCHANGED, TrainingChange
 from etrm.investigation.records import Arm, ControlOutcome, Verdict
 from etrm.investigation.result import HypothesisResult
 
 LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.000001", rate=1e-6)
 """The fault of the positive control: too low also where the user's rates are a thousand times too high."""
+PATIENT = f"unchanged-x{MUCH_LONGER}"
+"""Part of the name of the arm of unchanged runs that are much longer."""
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
 
@@ -52,7 +55,7 @@ class OwnDynamics(OwnHypothesis):
         statement="The training dynamics prevent learning.",
         refuted_by=(
             "No single change of the learning rates, clipping, schedule or batch size reaches twice the reduction of "
-            f"the loss that the unchanged run reaches in {LONGER} times the steps."
+            f"the loss that the unchanged run reaches in {LONGER} times the steps, for a higher rate in {MUCH_LONGER}."
         ),
         mechanism=(
             "Rates that are far too high or too low, gradient spikes, or a warm-up that never ends keep the model from "
@@ -83,7 +86,7 @@ class OwnDynamics(OwnHypothesis):
             judgement,
             screening=len(session.short_seeds) < FULL_SEEDS,
             p_value=comparison.p_value,
-            arms=tuple(_describe_arms(changes)),
+            arms=tuple(_describe_arms(changes, patient=len(runs) > len(changes) + 1)),
             runs=tuple(run.record() for run in (*own, *(session.runs.run(LOWERED) if controls else ()))),
             evidence=tuple(
                 contrast.row(
@@ -126,16 +129,35 @@ def run_changes(
     changes: Sequence[TrainingChange],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[list[ShortRun]], TreatmentComparison]:
-    """The unchanged runs, those of each change, and what they gain."""
-    arms = [runs.run(longer=True)]
+    """The unchanged runs, those of each change, and what they gain.
+
+    A higher rate that gains is compared again, with unchanged runs that are much longer.
+    """
+    arms = [runs.run(length=LONGER)]
     for done, change in enumerate(changes):
         progress(done, len(changes))
         arms.append(runs.run(change))
-    contrasts = [
-        runs.contrast(change.name, change.what, arms[0], arm)
-        for change, arm in zip(changes, arms[1:], strict=True)
-    ]
-    return arms, compare_treatments(contrasts)
+    comparison = _compare(runs, changes, arms, arms[0])
+    higher = [change.rate > 1 for change in changes]
+    if any(raised and found.gained for raised, found in zip(higher, comparison.decisions, strict=True)):
+        arms.append(runs.run(UNCHANGED, length=MUCH_LONGER, name=PATIENT))
+        comparison = _compare(runs, changes, arms, arms[-1])
+    return arms, comparison
+
+
+def _compare(
+    runs: ShortRuns,
+    changes: Sequence[TrainingChange],
+    arms: Sequence[list[ShortRun]],
+    of_higher_rates: list[ShortRun],
+) -> TreatmentComparison:
+    """The gain of each change over the first arm, or over another one where it is a higher rate."""
+    return compare_treatments(
+        [
+            runs.contrast(change.name, change.what, of_higher_rates if change.rate > 1 else arms[0], arm)
+            for change, arm in zip(changes, arms[1:], strict=False)
+        ]
+    )
 
 
 def judge_changes(comparison: TreatmentComparison, controls: Sequence[ControlOutcome] = ()) -> Judgement:
@@ -172,8 +194,11 @@ def _judge_lowered(runs: ShortRuns, arms: Sequence[Sequence[ShortRun]]) -> Contr
     return control_outcome(LOWERED.name, True, judgement, f"the model under test, {LOWERED.what}")
 
 
-def _describe_arms(changes: Sequence[TrainingChange]) -> Iterator[Arm]:
+def _describe_arms(changes: Sequence[TrainingChange], *, patient: bool) -> Iterator[Arm]:
     yield Arm(name="short-unchanged", role="control", difference=f"unchanged, {LONGER} times as many steps")
+    if patient:
+        difference = f"unchanged, {MUCH_LONGER} times as many steps"
+        yield Arm(name=f"short-{PATIENT}", role="control", difference=difference)
     for change in changes:
         yield Arm(name=f"short-{change.name}", role="treatment", difference=change.what)
     yield Arm(
