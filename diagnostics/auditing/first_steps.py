@@ -26,7 +26,8 @@ from diagnostics.auditing.probes.operations.operation_checks import check_operat
 from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
-from diagnostics.auditing.tracing.operation_trace import SKIPPED, OperationTrace, trace_operations
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
+from diagnostics.auditing.tracing.torch_call import SKIPPED
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.calls.module_graph import Flow

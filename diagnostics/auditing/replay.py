@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.tracing.operation_trace import OperationTrace, is_users, trace_operations
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.auditing.tracing.recorded_calls import Operation
+from diagnostics.auditing.tracing.torch_call import is_users
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched
@@ -71,7 +72,8 @@ def find_broken(
         start.restore()
         with trace_operations(model) as trace:
             backward = _run_backward(model, step, start.batch)
-    forward = None if trace.first is None else Broken("forward", trace.first, trace.fed_first)
+    broken = trace.nonfinite.operation
+    forward = None if broken is None else Broken("forward", broken, trace.nonfinite.fed_by)
     if backward is None or trace.loss_broken:
         return forward  # or what Python does not call
     return Broken("backward", backward)

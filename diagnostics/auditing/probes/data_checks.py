@@ -274,7 +274,7 @@ def _find_counted_padding(model: nn.Module, steps: Sequence[ObservedStep]) -> Ca
 
 def _counted_share(step: ObservedStep, layer: nn.Embedding) -> tuple[float, LossCall] | None:
     """The share of targets that are padding and have a gradient, of the first loss over the tokens of an embedding."""
-    for call in step.trace.losses:
+    for call in step.trace.losses.compared:
         arrived = call.at_input.value
         if call.target.is_floating_point() or arrived is None or arrived.dim() != call.target.dim() + 1:
             continue
@@ -287,15 +287,15 @@ def _counted_share(step: ObservedStep, layer: nn.Embedding) -> tuple[float, Loss
 
 def _find_merged(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
     """ROUND001 for the first place where every step merges counts."""
-    places = [{each.place for each in step.trace.merged} for step in steps]
-    every = [each for each in steps[0].trace.merged if all(each.place in found for found in places)]
+    places = [{each.place for each in step.trace.shapes.merged} for step in steps]
+    every = [each for each in steps[0].trace.shapes.merged if all(each.place in found for found in places)]
     return [ROUND001.found_once(owner(each.module), MERGED.of(operation=each)) for each in every[:1]]
 
 
 def _have_same_input(steps: Sequence[ObservedStep]) -> bool:
     """Whether the model reads the same numbers from all batches, while the targets of each loss differ."""
     first, *others = steps
-    losses = [[call.target for call in step.trace.losses] for step in steps]
+    losses = [[call.target for call in step.trace.losses.compared] for step in steps]
     if len(steps) < _STEPS or not first.inputs or not losses[0]:
         return False
     held = {memory_of(tensor) for tensor in tensors_in(first.batch)}
@@ -378,7 +378,7 @@ def _features_and_labels(step: ObservedStep) -> tuple[Tensor, Tensor] | None:
     inputs = [each for each in step.inputs if each.is_floating_point() and each.dim() > 1]
     labels = [
         call.target
-        for call in step.trace.losses
+        for call in step.trace.losses.compared
         if not call.target.is_floating_point() and call.target.dim() == 1 and not call.made
     ]
     if len(inputs) != 1 or len(labels) != 1 or len(inputs[0]) != len(labels[0]):
@@ -390,12 +390,16 @@ def find_copied_target(traces: Sequence[OperationTrace]) -> Cause | None:
     """A number of the target that is a number of the input in all samples of every step."""
     places: set[tuple[int, int]] = set()
     for position, trace in enumerate(traces):
-        found = {places for call in trace.losses for places in _copied_places(call, trace.calls.first_given)}
+        found = {
+            places
+            for call in trace.losses.compared
+            for places in _copied_places(call, trace.calls.first_given)
+        }
         places = found if position == 0 else places & found
     if not places:
         return None
     column, place = min(places)
-    call = next(call for call in traces[0].losses if call.operation.name in _MEASURED)
+    call = next(call for call in traces[0].losses.compared if call.operation.name in _MEASURED)
     return TARGET_IN_INPUT.of(column=column, place=place, operation=call.operation)
 
 
@@ -432,7 +436,7 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
     given = _find_tokens(step)
     if given is None:
         return None
-    targets = [call.target for call in step.trace.losses if call.target.numel() == given.numel()]
+    targets = [call.target for call in step.trace.losses.compared if call.target.numel() == given.numel()]
     shift = _find_shift(given, targets)
     if shift is None or not _depends_on_later(model, step, given):
         return None
@@ -442,7 +446,7 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
 def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:
     """Whether each target is the token at its place, and the model looks at no later one, as for the next token."""
     given = _find_tokens(step)
-    copied = next((call for call in step.trace.losses if call.copied), None)
+    copied = next((call for call in step.trace.losses.compared if call.copied), None)
     if given is None or copied is None or copied.target.numel() != given.numel():
         return None
     if len(given.unique()) < _VOCABULARY or _depends_on_later(model, step, given):
@@ -470,7 +474,7 @@ def _find_lags(step: ObservedStep) -> dict[int, LossCall]:
     if tokens is None or scores is None or len(tokens.unique()) < _VOCABULARY:
         return found
     samples, length = tokens.shape
-    for call in step.trace.losses:
+    for call in step.trace.losses.compared:
         met = call.target.numel() // samples
         if call.target.is_floating_point() or not 0 < met <= length or call.target.numel() % samples:
             continue
@@ -519,7 +523,7 @@ def _find_tokens(step: ObservedStep) -> Tensor | None:
         looked_up = [each for lookups in step.looked_up.values() for each in lookups]
         tokens = [each for each in tokens if any(torch.equal(each, one) for one in looked_up)]
     if len(tokens) > 1:  # a decoder is given the words written so far, next to the source
-        copied = [call.target.flatten() for call in step.trace.losses if call.copied]
+        copied = [call.target.flatten() for call in step.trace.losses.compared if call.copied]
         tokens = [each for each in tokens if any(torch.equal(each.flatten(), one) for one in copied)]
     output = _find_scores(step)
     if step.call is None or len(tokens) != 1 or output is None:

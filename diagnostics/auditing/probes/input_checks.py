@@ -108,7 +108,7 @@ def check_first_layers(traces: Sequence[OperationTrace], owner: Callable[[str], 
     Args:
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
-    every = [{call.module: call for call in trace.first_layers} for trace in traces]
+    every = [{call.module: call for call in trace.layers.first} for trace in traces]
     for name, call in every[0].items() if every else ():
         if all(name in each and each[name].spread < _SPREAD for each in every):
             cause = SMALL_TO_BIAS if call.offset > 0.5 else SMALL_TO_MEAN

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.probes.operations.operation_checks import judges_samples
 from diagnostics.auditing.replay import StepStart
-from diagnostics.auditing.tracing.operation_trace import name_of, place_of
+from diagnostics.auditing.tracing.torch_call import name_of, place_of
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.tensors import tensors_in

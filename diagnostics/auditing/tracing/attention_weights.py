@@ -40,6 +40,10 @@ class AttentionWeights:
         self._scores: dict[int, Tensor] = {}  # tensors are kept, so that no id comes twice
         self._weights: dict[int, tuple[Tensor, SoftmaxCall]] = {}
 
+    def wants(self, name: str) -> bool:
+        """Whether scores or weights go through functions of this name."""
+        return plain_name(name) in (*_PRODUCTS, *_KEEP_SCORES, *_KEEP_WEIGHTS)
+
     def note(
         self,
         name: str,

@@ -100,15 +100,15 @@ def check_bookkeeping(traces: Sequence[OperationTrace]) -> list[Finding]:
     if not traces:
         return []
     found = []
-    if all(trace.decisions for trace in traces):
-        call = traces[0].decisions[0]
+    if all(trace.shapes.decisions for trace in traces):
+        call = traces[0].shapes.decisions[0]
         column, vector = sorted(call.shapes, key=len, reverse=True)
         cause = PAIRS_COMPARED.of(column=column, vector=vector, operation=call.operation)
         found.append(METRIC001.found_once("", cause))
     seeds = {trace.first_draw.seed for trace in traces}
     if len(traces) > 1 and len(seeds) == 1 and None not in seeds:
         found.append(RANDOM001.found_once("", SEEDED.of(seed=seeds.pop())))
-    own: list[Operation] = [each for trace in traces for each in trace.unchanged]
+    own: list[Operation] = [each for trace in traces for each in trace.layers.unchanged]
     if own:
         found.append(SHARE004.found_once("", OWN_MEMORY.of(operation=own[0])))
     return found

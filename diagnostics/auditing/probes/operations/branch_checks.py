@@ -47,9 +47,11 @@ def check_branches(traces: Sequence[OperationTrace], owner: Callable[[str], str]
     found: dict[str, Finding] = {}
     if not traces:
         return []
-    for call in traces[0].branches:
+    for call in traces[0].clamps.branches:
         place = call.operation.place
-        alike = [[each for each in trace.branches if each.operation.place == place] for trace in traces]
+        alike = [
+            [each for each in trace.clamps.branches if each.operation.place == place] for trace in traces
+        ]
         if not all(any(map(_is_whole, calls)) for calls in alike):
             continue
         for name in sorted({owner(each) for each in call.sources}):

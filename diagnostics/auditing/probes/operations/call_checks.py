@@ -119,8 +119,8 @@ def check_calls(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -
         if all(any(each.module == state.module for each in one.dropped) for one in calls):
             cause = STATE_DROPPED.of(calls=state.calls, shape=state.shape)
             found.append(STATE002.found_once(owner(state.module) or state.module, cause))
-    noisy = set.intersection(*({each.place for each in trace.noisy_states} for trace in traces))
-    for operation in [each for each in traces[0].noisy_states if each.place in noisy][:1]:
+    noisy = set.intersection(*({each.place for each in trace.layers.noisy_states} for trace in traces))
+    for operation in [each for each in traces[0].layers.noisy_states if each.place in noisy][:1]:
         found.append(STATE002.found_once(owner(operation.module), NOISE_AS_STATE.of(operation=operation)))
     for agreed in calls[0].agreeing:
         if all(any(each.judge == agreed.judge for each in one.agreeing) for one in calls):

@@ -17,8 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003, SCORE_DRAWN, TARGET_DRAWN
 from diagnostics.auditing.replay import trace_step, trace_training_step
-from diagnostics.auditing.tracing.operation_trace import OperationTrace, name_of
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall, Pick
+from diagnostics.auditing.tracing.torch_call import name_of
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.rules.rule import WARNING
@@ -79,7 +80,7 @@ def check_drawn_targets(
     """LOSS003 where a target is a draw of the step on which nothing depends that the model computes."""
     with _Draws() as draws:
         first = trace_step(model, step, batch, optimizers)
-    calls = [] if first is None else [call for call in first.losses if _may_be_drawn(call)]
+    calls = [] if first is None else [call for call in first.losses.compared if _may_be_drawn(call)]
     for number in sorted({found for call in calls if (found := _find_draw(call, draws.drawn)) is not None}):
         with _Draws(renewed=number):
             again = trace_step(model, step, batch, optimizers)
@@ -108,7 +109,7 @@ def check_drawn_scores(
     Args:
         trace: The step as it was recorded before; nothing is repeated where it picks nothing.
     """
-    if not trace.picks:
+    if not trace.scores.picks:
         return []
     with _Draws(names=_CHOICES) as draws:
         first = trace_training_step(model, step, batch, optimizers)
@@ -119,8 +120,8 @@ def check_drawn_scores(
     for number in range(count):
         with _Draws(renewed=number, names=_CHOICES):
             again = trace_training_step(model, step, batch, optimizers)
-        changes.append([] if again is None else list(map(_compare, first.picks, again.picks)))
-    for pick, seen in zip(first.picks, zip(*changes, strict=False), strict=False):
+        changes.append([] if again is None else list(map(_compare, first.scores.picks, again.scores.picks)))
+    for pick, seen in zip(first.scores.picks, zip(*changes, strict=False), strict=False):
         if _PICKED_ANEW in seen and _WEIGHTED_ANEW in seen:
             return [LOSS003.found_once("", SCORE_DRAWN.of(operation=pick.operation), WARNING)]
     return []
@@ -163,7 +164,7 @@ def _find_draw(call: LossCall, drawn: Sequence[Tensor]) -> int | None:
 
 def _find_unseen(first: OperationTrace, again: OperationTrace) -> LossCall | None:
     """The loss whose target is another one, if its input is the same."""
-    for call, other in zip(first.losses, again.losses, strict=False):
+    for call, other in zip(first.losses.compared, again.losses.compared, strict=False):
         if call.values.shape == other.values.shape and call.target.shape == other.target.shape:
             size = float((call.target.square() + other.target.square()).sum())
             change = float((call.target - other.target).square().sum())

@@ -38,7 +38,7 @@ def check_flat_scores(
         traces: The repeated steps.
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
-    places = {call.operation.place for call in traces[0].losses} if traces else set()
+    places = {call.operation.place for call in traces[0].losses.compared} if traces else set()
     flat = {place for place in places if all(_spread(trace, place) < _FLAT for trace in traces)}
     largest = dict.fromkeys(flat, 0.0)
     for seed in range(_DRAWS if flat else 0):
@@ -48,7 +48,9 @@ def check_flat_scores(
         for place in flat:
             spread = math.inf if again is None else _spread(again, place)
             largest[place] = max(largest[place], spread)
-    calls = (call for call in traces[-1].losses if largest.get(call.operation.place, math.inf) < _FLAT)
+    calls = (
+        call for call in traces[-1].losses.compared if largest.get(call.operation.place, math.inf) < _FLAT
+    )
     first = next(calls, None) if traces else None
     if first is None:
         return []
@@ -69,7 +71,7 @@ def _draw_large(model: nn.Module, seed: int) -> None:
 
 def _spread(trace: OperationTrace, place: str) -> float:
     """The largest difference of two scores in a row of the cross entropies in a place; infinite where there is none."""
-    calls = [call for call in trace.losses if call.operation.place == place]
+    calls = [call for call in trace.losses.compared if call.operation.place == place]
     return max((_spread_of(call) for call in calls), default=math.inf)
 
 

@@ -49,7 +49,7 @@ _FEWEST = 8  # targets of the rarest class of two and more batches: their freque
 
 def judge_arguments(traces: Sequence[OperationTrace]) -> Iterator[tuple[Operation, Cause]]:
     """The causes in the settings of loss functions that are called in every step, with where each is called."""
-    every = [[*trace.losses, *trace.alignments] for trace in traces]
+    every = [[*trace.losses.compared, *trace.losses.alignments] for trace in traces]
     for first in every[0] if every else ():
         place = first.operation.place
         alike = [[each for each in calls if each.operation.place == place] for calls in every]

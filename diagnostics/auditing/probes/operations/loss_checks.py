@@ -196,7 +196,7 @@ def check_untrained(traces: Sequence[OperationTrace]) -> list[Finding]:
 
 def _averaged_pairs(trace: OperationTrace) -> PairCall | None:
     """Arithmetic of a column and a vector whose pairs all count alike in the loss: that is arithmetic of two means."""
-    for call in trace.pairs:
+    for call in trace.shapes.pairs:
         weights = call.at_result.value if call.meant else None
         if weights is not None and bool(weights.any()) and bool((weights == weights.flatten()[0]).all()):
             return call
@@ -205,14 +205,14 @@ def _averaged_pairs(trace: OperationTrace) -> PairCall | None:
 
 def _raised(trace: OperationTrace) -> Cause | None:
     """Which loss function or log-probability the loss raises or lowers against its purpose, if all it has."""
-    calls = [call for call in trace.losses if call.result is not None and call.result.requires_grad]
+    calls = [call for call in trace.losses.compared if call.result is not None and call.result.requires_grad]
     if any(call.made for call in calls):
         return None  # a GAN
     if calls:
         slopes = [call.at_result.value for call in calls]
         wrong = all(each is not None and _all_of_sign(each, -1) for each in slopes)
         return LOSS_FUNCTION_RAISED.of(operation=calls[0].operation) if wrong else None
-    picked = trace.logarithms
+    picked = trace.scores.logarithms
     slopes = [arrived.value for _, arrived in picked]
     if slopes and all(each is not None and _picks_equally(each) for each in slopes):
         return LIKELIHOOD_LOWERED.of(operation=picked[0][0])
@@ -240,7 +240,7 @@ def _picks_equally(values: Tensor) -> bool:
 
 def _one_target(trace: OperationTrace) -> Cause | None:
     """The only value of targets whose loss has a gradient."""
-    for call in trace.losses:
+    for call in trace.losses.compared:
         value = _only_target(call)
         if value is not None:
             return ONE_TARGET.of(value=value, operation=call.operation)

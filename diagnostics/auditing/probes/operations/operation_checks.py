@@ -280,7 +280,7 @@ def check_operations(
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
     found: dict[tuple[str, str, str], Finding] = {}
-    for first in traces[0].losses if traces else ():
+    for first in traces[0].losses.compared if traces else ():
         for cause in _judge_loss(first):
             _add(found, LOSS003, owner(first.operation.module), cause)
         for cause in _judge_targets(first, traces):
@@ -311,9 +311,9 @@ def check_operations(
         _add(found, LOSS003, "", cause)
     for equal in (_equal_targets(traces), _one_class(traces)):
         if equal is not None:
-            _add(found, LOSS003, owner(traces[0].losses[0].operation.module), equal)
-    for softmax in traces[0].softmaxes if traces else ():
-        every = all(any(_alike(softmax, other) for other in trace.softmaxes) for trace in traces)
+            _add(found, LOSS003, owner(traces[0].losses.compared[0].operation.module), equal)
+    for softmax in traces[0].scores.softmaxes if traces else ():
+        every = all(any(_alike(softmax, other) for other in trace.scores.softmaxes) for trace in traces)
         if every and _is_hard(softmax, traces):
             _add_hard(found, softmax, owner)
         for cause in _judge_softmax(softmax, samples) if every else ():
@@ -322,17 +322,21 @@ def check_operations(
         if every and not _sums_over_weights(softmax, traces):
             cause = OTHER_DIMENSION.of(dim=softmax.dim, operation=softmax.operation)
             _add(found, SOFTMAX001, owner(softmax.operation.module), cause)
-    for attention in traces[0].attentions if traces else ():
+    for attention in traces[0].scores.attentions if traces else ():
         place = attention.operation.place
-        alike = [[each for each in trace.attentions if each.operation.place == place] for trace in traces]
+        alike = [
+            [each for each in trace.scores.attentions if each.operation.place == place] for trace in traces
+        ]
         if all(any(each.reads_constant for each in calls) for calls in alike) and attention.reads_constant:
             cause = READS_PADDING.of(operation=attention.operation)
             _add(found, SOFTMAX001, owner(attention.operation.module), cause)
-    for operation in traces[0].backward_masks if traces else ():
-        if all(any(each.place == operation.place for each in trace.backward_masks) for trace in traces):
+    for operation in traces[0].scores.backward_masks if traces else ():
+        if all(
+            any(each.place == operation.place for each in trace.scores.backward_masks) for trace in traces
+        ):
             _add(found, SOFTMAX001, owner(operation.module), LATER_ALONE.of(operation=operation))
     if traces and all(judges_samples(trace, samples) for trace in traces):
-        for call in traces[0].normalized:
+        for call in traces[0].scores.normalized:
             if call.dim == 0 and call.shape[0] == samples > 1 and len(call.shape) == 2 and call.shape[1] > 1:
                 cause = NORMALISED.of(operation=call.operation)
                 found[LEAK001.id, "", cause.code] = LEAK001.found_once("", cause, WARNING)
@@ -362,7 +366,7 @@ def judges_samples(trace: OperationTrace, samples: int) -> bool:
         and tuple(call.target.shape) == (samples,)
         and call.values.dim() == 2
         and call.values.shape[1] != samples
-        for call in trace.losses
+        for call in trace.losses.compared
     )
 
 
@@ -423,10 +427,10 @@ def _sum_of_classes(call: LossCall) -> float:
 
 def _find_unnormalised(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     """Losses of alignments that are given no probabilities over the classes."""
-    every = [[_sum_of_classes(call) for call in trace.alignments] for trace in traces]
+    every = [[_sum_of_classes(call) for call in trace.losses.alignments] for trace in traces]
     if every and all(sums and all(abs(each - 1) > _OTHER_SUM for each in sums) for sums in every):
         found = f"of classes that sum to {every[0][0]:.2g}"
-        yield NOT_LOGARITHMS.of(found=found, operation=traces[0].alignments[0].operation)
+        yield NOT_LOGARITHMS.of(found=found, operation=traces[0].losses.alignments[0].operation)
 
 
 def one_owner(sources: Iterable[str], owner: Callable[[str], str]) -> str:
@@ -437,9 +441,10 @@ def one_owner(sources: Iterable[str], owner: Callable[[str], str]) -> str:
 
 def _find_pairs(traces: Sequence[OperationTrace], samples: int) -> Iterator[tuple[Sequence[str], Cause]]:
     """Where each step combines a column and a vector of all samples that nobody turned into a column for it."""
-    for call in traces[0].pairs if traces else ():
+    for call in traces[0].shapes.pairs if traces else ():
         alike = [
-            [each for each in trace.pairs if each.operation.place == call.operation.place] for trace in traces
+            [each for each in trace.shapes.pairs if each.operation.place == call.operation.place]
+            for trace in traces
         ]
         if all(alike) and not call.meant and len(call.result) == samples:
             yield call.sources, broadcast_cause(call)
@@ -454,9 +459,11 @@ def broadcast_cause(call: PairCall) -> Cause:
 
 def _find_unsigned(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     """Losses that take -1 and 1, and never receive a negative target."""
-    for call in traces[0].signed if traces else ():
+    for call in traces[0].losses.signed if traces else ():
         place = call.operation.place
-        targets = [each.target for trace in traces for each in trace.signed if each.operation.place == place]
+        targets = [
+            each.target for trace in traces for each in trace.losses.signed if each.operation.place == place
+        ]
         values = torch.cat([each.flatten().float() for each in targets])
         if len(values) and bool((values >= 0).all()) and bool((values == 0).any()):
             low, high = float(values.min()), float(values.max())
@@ -467,9 +474,9 @@ def _find_picked_samples(
     traces: Sequence[OperationTrace], samples: int
 ) -> Iterator[tuple[Sequence[str], Cause]]:
     """Where each step picks with one number per sample along the samples, and no number is too large for a choice."""
-    for pick in traces[0].picks if traces else ():
+    for pick in traces[0].scores.picks if traces else ():
         place = pick.operation.place
-        alike = [each for trace in traces for each in trace.picks if each.operation.place == place]
+        alike = [each for trace in traces for each in trace.scores.picks if each.operation.place == place]
         if len(alike) >= len(traces) and all(_picks_samples(each, samples) for each in alike):
             facts = {"samples": samples, "choices": pick.shape[1]}
             yield pick.sources, PICKS_SAMPLES.of(**facts, operation=pick.operation)
@@ -479,11 +486,15 @@ def _find_picked_samples(
 def _find_exchanged(traces: Sequence[OperationTrace], samples: int) -> Iterator[Cause]:
     """Views in each step that move the dimension of the samples away from the first place, or to it."""
     places = [
-        {operation.place for operation, before, after in each.exchanges if samples in (before[0], after[0])}
+        {
+            operation.place
+            for operation, before, after in each.shapes.exchanges
+            if samples in (before[0], after[0])
+        }
         for each in traces
     ]
     common = set.intersection(*places) if places else set()
-    for operation, before, after in traces[0].exchanges if traces else ():
+    for operation, before, after in traces[0].shapes.exchanges if traces else ():
         if operation.place in common and samples > 1:
             yield EXCHANGED_BY_VIEW.of(operation=operation, before=before, after=after)
             return
@@ -498,9 +509,11 @@ def _picks_samples(pick: Pick, samples: int) -> bool:
 
 def _find_unwritten(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     """Cross entropies that count rows without scores in each step, and rows with scores too."""
-    for call in traces[0].losses if traces else ():
+    for call in traces[0].losses.compared if traces else ():
         place = call.operation.place
-        alike = [[each for each in trace.losses if each.operation.place == place] for trace in traces]
+        alike = [
+            [each for each in trace.losses.compared if each.operation.place == place] for trace in traces
+        ]
         calls = [each for group in alike for each in group]
         plain = not any(each.kind in ("dropout", "relu") for each in calls)
         if all(alike) and plain and all(0 < each.unwritten < 1 for each in calls):
@@ -520,7 +533,7 @@ _MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little 
 def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     """What is wrong with the targets of the calls in one place, if it is so in every step."""
     place = call.operation.place
-    alike = [[each for each in trace.losses if each.operation.place == place] for trace in traces]
+    alike = [[each for each in trace.losses.compared if each.operation.place == place] for trace in traces]
     calls = [each for group in alike for each in group]
     if not all(alike) or any(not each.target.numel() for each in calls):
         return
@@ -565,7 +578,7 @@ def _are_probabilities(values: Tensor, loss: str) -> bool:
 
 def _equal_targets(traces: Sequence[OperationTrace]) -> Cause | None:
     """Whether the data has one value as the target of all losses of all steps; a real target has at least two."""
-    calls = [call for trace in traces for call in trace.losses if call.operation.name != "kl_div"]
+    calls = [call for trace in traces for call in trace.losses.compared if call.operation.name != "kl_div"]
     values = [call.target.detach().flatten() for call in calls]
     if (
         len(traces) < _BATCHES
@@ -586,14 +599,14 @@ def _one_class(traces: Sequence[OperationTrace]) -> Cause | None:
     """Whether all classification targets of each step are equal, and other ones in another step."""
     seen = set()
     for trace in traces:
-        calls = [call for call in trace.losses if call.operation.name in _CLASSIFYING]
+        calls = [call for call in trace.losses.compared if call.operation.name in _CLASSIFYING]
         values = torch.cat([call.target.flatten().double() for call in calls]) if calls else torch.zeros(0)
         if len(values) < _ONE_CLASS or bool((values != values[0]).any()) or any(call.made for call in calls):
             return None
         if any(_is_one_row(given) for given in trace.reads.given):
             return None  # one sample has one class
         seen.add(float(values[0]))
-    first = next((call for trace in traces for call in trace.losses), None)
+    first = next((call for trace in traces for call in trace.losses.compared), None)
     several = len(traces) > _BATCHES and len(seen) > 1
     return ONE_CLASS.of(operation=first.operation) if several and first is not None else None
 
@@ -615,7 +628,7 @@ def _ignored_class(call: LossCall, traces: Sequence[OperationTrace], samples: in
     if call.ignored is None or not 0 <= call.ignored < classes:
         return None
     place = call.operation.place
-    calls = [each for trace in traces for each in trace.losses if each.operation.place == place]
+    calls = [each for trace in traces for each in trace.losses.compared if each.operation.place == place]
     hit = [each.target == call.ignored for each in calls if each.target.numel()]
     if not hit or any(each.numel() % samples for each in hit):
         return None
@@ -660,7 +673,7 @@ def _judge_softmax(call: SoftmaxCall, samples: int) -> Iterator[Cause]:
 def _sums_over_weights(call: SoftmaxCall, traces: Sequence[OperationTrace]) -> bool:
     """Whether some product sums over what the softmax in this place is over; True where none is known."""
     place = call.operation.place
-    alike = [each for trace in traces for each in trace.softmaxes if each.operation.place == place]
+    alike = [each for trace in traces for each in trace.scores.softmaxes if each.operation.place == place]
     sums = [summed for each in alike for summed in each.summed]
     over_samples = any(cause.code == OVER_SAMPLES.code for cause in _judge_softmax(call, call.shape[0]))
     return not sums or any(sums) or over_samples
@@ -670,7 +683,10 @@ def _is_hard(call: SoftmaxCall, traces: Sequence[OperationTrace]) -> bool:
     """Whether all calls in its place are nearly one-hot."""
     place = call.operation.place
     return all(
-        each.hard > _HARD for trace in traces for each in trace.softmaxes if each.operation.place == place
+        each.hard > _HARD
+        for trace in traces
+        for each in trace.scores.softmaxes
+        if each.operation.place == place
     )
 
 

@@ -109,7 +109,7 @@ def _common(traces: Sequence[OperationTrace], judges: Sequence[Judge]) -> Iterat
 
 def _judge_targets(trace: OperationTrace) -> Found:
     found: Found = {}
-    for call in trace.losses:
+    for call in trace.losses.compared:
         if LARGEST in call.target_origins and call.operation.name in _AVERAGED:
             found.setdefault(LARGEST_OF_BATCH.code, LARGEST_OF_BATCH.of(operation=call.operation))
         if BLENDED in call.target_origins and not call.target.is_floating_point():
@@ -139,7 +139,9 @@ def _is_used(product: Product) -> bool:
 
 def _judge_both_sides(trace: OperationTrace) -> Found:
     used = [
-        call for call in trace.near if call.at_result.value is not None and bool(call.at_result.value.any())
+        call
+        for call in trace.losses.near
+        if call.at_result.value is not None and bool(call.at_result.value.any())
     ]
     if not used or not all(_attracts(call) and _share_weights(call) for call in used):
         return {}
@@ -170,7 +172,7 @@ def _leaves(start: Any) -> set[Any]:
 
 
 def _judge_scores(trace: OperationTrace) -> Found:
-    for call in trace.losses:
+    for call in trace.losses.compared:
         ratio = _guesses(call)
         if ratio is not None and ratio > _GUESSES:
             size = float((call.values - call.values.mean(1, keepdim=True)).float().square().mean().sqrt())

@@ -38,13 +38,13 @@ def check_pairing(
     if samples < 3:
         return []
     first = trace_step(model, step, batch, optimizers)
-    if first is None or all(_rows_of(call, batch, samples) is None for call in first.losses):
+    if first is None or all(_rows_of(call, batch, samples) is None for call in first.losses.compared):
         return []
     wrong = 0
     for sample in range(0, samples, -(-samples // _TRIED)):
         partner = _find_partner(first, batch, samples, sample)
         again = trace_step(model, step, _exchanged(batch, samples, sample, partner), optimizers)
-        if again is None or len(again.losses) != len(first.losses):
+        if again is None or len(again.losses.compared) != len(first.losses.compared):
             return []
         wrong += _misplaced(first, again, batch, samples, sample)
     return [ORIGIN001.found_once("", REORDERED)] if wrong >= _WRONG else []
@@ -52,7 +52,7 @@ def check_pairing(
 
 def _find_partner(trace: OperationTrace, batch: Any, samples: int, sample: int) -> int:
     """Another sample, of the same length where there is one: a step may sort its batch by it."""
-    targets = [call.target.cpu() for call in trace.losses]
+    targets = [call.target.cpu() for call in trace.losses.compared]
     numbers = [
         tensor.cpu()
         for tensor in tensors_in(batch)
@@ -105,7 +105,7 @@ def _misplaced(first: OperationTrace, again: OperationTrace, batch: Any, samples
     """Whether some loss has most of the rows that the exchanged sample changes at the targets of other samples."""
     return any(
         _is_elsewhere(call, other, _rows_of(call, batch, samples), sample)
-        for call, other in zip(first.losses, again.losses, strict=True)
+        for call, other in zip(first.losses.compared, again.losses.compared, strict=True)
     )
 
 

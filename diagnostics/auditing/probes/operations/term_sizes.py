@@ -89,8 +89,12 @@ _ROWS = 8  # a batch of few samples may have as many rows as something else
 
 def _sum_and_mean(trace: OperationTrace) -> Cause | None:
     """A loss function that sums over rows, and a mean of as many rows that is not multiplied by their number."""
-    totals = [call for call in trace.losses if call.settings.get("reduction") == "sum" and call.values.dim()]
-    for total, mean in product(totals, trace.means):
+    totals = [
+        call
+        for call in trace.losses.compared
+        if call.settings.get("reduction") == "sum" and call.values.dim()
+    ]
+    for total, mean in product(totals, trace.losses.means):
         rows = len(total.values)
         factors = [_total(each.at_result, 1) for each in (total, mean)]
         if rows >= _ROWS and mean.rows == rows and factors[0] >= _UNDIVIDED and 0 < factors[1] < rows / 4:
@@ -134,11 +138,11 @@ def _place_of(call: LossCall) -> Place:
 
 
 def _places(traces: Sequence[OperationTrace]) -> list[Place]:
-    return list(dict.fromkeys(map(_place_of, traces[0].losses))) if traces else []
+    return list(dict.fromkeys(map(_place_of, traces[0].losses.compared))) if traces else []
 
 
 def _calls(trace: OperationTrace, place: Place) -> list[LossCall]:
-    return [each for each in trace.losses if _place_of(each) == place]
+    return [each for each in trace.losses.compared if _place_of(each) == place]
 
 
 def _ratio(small: Sequence[LossCall], large: Sequence[LossCall]) -> float | None:

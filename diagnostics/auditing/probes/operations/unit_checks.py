@@ -65,8 +65,8 @@ def check_units(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -
     """
     if not traces:
         return []
-    at_loss = {call.kind for trace in traces for call in trace.losses}
-    every = [[call for call in trace.activations if call.kind not in at_loss] for trace in traces]
+    at_loss = {call.kind for trace in traces for call in trace.losses.compared}
+    every = [[call for call in trace.layers.activations if call.kind not in at_loss] for trace in traces]
     alone, several = (_find_flat(every, limits, owner) for limits in (_FLAT, _SEVERAL))
     found = several if len(several) >= _LAYERS else alone
     if not found:
@@ -77,9 +77,9 @@ def check_units(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -
 
 def check_clamps(traces: Sequence[OperationTrace]) -> list[Finding]:
     """UNITS002 where a clamp() of each step cuts off all, and only zeros come back to what the model returned."""
-    if not traces or not all(trace.clamped and _has_no_gradient(trace) for trace in traces):
+    if not traces or not all(trace.clamps.clamped and _has_no_gradient(trace) for trace in traces):
         return []
-    return [UNITS002.found_once("", CLAMPED.of(operation=traces[0].clamped[0]))]
+    return [UNITS002.found_once("", CLAMPED.of(operation=traces[0].clamps.clamped[0]))]
 
 
 def _has_no_gradient(trace: OperationTrace) -> bool:

@@ -77,5 +77,5 @@ def test_a_use_of_weights_is_noted_with_what_it_sums_over(mix: Mix, summed: list
     x = torch.randn(B, H, T, D)
     with trace_operations(layers) as trace:
         mix(*(layer(x) for layer in layers))
-    (call,) = trace.softmaxes
+    (call,) = trace.scores.softmaxes
     assert call.summed == summed

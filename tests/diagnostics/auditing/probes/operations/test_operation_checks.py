@@ -189,8 +189,8 @@ def test_targets_are_those_of_the_time_of_the_call() -> None:
     with OperationTrace() as trace:
         for value in (1, 0):
             F.binary_cross_entropy_with_logits(scores, labels.fill_(value))
-    assert [each.target.unique().tolist() for each in trace.losses] == [[1], [0]]
-    assert all(each.made for each in trace.losses)
+    assert [each.target.unique().tolist() for each in trace.losses.compared] == [[1], [0]]
+    assert all(each.made for each in trace.losses.compared)
 
 
 class Mixing(nn.Module):

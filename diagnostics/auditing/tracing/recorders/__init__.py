@@ -1,0 +1,1 @@
+"""What a traced step keeps of its calls of torch functions, a file for each subject."""
