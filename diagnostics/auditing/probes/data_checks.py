@@ -9,12 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.probes.operations.operation_checks import (
-    LOSS003,
-    NOT_SHIFTED,
-    PADDING_COUNTED,
-    SHIFTED_AGAIN,
-)
+from diagnostics.auditing.probes.operations.loss_targets import NOT_SHIFTED, PADDING_COUNTED, SHIFTED_AGAIN
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
-from diagnostics.auditing.probes.operations.operation_checks import LOSS003, SCORE_DRAWN, TARGET_DRAWN
+from diagnostics.auditing.probes.operations.loss_targets import SCORE_DRAWN, TARGET_DRAWN
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003
 from diagnostics.auditing.replay import trace_step, trace_training_step
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall, Pick

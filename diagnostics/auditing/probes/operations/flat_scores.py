@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from diagnostics.auditing.probes.operations.operation_checks import ALWAYS_FLAT, SOFTMAX001, one_owner
+from diagnostics.auditing.probes.operations.placed import one_owner
+from diagnostics.auditing.probes.operations.score_checks import ALWAYS_FLAT, SOFTMAX001
 from diagnostics.auditing.replay import trace_step
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall

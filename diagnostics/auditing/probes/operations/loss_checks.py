@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
-from diagnostics.auditing.probes.operations.operation_checks import LOSS003, broadcast_cause, one_owner
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003
 from diagnostics.auditing.probes.operations.origin_checks import judge_graphs
+from diagnostics.auditing.probes.operations.placed import one_owner
+from diagnostics.auditing.probes.operations.sample_mixing import broadcast_cause
 from diagnostics.auditing.probes.operations.term_sizes import check_sizes
 from diagnostics.auditing.probes.operations.unit_checks import check_clamps
 from diagnostics.auditing.responses import is_same

@@ -1,0 +1,235 @@
+"""What loss functions receive as their targets: equal, out of range, shifted, drawn, or the input itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from diagnostics.auditing.probes.operations.loss_inputs import AVERAGED
+from diagnostics.auditing.probes.operations.placed import Placed
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorded_calls import LossCall
+from diagnostics.causes import Cause
+
+EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
+TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same place: {operation}")
+NOT_SHIFTED = Cause(
+    "not-shifted",
+    "each target is the token at its place, and the model looks at no later one: {operation}",
+    remedy="Shift the targets: logits[:, :-1] against tokens[:, 1:].",
+)
+SHIFTED_AGAIN = Cause(
+    "shifted-again",
+    "each target is the token {lag} places after its output, and the model is causal: {operation}",
+    remedy="Shift once: a dataset, or a loss inside the model, does it already.",
+)
+OUT_OF_RANGE = Cause(
+    "out-of-range",
+    "a share of {share:.2g} of the targets lies outside {low:g} to {high:g}, which is all that {kind}() gives:"
+    " {operation}",
+    remedy="Scale the targets into the range, or let the model end with a linear layer.",
+)
+NOT_PROBABILITIES = Cause(
+    "not-probabilities",
+    "targets from {low:g} to {high:g} are no probabilities, so that the loss has no lower bound: {operation}",
+    remedy="Give targets from 0 to 1: divide images by 255, and turn -1 and 1 into 0 and 1.",
+)
+FINDS_ITSELF = Cause(
+    "finds-itself",
+    "the scores are similarities of each row with all rows, and the right answer of each is itself: {operation}",
+    remedy="Mask the diagonal, and let each row find its other view.",
+)
+ONE_CLASS = Cause(
+    "one-class-per-batch",
+    "all targets of a batch are of one class, in each batch of another: {operation}",
+    remedy="Shuffle: DataLoader(..., shuffle=True).",
+)
+CLASS_IGNORED = Cause(
+    "class-ignored",
+    "ignore_index is {ignored}, the number of a class that {operation} has a score for, and a share of {share:.2g} of"
+    " the targets are left out",
+    remedy="Give padding a label of its own, such as -100.",
+)
+PADDING_COUNTED = Cause(
+    "padding-counted",
+    "a share of {share:.2g} of its targets is {padding}, the padding_idx of {module}, and they count: {operation}",
+    remedy="Give cross_entropy ignore_index={padding}, or mask these places.",
+)
+TARGET_DRAWN = Cause(
+    "target-drawn",
+    "its target is a random draw of the step, and another draw changes nothing that the model computes: {operation}",
+    remedy="Draw once, and use the same tensor in the input and as the target.",
+)
+SCORE_DRAWN = Cause(
+    "score-drawn-again",
+    "the log-probability is that of a draw on which its weight in the loss does not depend, so that its gradient is"
+    " zero on average: {operation}",
+    remedy="Draw once: score the action that was taken and rewarded.",
+)
+NOT_SIGNS = Cause(
+    "not-signs",
+    "targets are {low:g} to {high:g} where the function takes -1 and 1: {operation}",
+    remedy="Give 2 * target - 1.",
+)
+CAUSES = (
+    EQUAL_TARGETS,
+    TARGET_IS_INPUT,
+    NOT_SHIFTED,
+    SHIFTED_AGAIN,
+    OUT_OF_RANGE,
+    NOT_PROBABILITIES,
+    FINDS_ITSELF,
+    ONE_CLASS,
+    CLASS_IGNORED,
+    PADDING_COUNTED,
+    TARGET_DRAWN,
+    SCORE_DRAWN,
+    NOT_SIGNS,
+)
+
+_RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
+"""Last function of a model -> what it gives."""
+_OUTSIDE = 0.1
+"""Share of the targets outside the range from which it is no matter of outliers."""
+_FAR = 1.5
+"""Distance from one half from which even a single target is no noisy probability: 2 and more, or -1 and less."""
+_MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little noise
+_CLASSIFYING = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+_ONE_CLASS = 8
+"""Targets of a batch that must be equal: of two classes in equal shares, eight are in one batch of 128."""
+_INSIDE = 0.05  # share of the ignored targets between others of their row; of padding at one end it is 0
+_BATCHES = 2  # one batch may hold one class by chance
+_TARGETS = 32
+"""Targets that must be equal: of two classes of which one has 90 % of the data, 32 are equal in 3 % of the cases."""
+
+
+def judge_targets(traces: Sequence[OperationTrace], samples: int) -> Iterator[Placed]:
+    """What is wrong with the targets of each loss, and with those of all losses together."""
+    for call in traces[0].losses.compared if traces else ():
+        for cause in (*_judge_targets(call, traces), *_ignored_class(call, traces, samples)):
+            yield (call.operation.module,), cause
+        if call.operation.name == "cross_entropy" and call.copied:
+            yield (call.operation.module,), TARGET_IS_INPUT.of(operation=call.operation)
+    for cause in (*_equal_targets(traces), *_one_class(traces)):
+        yield (traces[0].losses.compared[0].operation.module,), cause
+    for cause in _find_unsigned(traces):
+        yield (), cause
+
+
+def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """What is wrong with the targets of the calls in one place, if it is so in every step."""
+    place = call.operation.place
+    alike = [[each for each in trace.losses.compared if each.operation.place == place] for trace in traces]
+    calls = [each for group in alike for each in group]
+    if not all(alike) or any(not each.target.numel() for each in calls):
+        return
+    low, high = _RANGES.get(call.kind, (-math.inf, math.inf))
+    name, operation = call.operation.name, call.operation
+    if name in AVERAGED and all(each.kind == call.kind for each in calls):
+        share = min(_share_outside(each.target, low - _MARGIN, high + _MARGIN) for each in calls)
+        if share > _OUTSIDE:
+            yield OUT_OF_RANGE.of(share=share, low=low, high=high, kind=call.kind, operation=operation)
+    if name == "binary_cross_entropy_with_logits":
+        outside = min(_share_outside(each.target, -_MARGIN, 1 + _MARGIN) for each in calls)
+        far = all(bool(((each.target - 0.5).abs() > _FAR).any()) for each in calls)
+        if outside > _OUTSIDE or far:
+            least, most = float(call.target.min()), float(call.target.max())
+            yield NOT_PROBABILITIES.of(low=least, high=most, operation=operation)
+    if name == "cross_entropy" and all(map(_finds_itself, calls)):
+        yield FINDS_ITSELF.of(operation=operation)
+
+
+def _share_outside(targets: Tensor, low: float, high: float) -> float:
+    return float(((targets < low) | (targets > high)).float().mean())
+
+
+def _finds_itself(call: LossCall) -> bool:
+    """Whether the scores are a matrix of similarities to itself, and the targets are on its diagonal."""
+    scores, target = call.values, call.target
+    square = scores.dim() == 2 and scores.shape[0] == scores.shape[1] > 2
+    if not square or target.is_floating_point() or target.shape != scores.shape[:1]:
+        return False
+    own = bool((target == torch.arange(len(target), device=target.device)).all())
+    known = scores.masked_fill(scores < -1e4, 0.0)  # masked ones
+    size = float(known.abs().max())
+    return own and size > 0 and bool((known - known.T).abs().max() <= 1e-4 * size)
+
+
+def _equal_targets(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Whether the data has one value as the target of all losses of all steps; a real target has at least two."""
+    calls = [call for trace in traces for call in trace.losses.compared if call.operation.name != "kl_div"]
+    values = [call.target.detach().flatten() for call in calls]
+    if (
+        len(traces) < _BATCHES
+        or not values
+        or any(call.made for call in calls)
+        or any(not len(each) for each in values)
+    ):
+        return
+    first = values[0][0]
+    if sum(len(each) for each in values) < _TARGETS or not all(
+        bool((each == first).all()) for each in values
+    ):
+        return
+    yield EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
+
+
+def _one_class(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Whether all classification targets of each step are equal, and other ones in another step."""
+    seen = set()
+    for trace in traces:
+        calls = [call for call in trace.losses.compared if call.operation.name in _CLASSIFYING]
+        values = torch.cat([call.target.flatten().double() for call in calls]) if calls else torch.zeros(0)
+        if len(values) < _ONE_CLASS or bool((values != values[0]).any()) or any(call.made for call in calls):
+            return
+        if any(_is_one_row(given) for given in trace.reads.given):
+            return  # one sample has one class
+        seen.add(float(values[0]))
+    first = next((call for trace in traces for call in trace.losses.compared), None)
+    if len(traces) > _BATCHES and len(seen) > 1 and first is not None:
+        yield ONE_CLASS.of(operation=first.operation)
+
+
+def _is_one_row(given: Tensor) -> bool:
+    several = given.is_floating_point() and given.dim() > 1 and len(given) > 1
+    return several and bool((given == given[:1]).all())
+
+
+def _ignored_class(call: LossCall, traces: Sequence[OperationTrace], samples: int) -> Iterator[Cause]:
+    """A class that the loss ignores, where the ignored targets are no padding, and no mask that leaves out most."""
+    classes = call.values.shape[1] if call.values.dim() > 1 else 0
+    if call.ignored is None or not 0 <= call.ignored < classes:
+        return
+    place = call.operation.place
+    calls = [each for trace in traces for each in trace.losses.compared if each.operation.place == place]
+    hit = [each.target == call.ignored for each in calls if each.target.numel()]
+    if not hit or any(each.numel() % samples for each in hit):
+        return
+    rows = torch.cat([each.reshape(samples, -1) for each in hit if each.numel() == hit[0].numel()])
+    share = float(rows.float().mean())
+    inside = rows if rows.shape[1] == 1 else rows & _has_others_around(rows)
+    if not 0 < share < 0.5 or float(inside.sum()) <= _INSIDE * float(rows.sum()):
+        return
+    yield CLASS_IGNORED.of(ignored=call.ignored, operation=call.operation, share=share)
+
+
+def _has_others_around(hit: Tensor) -> Tensor:
+    """(rows, T): whether somewhere before and somewhere after a place there is one that is not hit."""
+    others = (~hit).int()
+    return (others.cumsum(1) > 0) & (others.flip(1).cumsum(1).flip(1) > 0)
+
+
+def _find_unsigned(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Losses that take -1 and 1, and never receive a negative target."""
+    for call in traces[0].losses.signed if traces else ():
+        place = call.operation.place
+        targets = [
+            each.target for trace in traces for each in trace.losses.signed if each.operation.place == place
+        ]
+        values = torch.cat([each.flatten().float() for each in targets])
+        if len(values) and bool((values >= 0).all()) and bool((values == 0).any()):
+            low, high = float(values.min()), float(values.max())
+            yield NOT_SIGNS.of(low=low, high=high, operation=call.operation)
