@@ -68,7 +68,7 @@ NO_UPDATE = Cause(
     remedy="Call backward() and optimizer.step() in the training step, with a learning rate above 0.",
 )
 NO_PASS = Cause(
-    "no-backward",
+    "no-gradient-anywhere",
     "no parameter received a gradient: backward() is not called, or on a loss without a graph",
     remedy="Call loss.backward() in the training step, before optimizer.step().",
 )
