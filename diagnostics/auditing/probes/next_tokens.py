@@ -1,0 +1,197 @@
+"""Whether the targets of a model of sequences are the tokens at the right distance, and it does not see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.auditing.probes.operations.loss_targets import NOT_SHIFTED, SHIFTED_AGAIN
+from diagnostics.auditing.probes.operations.operation_checks import LOSS003
+from diagnostics.auditing.tracing.recorded_calls import LossCall
+from diagnostics.causes import Cause
+from diagnostics.findings import Finding
+from diagnostics.recording.tensors import tensors_in
+from diagnostics.rules.rule import CRITICAL, WARNING, Rule
+from diagnostics.testing.trials import untouched
+
+SEES_TARGET = Cause(
+    "sees-target",
+    "the target at a position is the input {shift} later, and the output there depends on it",
+    remedy="Mask the later positions; a mask that is True where it should be False is inverted.",
+)
+LEAK002 = Rule(
+    "LEAK002",
+    CRITICAL,
+    "The model sees the token that it predicts",
+    "operations",
+    "Hide later positions from the model.",
+    source="audit",
+    arguments="audit",
+    causes=(SEES_TARGET,),
+    what="The integer targets of a loss are the inputs of the model some positions later. An audit changes the inputs"
+    " after a position, and the output at it changes.",
+    why="The loss falls to nearly zero, and the model cannot generate.",
+    example="A causal mask that is inverted, or not given to the attention.",
+    false_alarms="None known.",
+    rank=5,
+)
+_VOCABULARY = 8  # fewer tokens may be classes, which a tagger predicts in place
+_TARGETS = 16  # that count, from which it is no chance that each is the token
+_CHANGED = 1e-6
+"""Relative change of an output from which it depends on an input: rounding may differ with the shapes of kernels."""
+
+
+def check_next_tokens(model: nn.Module, steps: Sequence[ObservedStep]) -> list[Finding]:
+    """The findings in the tokens of repeated steps; random numbers are restored, and the mode of the model is not."""
+    if not steps:
+        return []
+    seen, unshifted = _find_seen_target(model, steps[0]), _find_unshifted(model, steps[0])
+    again = _find_shifted_again(model, steps)
+    return [
+        *([] if seen is None else [LEAK002.found_once("", seen)]),
+        *([] if unshifted is None else [LOSS003.found_once("", unshifted)]),
+        *([] if again is None else [LOSS003.found_once("", again, WARNING)]),
+    ]
+
+
+def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
+    """Whether the output at some position depends on the later input that is its target."""
+    given = _find_tokens(step)
+    if given is None:
+        return None
+    targets = [call.target for call in step.trace.losses.compared if call.target.numel() == given.numel()]
+    shift = _find_shift(given, targets)
+    if shift is None or not _depends_on_later(model, step, given):
+        return None
+    return SEES_TARGET.of(shift=shift)
+
+
+def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:
+    """Whether each target is the token at its place, and the model looks at no later one, as for the next token."""
+    given = _find_tokens(step)
+    copied = next((call for call in step.trace.losses.compared if call.copied), None)
+    if given is None or copied is None or copied.target.numel() != given.numel():
+        return None
+    if len(given.unique()) < _VOCABULARY or _depends_on_later(model, step, given):
+        return None
+    return NOT_SHIFTED.of(operation=copied.operation)
+
+
+def _find_shifted_again(model: nn.Module, steps: Sequence[ObservedStep]) -> Cause | None:
+    """Whether each output of a causal model has the token after the next one as its target, in every step."""
+    found = [_find_lags(step) for step in steps]
+    known = [lags for lags in found if lags]
+    if len(known) < len(steps) or any(1 in lags for lags in known):
+        return None
+    (lag, call), *_ = known[0].items()
+    tokens = _find_tokens(steps[0])
+    if not all(lag in lags for lags in known) or tokens is None or _depends_on_later(model, steps[0], tokens):
+        return None
+    return SHIFTED_AGAIN.of(lag=lag, operation=call.operation)
+
+
+def _find_lags(step: ObservedStep) -> dict[int, LossCall]:
+    """By how many places the targets of a loss are after the outputs that they meet -> that loss."""
+    tokens, scores = _find_tokens(step), _find_scores(step)
+    found: dict[int, LossCall] = {}
+    if tokens is None or scores is None or len(tokens.unique()) < _VOCABULARY:
+        return found
+    samples, length = tokens.shape
+    for call in step.trace.losses.compared:
+        met = call.target.numel() // samples
+        if call.target.is_floating_point() or not 0 < met <= length or call.target.numel() % samples:
+            continue
+        target, values = call.target.reshape(samples, met), _with_classes_last(call)
+        starts = range(length - met + 1) if values.numel() == samples * met * scores.shape[2] else ()
+        shown = values.reshape(samples, met, -1) if starts else values
+        start = next((each for each in starts if torch.equal(scores[:, each : each + met], shown)), None)
+        lag = None if start is None else _find_lag(tokens, target, start, call.ignored)
+        if lag is not None:
+            found[lag] = call
+    return found
+
+
+def _with_classes_last(call: LossCall) -> Tensor:
+    return call.values.movedim(1, -1) if call.values.dim() > 2 else call.values
+
+
+def _find_lag(tokens: Tensor, target: Tensor, start: int, ignored: int | None) -> int | None:
+    """The number of places, 1 to 3, after which each target that counts is the token."""
+    length, met = tokens.shape[1], target.shape[1]
+    for lag in (1, 2, 3):
+        wanted = tokens[:, start + lag : start + lag + met]
+        given = target[:, : wanted.shape[1]]
+        kept = (given >= 0) & (given != (-100 if ignored is None else ignored))
+        if length > lag and int(kept.sum()) >= _TARGETS and bool((given == wanted)[kept].all()):
+            return lag
+    return None
+
+
+def _find_scores(step: ObservedStep) -> Tensor | None:
+    """What the model returned of the shape (B, T, classes)."""
+    scores = [
+        each.detach() for each in tensors_in(step.output) if each.dim() == 3 and each.is_floating_point()
+    ]
+    return scores[0] if scores else None
+
+
+def _find_tokens(step: ObservedStep) -> Tensor | None:
+    """The (B, T) tokens that the model was given, if it returned (B, T, D).
+
+    Of several integers, as with labels and a mask next to them, those that an embedding looks up; of several of
+    these, those that are the targets.
+    """
+    tokens = [each for each in step.inputs if not each.is_floating_point() and each.dim() == 2]
+    if len(tokens) > 1:
+        looked_up = [each for lookups in step.looked_up.values() for each in lookups]
+        tokens = [each for each in tokens if any(torch.equal(each, one) for one in looked_up)]
+    if len(tokens) > 1:  # a decoder is given the words written so far, next to the source
+        copied = [call.target.flatten() for call in step.trace.losses.compared if call.copied]
+        tokens = [each for each in tokens if any(torch.equal(each.flatten(), one) for one in copied)]
+    output = _find_scores(step)
+    if step.call is None or len(tokens) != 1 or output is None:
+        return None
+    given = tokens[0]
+    return given if output.shape[:2] == given.shape and given.shape[1] > 1 else None
+
+
+def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
+    """Whether the output in the first half of the positions changes with the tokens in the second half."""
+    call = step.call
+    assert call is not None
+    was, half = given.clone(), given.shape[1] // 2
+
+    def run() -> Tensor:
+        returned = _call_in_evaluation(model, call)
+        return next(each for each in tensors_in(returned) if each.dim() == 3 and each.is_floating_point())
+
+    with torch.no_grad():
+        before = run()
+        try:  # the tensor is the user's
+            given[:, half:] = given[:, half:].flip(0) if len(given) > 1 else given[:, half:].flip(1)
+            after = run()
+        finally:
+            given.copy_(was)
+    change = (after - before)[:, :half].abs().amax()
+    return float(change) > _CHANGED * float(before.abs().amax())
+
+
+def _call_in_evaluation(model: nn.Module, call: Callable[[], Any]) -> Any:
+    """The result of a call, which leaves no state in the model for the next one."""
+    with untouched(model):
+        model.eval()
+        return call()
+
+
+def _find_shift(given: Tensor, targets: Sequence[Tensor]) -> int | None:
+    """By how many positions the targets come before the inputs that they equal."""
+    for target in targets:
+        expected = target.reshape(given.shape)
+        for shift in (1, 2, 3):
+            if shift < given.shape[1] // 2 and torch.equal(expected[:, :-shift], given[:, shift:]):
+                return shift if len(given.unique()) > 2 else None
+    return None
