@@ -61,8 +61,9 @@ def runs(
     else:
         console = open_console(pipe_width=180)
         console.print(listing.as_table(entries, console.width))
-    if note := listing.describe_foreign(found.foreign):
-        open_console(stderr=True).print(note, style="dim", highlight=False)
+    for note in (listing.describe_investigations(found.investigations), listing.describe_foreign(found.foreign)):
+        if note:
+            open_console(stderr=True).print(note, style="dim", highlight=False)
 
 
 @app.command(rich_help_panel=FOLLOW)

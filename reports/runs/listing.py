@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -70,14 +71,18 @@ class FoundFolders:
     Attributes:
         runs: the run folders, in the order of their names.
         foreign: the folders whose ``config.json`` was written by another program.
+        investigations: the folders of investigations with runs of their own, and the number of these.
     """
 
     runs: tuple[Path, ...]
     foreign: tuple[Path, ...]
+    investigations: tuple[tuple[Path, int], ...] = ()
 
 
 OUR_FILES = ("lock", "run.json", "metrics.jsonl")
 """Files with one of these names next to a ``config.json`` make the folder a run, even if the config is damaged."""
+INVESTIGATION = "subject.json"
+"""File by which the folder of an investigation is known."""
 OUR_SECTIONS = {"model", "data", "train"}
 """Sections of every config of ours."""
 
@@ -85,10 +90,13 @@ OUR_SECTIONS = {"model", "data", "train"}
 def find_folders(roots: Iterable[Path]) -> FoundFolders:
     """Return the run folders in some folders, or these themselves, and the folders of other programs.
 
+    The runs of an investigation are found in its own folder alone: one has a hundred, each of which is an arm.
+
     Raises:
         RunFolderError: a folder does not exist.
     """
     found: dict[Path, bool] = {}
+    arms: Counter[Path] = Counter()
     for root in roots:
         if not root.is_dir():
             raise RunFolderError(
@@ -98,9 +106,17 @@ def find_folders(roots: Iterable[Path]) -> FoundFolders:
             )
         # The lock is the first file of a run, and the config is the last one that is removed.
         for folder in sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)}):
-            found.setdefault(folder, _is_run(folder))
+            if (folder / INVESTIGATION).exists():
+                continue
+            below = folder.parents[: len(folder.relative_to(root).parts)]
+            holder = next((each for each in below if each != root and (each / INVESTIGATION).exists()), None)
+            if holder is None:
+                found.setdefault(folder, _is_run(folder))
+            else:
+                arms[holder] += 1
     runs = tuple(folder for folder, ours in found.items() if ours)
-    return FoundFolders(runs, tuple(folder for folder, ours in found.items() if not ours))
+    foreign = tuple(folder for folder, ours in found.items() if not ours)
+    return FoundFolders(runs, foreign, tuple(sorted(arms.items())))
 
 
 def _is_run(folder: Path) -> bool:
@@ -123,6 +139,15 @@ def describe_foreign(folders: Sequence[Path]) -> str:
         return ""
     named = ", ".join(map(str, folders[:3])) + (", ..." if len(folders) > 3 else "")
     return f"skipped {count(len(folders), 'folder')} whose config.json is not that of a run: {named}"
+
+
+def describe_investigations(folders: Sequence[tuple[Path, int]]) -> str:
+    """Return one line on the investigations whose runs are not listed, or an empty text if there are none."""
+    if not folders:
+        return ""
+    runs = count(sum(number for _, number in folders), "run")
+    first = folders[0][0]
+    return f"not listed: {runs} of {count(len(folders), 'investigation')}; etrm runs {first} lists those of one"
 
 
 def list_runs(folders: Iterable[Path], sort: str = "folder") -> list[ListedRun]:

@@ -17,7 +17,9 @@ from reports.runs.listing import (
     ListedRun,
     as_json,
     as_table,
+    INVESTIGATION,
     describe_foreign,
+    describe_investigations,
     find_folders,
     list_runs,
 )
@@ -133,6 +135,20 @@ def test_a_config_of_another_program_is_skipped_and_named(tmp_path: Path, write_
     assert describe_foreign(()) == ""
     (run / "config.json").write_text('{"damaged": true}')  # next to our other files
     assert find_folders([tmp_path]).runs == (run,)
+
+
+def test_the_runs_of_an_investigation_are_listed_in_its_own_folder_alone(
+    tmp_path: Path, write_run: Write
+) -> None:
+    run, *arms = (write_run(name) for name in ("run", "why/runs/one/seed0", "why/runs/two/seed0"))
+    for name in (INVESTIGATION, "lock"):
+        (tmp_path / "why" / name).touch()
+    found = find_folders([tmp_path])
+    assert (found.runs, found.foreign, found.investigations) == ((run,), (), ((tmp_path / "why", 2),))
+    assert str(tmp_path / "why") in describe_investigations(found.investigations)
+    assert describe_investigations(()) == ""
+    assert find_folders([tmp_path / "why"]).runs == tuple(arms)
+    assert find_folders([tmp_path / "why/runs"]).runs == tuple(arms)
 
 
 @pytest.mark.parametrize("width", [80, 100, 160, 200])
