@@ -61,7 +61,10 @@ def runs(
     else:
         console = open_console(pipe_width=180)
         console.print(listing.as_table(entries, console.width))
-    for note in (listing.describe_investigations(found.investigations), listing.describe_foreign(found.foreign)):
+    for note in (
+        listing.describe_investigations(found.investigations),
+        listing.describe_foreign(found.foreign),
+    ):
         if note:
             open_console(stderr=True).print(note, style="dim", highlight=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.checkpoints.run_folder import read_config
-from etrm.errors import RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 from etrm.investigation.evidence.figures import Figure, Series, smooth
 from reports.plots.figures import draw
 from reports.runs.compare import NUMBERS, RunComparison
@@ -29,7 +29,16 @@ def plot_runs(
 
     Raises:
         RunFolderError: a folder is not a run, no step logged the quantity, or ``out`` cannot be written.
+        ConfigError: ``out`` has the name of a file of another format.
     """
+    if out.suffix.lower() != ".png":
+        raise ConfigError(
+            "plot.not-png",
+            "the figure is a PNG file",
+            got=out.name,
+            allowed="a name that ends with .png",
+            next_step=f"etrm plot ... --out {out.with_suffix('.png')}",
+        )
     configs = [read_config(folder) for folder in folders]
     names = group_by_setting(configs)
     curves = [

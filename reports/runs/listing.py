@@ -147,7 +147,9 @@ def describe_investigations(folders: Sequence[tuple[Path, int]]) -> str:
         return ""
     runs = count(sum(number for _, number in folders), "run")
     first = folders[0][0]
-    return f"not listed: {runs} of {count(len(folders), 'investigation')}; etrm runs {first} lists those of one"
+    return (
+        f"not listed: {runs} of {count(len(folders), 'investigation')}; etrm runs {first} lists those of one"
+    )
 
 
 def list_runs(folders: Iterable[Path], sort: str = "folder") -> list[ListedRun]:

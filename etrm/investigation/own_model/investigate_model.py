@@ -6,13 +6,15 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from etrm.atomic_files import write_atomically
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.errors import ConfigError, EtrmError, ExtensionError, RunFolderError
 from etrm.extensions import outside_digests, source_digest
@@ -92,51 +94,52 @@ def investigate_model(
     Raises:
         ExtensionError: the code cannot be loaded, or the adapter is wrong.
         ConfigError: a hypothesis is not known.
+        FolderInUseError: another process investigates in the folder.
         RunFolderError: the folder belongs to another investigation, or cannot be written.
     """
     began, where, root = time.perf_counter(), describe_environment(), Path(out)
     chosen = choose_own(hypotheses)
     factory = load_factory(model) if isinstance(model, str) else ModelFactory(model, _name_of(model))
     subject = check_adapter(factory)
-    _claim(root, factory)
-    session = OwnModelSession(
-        factory,
-        subject,
-        root,
-        tuple(range(seeds or INSPECTED_SEEDS)),
-        tuple(range(seeds or SHORT_SEEDS)),
-        progress,
-        on_refusal,
-    )
-    data_hash = _hash_first_batch(subject)
+    with _claim(root, factory):
+        session = OwnModelSession(
+            factory,
+            subject,
+            root,
+            tuple(range(seeds or INSPECTED_SEEDS)),
+            tuple(range(seeds or SHORT_SEEDS)),
+            progress,
+            on_refusal,
+        )
+        data_hash = _hash_first_batch(subject)
 
-    def reached(found: HypothesisResult) -> HypothesisResult:
-        if found.verdict is Verdict.NOT_RUN:
+        def reached(found: HypothesisResult) -> HypothesisResult:
+            if found.verdict is Verdict.NOT_RUN:
+                return found
+            found = found.replace(decided_after_s=round(time.perf_counter() - began, 1))
+            if found.p_value is None:
+                on_verdict(found)
             return found
-        found = found.replace(decided_after_s=round(time.perf_counter() - began, 1))
-        if found.p_value is None:
-            on_verdict(found)
-        return found
 
-    decided: dict[str, HypothesisResult] = {}
-    for id, hypothesis in OWN_HYPOTHESES.items():
-        decided[id] = reached(_decide(hypothesis, session, chosen, decided, until_root_cause))
-    decided = correct_over_all(decided)
-    cause = find_root_cause(decided)
-    result = Result(
-        subject=factory.name,
-        cause_code=cause.code,
-        root_cause=cause.id,
-        root_cause_confidence=cause.confidence,
-        sentence=cause.sentence,
-        next_step=OWN_HYPOTHESES[cause.id].next_step if cause.id else _name_next_step(decided),
-        order=tuple(decided),
-        hypotheses=decided,
-        beside=tuple(session.findings),
-        reproduce=_reproduce(session, command, where, data_hash, time.perf_counter() - began),
-    )
-    result.write(root)
-    return result
+        decided: dict[str, HypothesisResult] = {}
+        for id, hypothesis in OWN_HYPOTHESES.items():
+            decided[id] = reached(_decide(hypothesis, session, chosen, decided, until_root_cause))
+        decided = correct_over_all(decided)
+        cause = find_root_cause(decided)
+        result = Result(
+            subject=factory.name,
+            cause_code=cause.code,
+            root_cause=cause.id,
+            root_cause_confidence=cause.confidence,
+            sentence=cause.sentence,
+            next_step=OWN_HYPOTHESES[cause.id].next_step if cause.id else _name_next_step(decided),
+            order=tuple(decided),
+            hypotheses=decided,
+            beside=tuple(session.findings),
+            reproduce=_reproduce(session, command, where, data_hash, time.perf_counter() - began),
+        )
+        result.write(root)
+        return result
 
 
 def choose_own(names: Sequence[str]) -> tuple[str, ...]:
@@ -205,33 +208,49 @@ def _name_next_step(decided: dict[str, HypothesisResult]) -> str:
     return NO_CAUSE
 
 
-def _claim(root: Path, factory: ModelFactory) -> None:
-    """Note whose investigation a folder holds, or refuse it if it holds another one.
+@contextmanager
+def _claim(root: Path, factory: ModelFactory) -> Iterator[None]:
+    """Lock a folder and note whose investigation it holds, or refuse it if it holds another one.
 
     Raises:
+        FolderInUseError: another process investigates in the folder.
         RunFolderError: the folder belongs to another investigation, or cannot be written.
     """
-    file, wanted = root / "subject.json", {"own_model": factory.name}
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(root)
+    except OSError as error:
+        raise _unusable(root, error) from error
+    with lock:
+        _note_subject(root, {"own_model": factory.name})
+        yield
+
+
+def _note_subject(root: Path, wanted: dict[str, str]) -> None:
+    file = root / "subject.json"
     try:
         found = json.loads(file.read_text("utf-8")) if file.exists() else wanted
         if found == wanted:
-            root.mkdir(parents=True, exist_ok=True)
             write_atomically(file, json.dumps(wanted, indent=1) + "\n")
     except (OSError, ValueError) as error:
-        raise RunFolderError(
-            "investigate.own-model-folder",
-            f"{root} cannot be used for an investigation",
-            got=str(error),
-            next_step="give another --out",
-        ) from error
+        raise _unusable(root, error) from error
     if found != wanted:
         raise RunFolderError(
             "investigate.other-own-model",
             f"{root} contains an investigation of something else",
             got=str(found.get("own_model") or found.get("name")),
-            allowed=factory.name,
+            allowed=wanted["own_model"],
             next_step="give another --out",
         )
+
+
+def _unusable(root: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(
+        "investigate.own-model-folder",
+        f"{root} cannot be used for an investigation",
+        got=str(error),
+        next_step="give another --out",
+    )
 
 
 def _hash_first_batch(subject: ModelUnderTest) -> str:

@@ -23,6 +23,9 @@ from etrm.training.scoring.fitted_scores import Fit, Fitted, FittedScores, OnPro
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_noisy, make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 
+OWN_SECTIONS = frozenset({"evaluate", "data"})
+"""Sections of the settings that an evaluation reads; the others are those of the training."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -79,12 +82,14 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
 
     Args:
         folder: the run folder.
-        settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
+        settings: settings of the sections evaluate and data to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
+        ConfigError: a setting is of another section, which was decided in training.
         LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
+    _check_sections(settings)
     chosen = with_settings(read_config(folder), **settings).evaluate
     weights = chosen.weights
     model, trained_with, tasks, step = load_model(folder, weights, which=chosen.checkpoint)
@@ -93,6 +98,18 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     if "all" not in config.evaluate.allow_trained:
         check_leakage(tasks, asked, config.evaluate.allow_trained)
     return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
+
+
+def _check_sections(settings: Changes) -> None:
+    others = sorted(settings.keys() - OWN_SECTIONS)
+    if others:
+        raise ConfigError(
+            "evaluate.other-section",
+            f"the section {others[0]} cannot be changed: it was decided when the run was trained",
+            got=", ".join(others),
+            allowed="settings that begin with evaluate. or data.",
+            next_step="etrm evaluate RUN --set evaluate.subset=training, or train another run",
+        )
 
 
 def score_run(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from etrm.errors import ConfigError, EtrmError, RunFolderError
+from etrm.checkpoints.folder_lock import lock_folder
+from etrm.errors import ConfigError, EtrmError, FolderInUseError, RunFolderError
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis, OwnModelReason
 from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
@@ -149,6 +150,12 @@ def test_a_folder_belongs_to_one_model(tmp_path: Path) -> None:
     investigate(factory(), tmp_path, "H1")
     with raises_code(RunFolderError, "investigate.other-own-model"):
         investigate_model(make_toy, tmp_path, hypotheses=["H1"])
+
+
+def test_a_folder_is_used_by_one_process(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), raises_code(FolderInUseError, "run.in-use"):
+        investigate(factory(), tmp_path, "H1")
+    assert not (tmp_path / "subject.json").exists()
 
 
 def test_an_unknown_hypothesis_is_refused() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from etrm.config import load, with_settings
-from etrm.errors import RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 from reports.plots.run_plot import plot_runs
 from tests.errors import raises_code
 
@@ -34,3 +34,8 @@ def test_a_quantity_that_was_not_logged_is_named_with_those_that_were(tmp_path: 
         plot_runs([run(tmp_path / "r", 0)], ["los"], tmp_path / "a.png", "Loss")
     assert "loss" in error.value.allowed
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_name_of_another_format_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with raises_code(ConfigError, "plot.not-png", "a.svg", ".png"):
+        plot_runs([tmp_path / "none"], ["loss"], tmp_path / "a.svg", "Loss")

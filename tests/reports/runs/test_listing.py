@@ -13,11 +13,11 @@ from rich.console import Console
 
 from etrm.errors import ConfigError, RunFolderError
 from reports.runs.listing import (
+    INVESTIGATION,
     SORTS,
     ListedRun,
     as_json,
     as_table,
-    INVESTIGATION,
     describe_foreign,
     describe_investigations,
     find_folders,

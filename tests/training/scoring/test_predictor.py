@@ -118,6 +118,11 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
     assert set(json.loads(file.read_text())) == {"task100", "task101", "task102"}
 
 
+def test_settings_of_the_training_cannot_be_changed_afterwards(run: Path) -> None:
+    with raises_code(ConfigError, "evaluate.other-section", "train"):
+        score_run(run, {"train": {"lr": 3.0}, "evaluate": {"weights": "raw"}})
+
+
 def test_the_untrained_model_has_the_weights_that_the_run_began_with(
     smoke: Callable[..., Config], tmp_path: Path
 ) -> None:
