@@ -65,7 +65,9 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         model = ModelConfig.model_validate(weights.settings)
     except ValidationError as error:
         raise CheckpointError(
-            "export.unknown-settings", f"{source} holds settings that this version of etrm does not know"
+            "export.unknown-settings",
+            f"{source} holds settings that this version of etrm does not know",
+            next_step="use the version of etrm that wrote it (see run.json in the run folder)",
         ) from error
     settings = to_published_settings(model)
     named = {to_published_name(name, model.encoder.kind): t.clone() for name, t in weights.tensors.items()}

@@ -113,6 +113,7 @@ def tidy(newest: Path, keep: int) -> None:
             "checkpoint.leftovers",
             f"files of an interrupted save cannot be removed from {newest.parent}",
             got=str(error),
+            next_step="fix the permissions of the folder, then continue with --resume",
         ) from error
     _drop_old(newest, keep)
 

@@ -68,7 +68,11 @@ def import_checkpoint(
         ConfigError: the settings do not make a valid config.
     """
     if file.is_dir():
-        raise CheckpointError("import.folder", f"{file} is a folder; a published checkpoint is a file")
+        raise CheckpointError(
+            "import.folder",
+            f"{file} is a folder; a published checkpoint is a file",
+            next_step="name the file in it",
+        )
     if folder.exists():
         raise CheckpointError(
             "import.exists",
@@ -93,6 +97,7 @@ def _float32(name: str, tensor: Tensor, file: Path) -> Tensor:
             f"{file}: {name} cannot be a weight",
             got=f"{tensor.dtype} that float32 cannot hold" if finite else "values that are NaN or infinite",
             allowed="finite numbers of float32, bfloat16 or float16",
+            next_step="save the weights in one of these types",
         )
     return exact
 
@@ -154,6 +159,7 @@ def _from_tensors(tensors: dict[str, Tensor], file: Path) -> dict[str, Any]:
             f"{file} is not a TRM or ETRM checkpoint",
             got="no tensor inner.H_init; the first tensors are " + ", ".join(sorted(tensors)[:5]),
             allowed="the tensors of a published TRM or ETRM; prefixes _orig_mod., module. and model. are fine",
+            next_step="etrm checkpoint inspect FILE lists the tensors of a file",
         )
     seen: dict[str, Any] = {
         "hidden_size": len(width),

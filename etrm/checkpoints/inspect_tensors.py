@@ -164,6 +164,7 @@ def use_our_names(weights: Weights) -> dict[str, Tensor]:
                 "checkpoint.duplicate-tensor",
                 f"{weights.path} holds the tensor {ours} twice",
                 got=f"{found[ours][0]} and {name}",
+                next_step="remove one of the two from the file",
             )
         found[ours] = (name, tensor)
     return {ours: tensor for ours, (_, tensor) in found.items()}

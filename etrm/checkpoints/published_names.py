@@ -115,6 +115,7 @@ def to_published_settings(model: ModelConfig) -> dict[str, Any]:
             got=", ".join(refused),
             allowed="variants and encoders of this package that pool demonstrations in sequence, without "
             "qk_norm or a recurrent layer_scale, and with model.mlp_t_norm = 'tokens' if mlp_t is on",
+            next_step="etrm config RUN shows the settings of a run",
         )
     tree = model.model_dump(mode="json")
     values = {theirs: _value(tree, ours) for theirs, ours in SETTINGS.items()}
@@ -147,6 +148,7 @@ def to_our_settings(values: dict[str, Any], variant: str, kind: EncoderKind) -> 
             "the settings describe another model than the tensors do, or a model that etrm does not have",
             got=", ".join(f"{name} = {value!r}" for name, value in wrong.items()),
             allowed=", ".join(f"{name} = {wanted[name]!r}" for name in wrong),
+            next_step="name the settings file of this checkpoint",
         )
     found = {SETTINGS[name]: value for name, value in values.items() if name in SETTINGS}
     idle = {f"encoder.{knob}" for knob, kinds in KNOBS.items() if kind not in kinds}

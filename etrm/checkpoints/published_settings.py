@@ -38,6 +38,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"the settings file {path} cannot be read",
             got=f"{type(error).__name__}: {error}",
             allowed="a .json, .yaml or .yml file of the published code's settings",
+            next_step="correct the file, or leave it out",
         ) from error
     found: dict[str, Any] = {}
     unclear = set()

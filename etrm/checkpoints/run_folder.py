@@ -366,5 +366,10 @@ def read_findings(path: Path) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
     except ValueError as error:
-        raise RunFolderError("run.damaged-file", f"{file} is damaged", got=str(error)) from error
+        raise RunFolderError(
+            "run.damaged-file",
+            f"{file} is damaged",
+            got=str(error),
+            next_step="restore the file from a backup, or start another run",
+        ) from error
     return found

@@ -104,6 +104,7 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, kind: WeightsKind) ->
             "checkpoint.does-not-fit-config",
             f"the weights of {where} do not fit the run's config",
             got=str(error).splitlines()[-1].strip(),
+            next_step="restore the config.json that the run was trained with",
         ) from error
 
 
@@ -132,7 +133,10 @@ def _data_hash(path: Path) -> str | None:
         found = json.loads(path.read_text("utf-8")).get("data_hash")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            "checkpoint.unreadable", f"{path} cannot be read", got=f"{type(error).__name__}: {error}"
+            "checkpoint.unreadable",
+            f"{path} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            next_step="use an earlier checkpoint, or copy the file again",
         ) from error
     return None if found is None else str(found)
 
@@ -168,12 +172,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as a checkpoint",
             got=_why_not(error),
             allowed="a run folder, a checkpoint folder, a .safetensors file, or a torch.save file of plain tensors",
+            next_step="etrm runs lists the runs in the folder runs",
         ) from error
     named = loaded.items() if isinstance(loaded, dict) else ()
     tensors = {str(name): tensor for name, tensor in named if isinstance(tensor, Tensor)}
     if not tensors:
         raise CheckpointError(
-            "checkpoint.no-tensors", f"{path} holds no named tensors", got=type(loaded).__name__
+            "checkpoint.no-tensors",
+            f"{path} holds no named tensors",
+            got=type(loaded).__name__,
+            next_step="save model.state_dict() with torch.save, or name a run folder",
         )
     odd = [name for name, t in tensors.items() if t.dtype not in DTYPES or t.layout != torch.strided]
     if odd:
@@ -182,5 +190,6 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             f"{path} holds tensors that a checkpoint cannot have",
             got=", ".join(f"{name}: {tensors[name].dtype}, {tensors[name].layout}" for name in odd[:5]),
             allowed="dense tensors of real numbers",
+            next_step="save the tensors as dense ones of real numbers",
         )
     return {name: tensor.detach() for name, tensor in tensors.items()}

@@ -197,5 +197,10 @@ def check_choice(option: str, given: str, *allowed: str) -> Any:
     from etrm.errors import ConfigError
 
     if given not in allowed:
-        raise ConfigError("cli.unknown-choice", f"unknown {option} {given!r}", allowed=" or ".join(allowed))
+        raise ConfigError(
+            "cli.unknown-choice",
+            f"unknown {option} {given!r}",
+            allowed=" or ".join(allowed),
+            next_step="the same command with --help lists the options",
+        )
     return given

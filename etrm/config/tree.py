@@ -121,7 +121,10 @@ class Config(Section):
             RecursionError,
         ) as error:  # ValueError also covers an integer of more than 4300 digits
             raise ConfigError(
-                "config.not-json", "the resolved config is not valid JSON", got=str(error)
+                "config.not-json",
+                "the resolved config is not valid JSON",
+                got=str(error),
+                next_step="etrm config --preset small prints a valid config",
             ) from error
 
 

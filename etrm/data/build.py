@@ -135,6 +135,7 @@ def _claimed(folder: Path) -> Iterator[None]:
                 f"{folder} contains files that are not part of a store",
                 got=foreign[0],
                 allowed="an empty folder or a store",
+                next_step="give another --out",
             )
         lock = (folder / "lock").open("w")
     except OSError as error:

@@ -280,6 +280,7 @@ def find_puzzle_rows(
             "the puzzle table has no rows for these augmentations",
             got=f"evaluate.augmentations {augmentations}",
             allowed=f"at most data.augmentations {n}",
+            next_step="--set evaluate.augmentations=N, with at most this number",
         )
     rows = {task.id: index * n for index, task in enumerate(trained)}
     unknown = [task.id for task in tasks if task.id not in rows]
@@ -289,6 +290,7 @@ def find_puzzle_rows(
             f"the puzzle table has no row for {len(unknown)} tasks, because they were not trained on",
             got=", ".join(unknown[:5]),
             allowed="for model.variant trm: tasks whose demonstrations it was trained on",
+            next_step="ask tasks that it was trained on, or train with an encoder: --set model.variant=etrm",
         )
     return rows
 

@@ -233,6 +233,7 @@ def list_sides(source: str, max_side: int) -> range:
             f"{source}: no task is left",
             got=f"data.max_side {max_side}",
             allowed=f"at least {SIDES[0]}",
+            next_step=f"--set data.max_side={SIDES[0]}",
         )
     return range(SIDES[0], min(SIDES[1], max_side) + 1)
 
@@ -253,6 +254,7 @@ def parse_combinations(source: str) -> tuple[frozenset[str], ...]:
             "data.unknown-rules",
             f"the source {name} does not have the combination of parts {unknown[0]!r}",
             allowed=", ".join("+".join(kind for kind in KINDS if kind in parts) for parts in COMBINATIONS),
+            next_step="name one of these combinations",
         )
     return wanted
 

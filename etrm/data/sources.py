@@ -177,7 +177,12 @@ def load_tasks(
         ExtensionError: code from outside cannot be loaded, raises, or returns no tasks.
     """
     if subset not in ("training", "evaluation"):
-        raise DataError("data.unknown-subset", f"unknown subset {subset!r}", allowed="training, evaluation")
+        raise DataError(
+            "data.unknown-subset",
+            f"unknown subset {subset!r}",
+            allowed="training, evaluation",
+            next_step="--set evaluate.subset=evaluation",
+        )
     if is_rules(source):
         tasks = draw_rule_tasks(source, subset, max_side, max_tasks, RULE_DEMOS if demos is None else demos)
         return TaskSet(tasks, source, subset, RULES_VERSION)
@@ -356,6 +361,7 @@ def _json(path: Path) -> Any:
                 f"cannot read {path}",
                 got="not a regular file",
                 allowed="a .json file",
+                next_step="name another file, or fix its permissions",
             )
         text = path.read_bytes()
     try:
@@ -365,6 +371,7 @@ def _json(path: Path) -> Any:
             "data.nested-too-deep",
             f"{path} is JSON that cannot be read",
             got="lists or objects that are nested too deeply",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         ) from error
     except ValueError as error:  # also broken UTF-8 and integers of more than 4300 digits
         raise DataError(
@@ -372,6 +379,7 @@ def _json(path: Path) -> Any:
             f"{path} is not JSON",
             got=str(error) if text.strip() else "an empty file",
             allowed="JSON, in UTF-8 without a byte order mark",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         ) from error
 
 
@@ -382,7 +390,10 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            "data.unreadable-file", f"cannot read {path}", got=error.strerror or str(error)
+            "data.unreadable-file",
+            f"cannot read {path}",
+            got=error.strerror or str(error),
+            next_step="name another file, or fix its permissions",
         ) from error
 
 

@@ -113,6 +113,7 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
             f"{where}: a task id is empty or has characters that cannot be printed",
             got=ascii(task_id),
             allowed="printable characters",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     if not isinstance(raw, dict):
         raise DataError(
@@ -120,6 +121,7 @@ def parse_task(task_id: str, raw: Any, where: str, *, outputs: bool = True) -> T
             f"{name} is not a JSON object",
             got=shorten(raw),
             allowed='{"train": [...], "test": [...]}',
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     demos = _pairs(raw, "train", name, outputs=True)
     tests = _pairs(raw, "test", name, outputs=outputs)
@@ -138,6 +140,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
             f"{name} is not a grid",
             got=shorten(raw),
             allowed="a list of rows, each a list of colours",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     for r, row in enumerate(raw):
         if not isinstance(row, list):
@@ -146,6 +149,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
                 f"{name} is not a grid: row {r} is not a list",
                 got=shorten(row),
                 allowed="a list of colours",
+                next_step="correct the file, then run etrm data check --source SOURCE",
             )
         if len(row) != len(raw[0]):
             raise DataError(
@@ -153,6 +157,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
                 f"{name} is ragged: row {r} has another length than row 0",
                 got=f"rows of {len(raw[0])} and {len(row)} cells",
                 allowed="rows of equal length",
+                next_step="correct the file, then run etrm data check --source SOURCE",
             )
     width = len(raw[0])
     if not (1 <= width <= SIDE and len(raw) <= SIDE):
@@ -161,6 +166,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
             f"{name} has a size that is not allowed",
             got=f"{len(raw)}x{width}",
             allowed=f"sides from 1 to {SIDE}",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     for r, row in enumerate(raw):
         for c, cell in enumerate(row):
@@ -170,6 +176,7 @@ def parse_grid(raw: Any, name: str) -> Grid:
                     f"{name} has a value that is not a colour at row {r}, column {c}",
                     got=shorten(cell),
                     allowed=f"whole numbers from 0 to {COLOURS - 1}",
+                    next_step="correct the file, then run etrm data check --source SOURCE",
                 )
     grid = np.array(raw, dtype=np.uint8)
     grid.setflags(write=False)
@@ -182,7 +189,11 @@ def _pairs(raw: dict[str, Any], key: str, name: str, *, outputs: bool) -> tuple[
         got = shorten(items) if key in raw else f"keys {sorted(map(str, raw))}"
         what = "demonstrations" if key == "train" else "test pairs"
         raise DataError(
-            "task.no-pairs", f"{name} has no {what}", got=got, allowed=f'a list of pairs under "{key}"'
+            "task.no-pairs",
+            f"{name} has no {what}",
+            got=got,
+            allowed=f'a list of pairs under "{key}"',
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     return tuple(_pair(item, f"{name}, {key} pair {i}", outputs=outputs) for i, item in enumerate(items))
 
@@ -194,6 +205,7 @@ def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
             f"{name} has no input",
             got=shorten(raw),
             allowed='{"input": grid, "output": grid}',
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     output = raw.get("output")
     if output is None and outputs:
@@ -202,6 +214,7 @@ def _pair(raw: Any, name: str, *, outputs: bool) -> Pair:
             f"{name} has no output",
             got=f"keys {sorted(map(str, raw))}",
             allowed="an output grid",
+            next_step="correct the file, then run etrm data check --source SOURCE",
         )
     return Pair(
         input=parse_grid(raw["input"], f"{name}, input"),

@@ -84,6 +84,7 @@ def _tokens(text: str) -> list[_Token]:
                 f"column {column}: a character that no formula has",
                 got=repr(text[column - 1]),
                 allowed="lower-case words, whole numbers and ( ) : , .",
+                next_step="docs/symbolic.md describes the language",
             )
         assert match.lastgroup is not None
         found.append(_Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1))
@@ -115,6 +116,7 @@ class _Parser:
             f"column {token.column}: expected {expected}",
             got=repr(token.text) if token.text else "the end of the text",
             allowed=expected,
+            next_step="docs/symbolic.md describes the language",
         )
 
     def _take(self, kind: str, expected: str) -> _Token:
@@ -151,6 +153,7 @@ class _Parser:
                 f"column {self._next.column}: the text is nested too deep",
                 got=f"more than {_DEEPEST} levels",
                 allowed=f"{_DEEPEST} levels",
+                next_step="split the formula into several rules",
             )
 
     def _nested(self, read: Callable[[], Read]) -> Read:

@@ -48,6 +48,7 @@ def split(rows: range, parts: int) -> list[slice]:
             "train.indivisible-parts",
             f"the {len(rows)} rows of a process cannot be split into {parts} equal parts (train.accumulate)",
             allowed="train.batch_size a multiple of processes times train.accumulate",
+            next_step="--set train.batch_size=... or --set train.accumulate=...",
         )
     each = len(rows) // parts
     return [slice(part * each, (part + 1) * each) for part in range(parts)]

@@ -138,7 +138,10 @@ def _record(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise RunFolderError(
-            "run.damaged-file", f"{folder / 'run.json'} is damaged", got=str(error)
+            "run.damaged-file",
+            f"{folder / 'run.json'} is damaged",
+            got=str(error),
+            next_step="restore the file from a backup, or start another run",
         ) from error
     return record if isinstance(record, dict) else {}
 

@@ -121,6 +121,9 @@ def _host(folder: Path) -> str | None:
         return None
     except (ValueError, AttributeError) as error:
         raise RunFolderError(
-            "run.damaged-file", f"{folder / 'run.json'} is damaged", got=str(error)
+            "run.damaged-file",
+            f"{folder / 'run.json'} is damaged",
+            got=str(error),
+            next_step="restore the file from a backup, or start another run",
         ) from error
     return host if isinstance(host, str) else None

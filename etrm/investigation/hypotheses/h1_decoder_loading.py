@@ -219,6 +219,7 @@ def _rebuild_trm(source: DecoderSource) -> RecursiveModel:
             "checkpoint.no-settings",
             f"{source.path} has no record of its training settings",
             allowed="a run folder of `etrm train --set model.variant=trm`",
+            next_step="--set train.decoder=RUN, or none: the investigation then trains a decoder",
         )
     settings = ModelConfig.model_validate(source.settings)
     model = RecursiveModel(settings, puzzles=len(source.puzzle_table), side=SIDE)

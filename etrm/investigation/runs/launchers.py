@@ -153,6 +153,7 @@ def _submitit(cluster: str, folder: Path, parameters: dict[str, Any]) -> Iterato
             "launch.submitit-refuses",
             f"submitit refuses --launcher {cluster}",
             got=str(error).splitlines()[0],
+            next_step="install what it names, or use --launcher processes",
         ) from error
     yield _Futures(executor)
 
@@ -164,5 +165,6 @@ def _parse(setting: str) -> tuple[str, Any]:
             "launch.unreadable-setting",
             f"cannot read --launcher-set {setting!r}",
             allowed="KEY=VALUE, e.g. timeout_min=60",
+            next_step="etrm investigate ... --launcher-set timeout_min=60",
         )
     return key, int(value) if value.lstrip("-").isdigit() else value

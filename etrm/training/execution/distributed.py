@@ -60,6 +60,7 @@ class World:
                 "train.indivisible-batch",
                 f"train.batch_size {rows} cannot be split over {self.size} processes",
                 allowed=f"a multiple of {self.size}: the batch is the global one",
+                next_step=f"--set train.batch_size={max(1, rows // self.size) * self.size}",
             )
         each = rows // self.size
         return range(self.rank * each, (self.rank + 1) * each)
@@ -254,6 +255,7 @@ def _check_device(device: str, gpu: bool, local: int) -> None:
             "process.mps",
             "several processes cannot share train.device mps",
             allowed="cpu, or cuda with a GPU per process",
+            next_step="--set train.device=cpu",
         )
     if gpu and local >= torch.cuda.device_count():
         raise ConfigError(

@@ -34,7 +34,9 @@ def _demos_from_other_task(recipe: Recipe) -> Recipe:
             if other.task_id != sample.task_id:
                 return replace(sample, demos=other.demos)
         raise ConfigError(
-            "fault.needs-two-tasks", "demos-from-other-task needs at least two tasks in every bucket"
+            "fault.needs-two-tasks",
+            "demos-from-other-task needs at least two tasks in every bucket",
+            next_step="--set data.max_tasks=... leaves more tasks in each bucket",
         )
 
     return replace(recipe, draw=draw)

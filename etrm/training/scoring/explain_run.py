@@ -118,6 +118,7 @@ class RunExplainer:
                 f"{folder} is no run of the symbolic solver, so no formula explains its answers",
                 got=f"model.variant {requested.model.variant}",
                 allowed=f"model.variant {SYMBOLIC}",
+                next_step="etrm train --set model.variant=symbolic makes one",
             )
         self._folder = folder
         model, self.config, self.trained, self.step = load_model(folder, requested.evaluate.weights)
