@@ -29,6 +29,7 @@ from diagnostics.auditing.default_checks import (
 from diagnostics.auditing.probes.input_checks import ChangedBatches
 from diagnostics.auditing.probes.late_changes import LateChanges
 from diagnostics.auditing.probes.operations.branch_checks import without_idle
+from diagnostics.auditing.probes.operations.mask_checks import fold_masked
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
@@ -238,7 +239,7 @@ def audit(
             independence=all(probe.rule != LEAK001.id for probe in probes),
         )
         own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
-        own, probed = fold_terms(own, probed)
+        own, probed = fold_masked(*fold_terms(own, probed))
         flow = Flow()
         flow.replace(monitor.last.into)
         if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):

@@ -30,6 +30,7 @@ from diagnostics.auditing.probes.operations.loss_checks import (
     check_sign,
     check_untrained,
 )
+from diagnostics.auditing.probes.operations.mask_checks import check_masks
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.pairing import check_pairing
 from diagnostics.auditing.probes.operations.unit_checks import check_units
@@ -87,6 +88,7 @@ def run_checks(
     found: list[Finding] = []
     if known and len(known) == len(traces):
         found += check_operations(known, samples, owner)
+        found += check_masks(known, samples)
         found += check_draws(known, owner)
         found += check_units(known, owner)
         found += check_arrived(known, owner)

@@ -22,6 +22,7 @@ from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping
 from diagnostics.auditing.probes.operations.branch_checks import check_branches, without_idle
 from diagnostics.auditing.probes.operations.call_checks import check_calls
 from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
+from diagnostics.auditing.probes.operations.mask_checks import check_masks, fold_masked
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
@@ -109,8 +110,10 @@ class FirstSteps:
             return SAMPLES_VARY
         traces = [each.trace for each in self._steps]
         try:
+            samples = self._samples.pop()
             self._found = [
-                *check_operations(traces, self._samples.pop(), self._owner),
+                *check_operations(traces, samples, self._owner),
+                *check_masks(traces, samples),
                 *check_draws(traces, self._owner),
                 *check_units(traces, self._owner),
                 *check_arrived(traces, self._owner),
@@ -135,7 +138,8 @@ class FirstSteps:
         """
         flow = Flow()
         flow.replace(into)
-        return without_idle(explain_by_probes(found, self._found, flow))
+        own, checked = fold_masked(found, self._found)
+        return without_idle(explain_by_probes(own, checked, flow))
 
 
 class _BoundedTrace(OperationTrace):

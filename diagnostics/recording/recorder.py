@@ -269,7 +269,7 @@ class Recorder:
             strangers=self._strangers.found,
             hidden=self._hidden.records(self._parameters.in_optimizers()) if self._hidden.found else (),
             lost_ties=self._lost_ties(),
-            evaluating={name: found for name in self._moded if (found := self._evaluating(name))},
+            evaluating={name: found for name in self._moded if (found := self._evaluating(name, capture))},
             adapting=self._adapting(),
             related=self._related,
             alone=alone,
@@ -294,7 +294,10 @@ class Recorder:
                     found[name] = updating
         return found
 
-    def _evaluating(self, module: str) -> tuple[str, ...]:
-        if self._modules[module].training:  # a single layer set to evaluation is meant
-            return ()
-        return tuple(name for name, layer in self._moded[module].items() if not layer.training)
+    def _evaluating(self, module: str, capture: Capture) -> tuple[str, ...]:
+        """The layers of a module all of whose calls with gradient were made in evaluation mode."""
+        trained = [call.training for call in capture.calls.get(module, ()) if call.reached]
+        if any(trained) or (not trained and self._modules[module].training):
+            return ()  # a single layer set to evaluation is meant
+        layers = self._moded[module]
+        return tuple(name for name, layer in layers.items() if not layer.training) or tuple(layers)

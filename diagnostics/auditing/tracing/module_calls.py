@@ -317,6 +317,8 @@ class ModuleCalls:
             given = [_largest(call.given) for call in (first, second)]
             if given[0] is None or given[1] is None or not self._have_own_memory(given[0], given[1]):
                 continue
+            if first.module is not second.module and self._is_picked(given[0]) != self._is_picked(given[1]):
+                continue  # the same rows may have been picked for the first one before the step began
             if first.module is second.module and not _return_the_same(first, second):
                 continue
             rows = _shared_rows(first.code, second.code)
@@ -328,6 +330,11 @@ class ModuleCalls:
             return False
         origins = [self._key(each) for each in (one, other)]
         return address_of(one) != address_of(other) and origins[0] != origins[1]
+
+    def _is_picked(self, tensor: Tensor) -> bool:
+        """Whether the step picked its rows from another tensor by their numbers."""
+        origin = self._origin(tensor)
+        return isinstance(origin, tuple) and not isinstance(origin[2], (int, slice))
 
     def _key(self, tensor: Tensor) -> Any:
         found = self._origin(tensor)

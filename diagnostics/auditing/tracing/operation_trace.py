@@ -26,6 +26,7 @@ from diagnostics.auditing.tracing.recorders.clamp_calls import ClampCalls
 from diagnostics.auditing.tracing.recorders.first_nonfinite import FirstNonFiniteCall, count_bad
 from diagnostics.auditing.tracing.recorders.layer_calls import LayerCalls
 from diagnostics.auditing.tracing.recorders.loss_calls import LossCalls
+from diagnostics.auditing.tracing.recorders.sample_masks import SampleMasks
 from diagnostics.auditing.tracing.recorders.score_calls import ScoreCalls
 from diagnostics.auditing.tracing.recorders.shape_calls import ShapeCalls
 from diagnostics.auditing.tracing.torch_call import CallRecorder, TorchCall, TracedStep, name_of
@@ -49,6 +50,7 @@ class OperationTrace(TorchFunctionMode):
         shapes: Calls that combine tensors of two shapes, views and casts.
         layers: Calls of layers and activations.
         clamps: Calls outside of all modules that limit numbers.
+        masks: Calls outside of all modules that leave samples out of a loss.
         calls: The calls of modules, and what they have in common.
         reads: The tensors that the model was given, and who was given them.
         added: What was added to the losses.
@@ -67,6 +69,7 @@ class OperationTrace(TorchFunctionMode):
         self.shapes = ShapeCalls()
         self.layers = LayerCalls()
         self.clamps = ClampCalls()
+        self.masks = SampleMasks()
         self.calls = ModuleCalls()
         self.reads = Reads()
         self.added = AddedTerms()
@@ -134,6 +137,7 @@ class OperationTrace(TorchFunctionMode):
                 self.layers,
                 self.shapes,
                 self.clamps,
+                self.masks,
                 self.scores,
                 self.losses,
             )

@@ -103,7 +103,7 @@ class Capture:
         recomputed = torch._C._current_graph_task_id() != -1
         if not recomputed and _is_other_thread(self._thread):
             return  # another thread uses the model, for no gradient of this step
-        call = Call(recomputed)
+        call = Call(recomputed, module.training)
         calls = self.calls.get(name)
         if calls is None:
             calls = self.calls[name] = []

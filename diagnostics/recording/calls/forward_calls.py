@@ -96,12 +96,14 @@ class Call:
         "requires_grad",
         "returned",
         "rows",
+        "training",
         "unknown",
         "unmatched_reason",
         "views",
     )
 
-    def __init__(self, recomputed: bool) -> None:
+    def __init__(self, recomputed: bool, training: bool = True) -> None:
+        self.training = training  # the mode of the module
         self.grad_enabled = torch.is_grad_enabled()
         self.recomputed = recomputed
         self.index: Tensor | None = None

@@ -18,19 +18,25 @@ OTHER_BRANCH = Cause(
     "the loss has gradient for all samples, and for some it goes to a branch that is clamped: {operation}",
     remedy="Nothing, if the loss is clipped on purpose, as that of a value in PPO.",
 )
+MASKED = Cause(
+    "left-out-by-mask",
+    "the loss is a mean over the samples that a mask keeps, and the others do not count: {operation}",
+    remedy="Nothing, if the mask leaves out samples on purpose: padding, or rows without a label.",
+)
 COV004 = Rule(
     "COV004",
     NOTE,
-    "Samples are in the other branch of the loss",
+    "The loss leaves samples out",
     "operations",
-    "Nothing, if the loss is clipped on purpose.",
+    "Nothing, if it does so on purpose.",
     source="audit",
     arguments="audit",
-    causes=(OTHER_BRANCH,),
+    causes=(OTHER_BRANCH, MASKED),
     what="In each repeated step a maximum() or minimum() outside of all modules gets gradient for every sample, and one"
-    " of its two arguments is the result of clamp(): what it picks has no gradient where it is clamped.",
+    " of its two arguments is the result of clamp(): what it picks has no gradient where it is clamped."
+    " Or a loss is multiplied with a mask, whose sum divides it, or ignores the targets of as many samples.",
     why="It explains a low coverage: a loss that is clipped leaves samples out, others in each step.",
-    example="`torch.max((v - r) ** 2, (v_clipped - r) ** 2)`.",
+    example="`torch.max((v - r) ** 2, (v_clipped - r) ** 2)`; `(loss * mask).sum() / mask.sum()`.",
     false_alarms="It is a note.",
     explains=frozenset({"COV001", "COV002", "WASTE001"}),
     rank=7,

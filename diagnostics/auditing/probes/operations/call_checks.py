@@ -83,7 +83,8 @@ STATE002 = Rule(
     arguments="audit",
     causes=(STATE_DROPPED, NOISE_AS_STATE),
     what="In each repeated step a module is called three times and more with other inputs and one computed tensor, and"
-    " nothing reads what it returns in the shape of that tensor; or the first state of a recurrent layer is a draw.",
+    " nothing reads what it returns in the shape of that tensor; or the first state of a recurrent layer is a draw, and"
+    " it reads data.",
     why="The module sees one input at a time, and the loss falls all the same.",
     example="`out, _ = decoder(word, hidden)` in a loop over words; `h0 = torch.randn(...)`.",
     false_alarms="States that are random on purpose.",

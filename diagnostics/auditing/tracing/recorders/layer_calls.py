@@ -11,7 +11,7 @@ from diagnostics.auditing.tracing.activation_slopes import SLOPES, ActivationCal
 from diagnostics.auditing.tracing.recorded_calls import FirstLayerCall, Operation
 from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.auditing.tracing.value_origins import NOISE
-from diagnostics.recording.tensors import address_of, tensors_in
+from diagnostics.recording.tensors import address_of, is_dense, tensors_in
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -66,8 +66,10 @@ class LayerCalls:
             self._note_activation(call, result)
 
     def _note_states(self, call: TorchCall) -> None:
-        """Note a recurrent layer that starts from random numbers."""
+        """Note a recurrent layer that reads data, and starts from random numbers."""
         states = call.args[1] if len(call.args) > 1 else ()
+        if _is_without_data(call):
+            return  # a generator
         if any(NOISE in call.step.origins.of(each) for each in tensors_in(states)):
             self.noisy_states.append(call.operation())
 
@@ -108,6 +110,15 @@ class LayerCalls:
         )
         if same and address_of(one) == address_of(other) and address_of(one) in call.step.weights:
             self.unchanged.append(call.operation())
+
+
+def _is_without_data(call: TorchCall) -> bool:
+    """Whether the first argument is a draw, or the same for all samples as a first token is."""
+    given = call.args[0] if call.args else None
+    if not isinstance(given, Tensor) or not is_dense(given) or given.dim() < 2:
+        return False
+    alike = any(bool((given == given.narrow(dim, 0, 1)).all()) for dim in range(given.dim() - 1))
+    return alike or NOISE in call.step.origins.of(given)
 
 
 def _is_nearly_zero(weight: Any) -> bool:

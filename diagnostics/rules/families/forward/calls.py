@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Severity
-from diagnostics.records import Absent, StepRecord
+from diagnostics.records import Absent, CallRecord, StepRecord
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import UNTRAINED, WARNING, Family, Observation, Rule, lasting, learners
 
@@ -77,29 +77,42 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
 def _is_stop_gradient(
     record: StepRecord, name: str, cause: Cause, seen: frozenset[str] = frozenset()
 ) -> bool:
-    """Whether at most half of the calls have no gradient, and none can use what another one returned: they read data.
+    """Whether at most half of the sequences of calls have no gradient; each begins with a call that reads data.
 
-    Or the outputs of modules of which the same is true, as of a projector behind an encoder. In a recursion the second
-    call with gradient reads what the first one returned. Of more than two calls, those without gradient must have run
-    with gradients disabled, as for pseudo-labels.
+    Or the outputs of modules of which the same is true, as of a projector behind an encoder. In a recursion that is cut
+    the second call with gradient reads what the first one returned. Of more than two sequences, those without gradient
+    must have run with gradients disabled, as for pseudo-labels.
     """
-    module = record.modules[name]
-    if (
-        cause is CALLS_CUT
-        and all(call.raw for call in module.calls)
-        and _feeds_another_optimizer(record, name)
-    ):
+    calls = record.modules[name].calls
+    arrived = _sequences(calls)
+    if cause is CALLS_CUT and arrived and _feeds_another_optimizer(record, name):
         return True
-    if 2 * module.calls_with_gradient < module.calls_total:
-        return False
-    if module.calls_total != 2 and cause is not CALLS_WITHOUT_GRAD:
-        return False
-    if all(call.raw for call in module.calls):
-        return True
+    if arrived:
+        return _are_few(arrived, cause)
     sources, seen = record.into.get(name, frozenset()), seen | {name}
     if not sources or sources & seen:  # a recursion
         return False
-    return all(_is_stop_gradient(record, each, cause, seen) for each in sources)
+    own = [call.reached for call in calls]
+    alike = all([call.reached for call in record.modules[each].calls] == own for each in sources)
+    return (alike or _are_few(own, cause)) and all(
+        _is_stop_gradient(record, each, cause, seen) for each in sources
+    )
+
+
+def _are_few(arrived: Sequence[bool], cause: Cause) -> bool:
+    """Whether those without gradient are as few as those of a stop-gradient."""
+    return 2 * sum(arrived) >= len(arrived) and (len(arrived) == 2 or cause is CALLS_WITHOUT_GRAD)
+
+
+def _sequences(calls: Sequence[CallRecord]) -> list[bool]:
+    """Whether gradient came to each sequence of calls that begins with data; none if one of them is cut inside."""
+    found: list[bool] = []
+    for call in calls:
+        if call.raw:
+            found.append(call.reached)
+        elif not found or found[-1] != call.reached:
+            return []
+    return found
 
 
 def _feeds_another_optimizer(record: StepRecord, name: str) -> bool:

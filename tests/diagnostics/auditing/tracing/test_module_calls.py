@@ -42,6 +42,10 @@ TWINS: dict[str, tuple[Callable[[Pair, Tensor], object], int]] = {
     "two of other shapes": (lambda m, x: (m.first(x), m.other(again(x))), 0),
     "the same tensor": (lambda m, x: (m.first(x), m.first(x)), 0),
     "a copy of it": (lambda m, x: (m.first(x), m.second(x.clone())), 0),
+    "one of them picked by numbers before": (
+        lambda m, x: (m.first(again(x)), m.second(x[torch.arange(B)])),
+        0,
+    ),
     "other data": (lambda m, x: (m.first(x), m.first(x + 1)), 0),
     "a backward pass between": (lambda m, x: (m.first(x).sum().backward(), m.first(again(x))), 0),
     "equal rows": (lambda m, x: (m.first(torch.ones(B, 4)), m.first(torch.ones(B, 4))), 0),

@@ -71,6 +71,21 @@ def test_faults_of_calls(name: str) -> None:
         assert found == ({(rule, code)} if broken else set())
 
 
+@pytest.mark.parametrize(
+    "first", [torch.randn, torch.zeros], ids=["reads draws", "reads the same token for all samples"]
+)
+def test_a_generator_starts_from_noise_on_purpose(first: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    report = audit(
+        model := Reader(noise=True),
+        lambda model, x: (model(first(B, 5, 4)).std() - x.std()).square(),
+        list(torch.randn(4, B, 5, 4)),
+        torch.optim.SGD(model.parameters(), 1e-3),
+        steps=4,
+    )
+    assert "STATE002" not in {each.rule for each in report.findings}
+
+
 @pytest.mark.parametrize("broken", [True, False])
 def test_data_that_are_not_a_number_explain_all_that_follows(broken: bool) -> None:
     torch.manual_seed(0)

@@ -216,3 +216,34 @@ def test_calls_that_are_the_data_of_another_optimizer(own_optimizer: bool, sever
                 optimizer.zero_grad()
     (found,) = [each for each in calls(monitor) if each.module == "maker"]
     assert (found.code, found.severity) == ("calls-cut", severity)
+
+
+class Reader(nn.Module):
+    """Reads a sequence with a cell, and each state with a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        answers = []
+        for each in x.unbind(1):
+            state = self.cell(each, state)
+            answers.append(self.head(state))
+        return torch.stack(answers, 1), state
+
+
+@pytest.mark.parametrize("carried", [False, True], ids=["a target of its own", "cut in the middle"])
+def test_a_sequence_without_gradient_is_a_target_unless_the_next_one_goes_on_from_it(carried: bool) -> None:
+    torch.manual_seed(0)
+    model = Reader()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(8, 6, 4, 2):
+        with monitor.step(samples=6):
+            aim, state = model(x, torch.zeros(6, 3))
+            found, _ = model(x + 0.1, state.detach() if carried else torch.zeros(6, 3))
+            (found - aim.detach()).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert any(each.severity > Severity.NOTE for each in calls(monitor)) == carried
