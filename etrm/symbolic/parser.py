@@ -84,7 +84,7 @@ def _tokens(text: str) -> list[_Token]:
                 f"column {column}: a character that no formula has",
                 got=repr(text[column - 1]),
                 allowed="lower-case words, whole numbers and ( ) : , .",
-                next_step="docs/symbolic.md describes the language",
+                next_step="help(etrm.symbolic.parser) describes the language",
             )
         assert match.lastgroup is not None
         found.append(_Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1))
@@ -116,7 +116,7 @@ class _Parser:
             f"column {token.column}: expected {expected}",
             got=repr(token.text) if token.text else "the end of the text",
             allowed=expected,
-            next_step="docs/symbolic.md describes the language",
+            next_step="help(etrm.symbolic.parser) describes the language",
         )
 
     def _take(self, kind: str, expected: str) -> _Token:
