@@ -318,8 +318,10 @@ def assert_frozen(
 
 
 def _why_moved(tensor: TensorReport, applied: bool) -> Cause:
-    """Args:
-    applied: Whether an optimiser found a gradient of a tensor that requires none, which may be cleared since.
+    """Why a tensor that should be frozen moved.
+
+    Args:
+        applied: Whether an optimiser found a gradient of it although it requires none, which may be cleared since.
     """
     if tensor.cause is None:
         return UNKNOWN

@@ -27,6 +27,11 @@ CLIPPED_EARLY = Cause(
     "clip_grad_norm_() is called before backward(), when there is no gradient: it has no effect",
     remedy="Clip between backward() and optimizer.step().",
 )
+STILL_SCALED = Cause(
+    "applied-while-scaled",
+    "optimizer.step() applies gradients that carry the scale of a GradScaler: nothing has divided it out",
+    remedy="Call scaler.step(optimizer) and scaler.update() instead of optimizer.step().",
+)
 MOVE007 = Rule(
     "MOVE007",
     WARNING,
@@ -35,9 +40,10 @@ MOVE007 = Rule(
     "Clip or scale gradients between backward() and optimizer.step().",
     source="audit",
     arguments="audit",
-    causes=(CHANGED_LATE, CLIPPED_EARLY),
+    causes=(CHANGED_LATE, CLIPPED_EARLY, STILL_SCALED),
     what="In each step of an audit a gradient is written to in place between the optimiser's step and the next backward"
-    " pass, and not to zero; or gradients are clipped while there are none, before the backward pass.",
+    " pass, and not to zero; or gradients are clipped while there are none, before the backward pass; or a GradScaler"
+    " scales the loss, and does not unscale the gradients.",
     why="The optimiser has already applied the gradient as it was.",
     example="`optimizer.step(); clip_grad_norm_(model.parameters(), 1.0)`.",
     false_alarms="Code that uses gradients for another purpose after the update.",
@@ -48,15 +54,23 @@ _FEWEST = 5
 
 
 def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
-    """MOVE007 where each step clips before its first backward pass alone, and finds no gradient."""
-    if not traces or not all(_clips_early(trace.order) for trace in traces):
-        return []
-    return [MOVE007.found_once("", CLIPPED_EARLY)]
+    """MOVE007 for what each step does: it clips before its first backward pass alone, or applies scaled gradients."""
+    found = [(CLIPPED_EARLY, _clips_early), (STILL_SCALED, _applies_scaled)]
+    return [
+        MOVE007.found_once("", cause)
+        for cause, holds in found
+        if traces and all(holds(trace.order) for trace in traces)
+    ]
 
 
 def _clips_early(order: Sequence[str]) -> bool:
     first = order.index("backward") if "backward" in order else 0
     return "clip-nothing" in order[:first] and "clip" not in order and "clip-nothing" not in order[first:]
+
+
+def _applies_scaled(order: Sequence[str]) -> bool:
+    scaled = order.index("scale") if "scale" in order else len(order)
+    return "unscale" not in order and "backward" in order[scaled:] and "step" in order[scaled:]
 
 
 class LateChanges:

@@ -15,6 +15,7 @@ from diagnostics.rules.families.weights.targets import (
     EVALUATED_STILL,
     MOVES_AWAY,
     NO_LAG,
+    SET_BACK_TO_IT,
     STANDS_STILL,
     TARGET001,
 )
@@ -26,6 +27,7 @@ _MEASURED = 8
 _FEWEST = 5  # of these, that must all say the same
 _STILL = 10
 """Steps after which an average that is evaluated should have been written to."""
+_TWICE = 2  # once may be the start of a second run
 _SHOWN = 16  # numbers of a weight
 _RARELY = 4
 """Steps for each time that it is called between two, from which that is an evaluation and no part of the training."""
@@ -42,6 +44,8 @@ class _Follower:
         still: Steps in which nothing wrote to it, until the first write.
         away, equal, moved: Measured steps in which it moved away, equals its source, and moved.
         inside: Whether it is called within a step.
+        apart: Whether the source differed at the end of a step.
+        back: Steps that set the source back to it.
         between: Steps without a write after which it is called, before the next one begins.
     """
 
@@ -56,6 +60,8 @@ class _Follower:
     moved: int = 0
     measured: int = 0
     inside: bool = False
+    apart: bool = False
+    back: int = 0
     between: set[int] = field(default_factory=set)
     before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -112,6 +118,9 @@ class Followers:
             each.written |= not all(map(_are_equal, shown, each.shown))
             each.still += not each.written
             each.shown = shown
+            equal = all(map(_are_equal, _show(each.source), shown))
+            each.back += each.apart and equal and not each.written
+            each.apart = not equal
             if each.before:
                 _measure(each)
 
@@ -157,6 +166,8 @@ def _measure(follower: _Follower) -> None:
 
 def _judge(follower: _Follower) -> Finding | None:
     steps = follower.measured
+    if follower.inside and not follower.written and follower.back >= _TWICE:
+        return _finding(follower, SET_BACK_TO_IT, True)
     if not follower.written and follower.still >= _FEWEST:
         called = [each for each in follower.between if each >= _STILL]
         rarely = _RARELY * len(follower.between) <= follower.still
@@ -173,7 +184,7 @@ def _finding(follower: _Follower, cause: Cause, accuses: bool) -> Finding:
     pairs = list(follower.weights().values())
     gap = sum(float((other - own).float().square().sum()) for own, other in pairs) ** 0.5
     size = sum(float(other.float().square().sum()) for _, other in pairs) ** 0.5
-    severity = NOTE if not accuses else CRITICAL if cause is MOVES_AWAY else WARNING
+    severity = NOTE if not accuses else CRITICAL if cause in (MOVES_AWAY, SET_BACK_TO_IT) else WARNING
     message = f"{follower.name}: {gap / (size or 1.0):.3g} away from the model, relative to its norm"
     evidence = Evidence(
         TARGET001.metric, gap / (size or 1.0), None, 0, max(follower.still, follower.measured) - 1

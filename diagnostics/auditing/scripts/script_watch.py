@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 from unittest.mock import patch
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from diagnostics.auditing.scripts.followers import Followers
 from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
 from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
+from diagnostics.auditing.scripts.schedules import find_idle_schedules
 from diagnostics.auditing.scripts.stepping_optimizers import SteppingOptimizers
 from diagnostics.auditing.scripts.update_round import UpdateRound
 from diagnostics.findings import Finding
@@ -59,6 +61,7 @@ class ScriptWatch:
         stopped: Whether the program was stopped.
         failure: What went wrong in the watching itself.
         followers: Copies of the models that nothing trains.
+        schedules: What is wrong with schedules of the rate, once the program has ended.
         past: Monitors of earlier sets of models and optimisers.
 
     Args:
@@ -76,6 +79,8 @@ class ScriptWatch:
         self._models, self._optimizers = CalledModels(), SteppingOptimizers()
         self._steps, self._round = MonitoredSteps(declared or Declarations(), **options), UpdateRound()
         self.followers = Followers()
+        self.schedules: list[Finding] = []
+        self._stepped: WeakSet[Optimizer] = WeakSet()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
         self._calls = 0  # of models, before an optimiser of theirs is known
         self._passes = 0  # backward passes that ended without an update, before the first one
@@ -102,6 +107,7 @@ class ScriptWatch:
     ) -> None:
         """Remove the hooks, and keep the last step if it ended."""
         self._listening.close()
+        self.schedules = find_idle_schedules([*self._stepped])
         with _own_computation():
             if self._steps.is_open and (self._round.complete or (self._round.stepped and not self.recorded)):
                 self._close()
@@ -306,6 +312,7 @@ class ScriptWatch:
         if self._elsewhere():
             return
         self._updating.discard(id(optimizer))
+        self._stepped.add(optimizer)
         known = optimizer in self.optimizers
         if known:
             self._optimizers.note_known(optimizer)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from diagnostics.auditing.tracing.input_reads import Reads
@@ -37,7 +38,9 @@ from diagnostics.recording.weak_hooks import LocalHook
 
 _NORMS_OF_GRADIENTS = ("tensor", "linalg_vector_norm")
 """Functions whose result clip_grad_norm_() takes as the norm; the first where there is no gradient."""
-_CLIP_FRAMES = 4  # clip_grad_norm_() and the wrappers between it and the function
+_SCALES = {"mul": "scale", "_amp_foreach_non_finite_check_and_unscale_": "unscale"}
+"""Functions that a GradScaler calls -> what it does with them."""
+_FRAMES = 4  # the function of torch, and the wrappers between it and the one that is recorded
 
 
 class OperationTrace(TorchFunctionMode):
@@ -57,7 +60,8 @@ class OperationTrace(TorchFunctionMode):
         first_draw: The random numbers when the step drew first.
         outputs: The gradients that came to what the model returned.
         loss_broken: Whether a loss on which backward() was called was not finite.
-        order: What happened in turn: "backward", "clip" of a gradient, "clip-nothing" where there was none.
+        order: What happened in turn: "backward", "clip" of a gradient, "clip-nothing" where there was none, "scale" of
+            a loss by a GradScaler, "unscale" of gradients, and "step" of an optimiser.
         dropped: Modules whose dropout dropped something while gradients were disabled.
     """
 
@@ -96,7 +100,13 @@ class OperationTrace(TorchFunctionMode):
         before = None if torch.compiler.is_dynamo_compiling() else self.first_draw.before(name)
         result = func(*args, **given)
         self.first_draw.after(before)
-        if name in _NORMS_OF_GRADIENTS and _is_clipping(sys._getframe(1)) and result.dim() == 0:
+        if name in _SCALES and _is_called_by("grad_scaler.py", sys._getframe(1)):
+            self.order.append(_SCALES[name])
+        if (
+            name in _NORMS_OF_GRADIENTS
+            and _is_called_by("clip_grad.py", sys._getframe(1))
+            and result.dim() == 0
+        ):
             self.order.append("clip" if float(result) else "clip-nothing")
         if name in DROPOUTS and self.module and not torch.is_grad_enabled() and _drops(args, result):
             self.dropped.add(self.module)
@@ -236,6 +246,7 @@ def trace_operations(
     for name, module in others.items():
         handles.append(module.register_forward_pre_hook(watching(_enter_call(trace, name)), with_kwargs=True))
         handles.append(module.register_forward_hook(watching(_leave_call(trace, name)), always_call=True))
+    handles.append(register_optimizer_step_pre_hook(lambda *_: trace.order.append("step")))
     try:
         with trace:
             yield trace
@@ -274,12 +285,12 @@ def _drops(args: tuple[Any, ...], result: Any) -> bool:
     return bool(args) and isinstance(result, Tensor) and not torch.equal(result, args[0])
 
 
-def _is_clipping(frame: FrameType | None) -> bool:
-    """Whether clip_grad_norm_() calls, directly or in a few frames."""
-    for _ in range(_CLIP_FRAMES):
+def _is_called_by(file: str, frame: FrameType | None) -> bool:
+    """Whether a function of a file of torch calls, directly or in a few frames."""
+    for _ in range(_FRAMES):
         if frame is None:
             return False
-        if frame.f_code.co_filename.endswith("clip_grad.py"):
+        if frame.f_code.co_filename.endswith(file):
             return True
         frame = frame.f_back
     return False

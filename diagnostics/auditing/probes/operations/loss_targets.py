@@ -42,6 +42,12 @@ FINDS_ITSELF = Cause(
     "the scores are similarities of each row with all rows, and the right answer of each is itself: {operation}",
     remedy="Mask the diagonal, and let each row find its other view.",
 )
+ITSELF_AMONG_OTHERS = Cause(
+    "itself-among-others",
+    "the scores are similarities of each row with all rows, and each row is the most similar to itself, which is no"
+    " right answer: {operation}",
+    remedy="Mask the diagonal with minus infinity before the loss.",
+)
 ONE_CLASS = Cause(
     "one-class-per-batch",
     "all targets of a batch are of one class, in each batch of another: {operation}",
@@ -82,6 +88,7 @@ CAUSES = (
     OUT_OF_RANGE,
     NOT_PROBABILITIES,
     FINDS_ITSELF,
+    ITSELF_AMONG_OTHERS,
     ONE_CLASS,
     CLASS_IGNORED,
     PADDING_COUNTED,
@@ -96,6 +103,7 @@ _OUTSIDE = 0.1
 """Share of the targets outside the range from which it is no matter of outliers."""
 _FAR = 1.5
 """Distance from one half from which even a single target is no noisy probability: 2 and more, or -1 and less."""
+_ROUNDING = 1e-4  # relative to the largest score
 _MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little noise
 _CLASSIFYING = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
 _ONE_CLASS = 8
@@ -140,6 +148,8 @@ def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator
             yield NOT_PROBABILITIES.of(low=least, high=most, operation=operation)
     if name == "cross_entropy" and all(map(_finds_itself, calls)):
         yield FINDS_ITSELF.of(operation=operation)
+    if name == "cross_entropy" and all(map(_competes_with_itself, calls)):
+        yield ITSELF_AMONG_OTHERS.of(operation=operation)
 
 
 def _share_outside(targets: Tensor, low: float, high: float) -> float:
@@ -148,14 +158,31 @@ def _share_outside(targets: Tensor, low: float, high: float) -> float:
 
 def _finds_itself(call: LossCall) -> bool:
     """Whether the scores are a matrix of similarities to itself, and the targets are on its diagonal."""
+    return _is_symmetric(call) and bool(_on_diagonal(call.target).all())
+
+
+def _competes_with_itself(call: LossCall) -> bool:
+    """Whether they are, no target is on the diagonal, and it holds one number, which no other one exceeds."""
+    if not _is_symmetric(call) or bool(_on_diagonal(call.target).any()):
+        return False
+    own = call.values.diagonal()
+    margin = _ROUNDING * float(own.abs().max())
+    return bool((own - own[0]).abs().max() <= margin) and bool((call.values <= own[:, None] + margin).all())
+
+
+def _on_diagonal(target: Tensor) -> Tensor:
+    return target == torch.arange(len(target), device=target.device)
+
+
+def _is_symmetric(call: LossCall) -> bool:
+    """Whether the scores compare each row with all rows, and the targets are numbers of rows."""
     scores, target = call.values, call.target
     square = scores.dim() == 2 and scores.shape[0] == scores.shape[1] > 2
     if not square or target.is_floating_point() or target.shape != scores.shape[:1]:
         return False
-    own = bool((target == torch.arange(len(target), device=target.device)).all())
     known = scores.masked_fill(scores < -1e4, 0.0)  # masked ones
     size = float(known.abs().max())
-    return own and size > 0 and bool((known - known.T).abs().max() <= 1e-4 * size)
+    return size > 0 and bool((known - known.T).abs().max() <= _ROUNDING * size)
 
 
 def _equal_targets(traces: Sequence[OperationTrace]) -> Iterator[Cause]:

@@ -22,6 +22,11 @@ VANISHED = Cause(
     " schedule over epochs advances with each batch, or one that waits for a plateau is given a number that rises",
     remedy='Step a schedule over epochs once per epoch; ReduceLROnPlateau takes mode="max" for an accuracy.',
 )
+NO_EFFECT = Cause(
+    "no-effect",
+    "{schedule} advances the rate of an optimiser that never steps, and another one updates the same weights",
+    remedy="Give the schedule the optimiser that steps, after that is made.",
+)
 _GONE = 1e-3
 """Share of the largest rate below which updates are as good as none: schedules end at a hundredth, or at 0 at last."""
 _STAYED = 20
@@ -113,9 +118,10 @@ RATE001 = Rule(
     explains=frozenset({"MOVE001"}),  # weights stand still at a rate that has vanished
     rank=118,  # before MOVE001
     everywhere=True,
-    causes=(SWINGS, VANISHED),
+    causes=(SWINGS, VANISHED, NO_EFFECT),
     what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
-    " it stays below a thousandth for 20 steps and half as long as it took to fall.",
+    " it stays below a thousandth for 20 steps and half as long as it took to fall. In a script: a schedule advances,"
+    " and its optimiser never steps, while another one updates the same weights.",
     why="The rate is nearly zero, and large again, many times in an epoch, and training ends anywhere.",
     example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",
     false_alarms="Cycles this short on purpose.",

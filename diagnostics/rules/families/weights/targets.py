@@ -36,6 +36,11 @@ OLD_STATISTICS = Cause(
     remedy="Copy the buffers too: for old, new in zip(target.buffers(), source.buffers()): old.copy_(new).",
 )
 STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
+SET_BACK_TO_IT = Cause(
+    "copied-backwards",
+    "the model is set back to it again and again, and nothing writes to it: the copy goes the wrong way",
+    remedy="Copy the model into it: target.load_state_dict(model.state_dict()).",
+)
 EVALUATED_STILL = Cause(
     "evaluated-as-at-start",
     "the program evaluates it, and it holds the weights of the start: nothing has written to it while the model was"
@@ -129,7 +134,16 @@ TARGET001 = Rule(
     "Update it as target = decay * target + (1 - decay) * source, after the optimiser's step.",
     find_bad_targets,
     lasting(5),
-    causes=(TRAINED_TARGET, MOVES_AWAY, NO_LAG, ROUNDED, OLD_STATISTICS, STANDS_STILL, EVALUATED_STILL),
+    causes=(
+        TRAINED_TARGET,
+        MOVES_AWAY,
+        NO_LAG,
+        ROUNDED,
+        OLD_STATISTICS,
+        STANDS_STILL,
+        EVALUATED_STILL,
+        SET_BACK_TO_IT,
+    ),
     what="A module that `targets` declares is trained, moves away from its source, is equal to it in each step, loses"
     " its changes in half precision, or keeps the buffers of the start (warnings; the last a note if no step calls it)."
     " Undeclared modules called target, teacher, ema and the like are judged where they are written outside the"

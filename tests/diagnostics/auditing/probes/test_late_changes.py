@@ -96,3 +96,36 @@ def test_clipping_before_there_is_a_gradient(place: str, to_none: bool, factor: 
     report = audit(model, step, list(torch.randn(4, 8, 4)), optimizer, steps=6)
     codes = {each.code for each in report.findings if each.rule == "MOVE007"}
     assert codes == ({"clipped-before-backward"} if named else set())
+
+
+@pytest.mark.parametrize(
+    ("how", "enabled", "named"),
+    [
+        ("scaler", True, False),
+        ("unscaled by hand", True, False),
+        ("optimizer", True, True),
+        ("optimizer", False, False),
+    ],
+)
+def test_a_scaled_gradient_is_applied_by_the_scaler(how: str, enabled: bool, named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=enabled)
+
+    def step(model: nn.Module, x: Tensor) -> float:
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        scaler.scale(loss).backward()
+        if how == "unscaled by hand":
+            scaler.unscale_(optimizer)
+        if how == "optimizer":
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        return loss.item()
+
+    report = audit(model, step, list(torch.randn(4, 4, 3)), optimizer, steps=8)
+    found = {each.code for each in report.findings if each.rule == "MOVE007"}
+    assert found == ({"applied-while-scaled"} if named else set())

@@ -56,6 +56,28 @@ def test_what_becomes_of_a_copy(name: str) -> None:
     assert [each.severity > Severity.NOTE for each in followers.findings()] == ([accused] if code else [])
 
 
+@pytest.mark.parametrize(("called", "reached"), [(True, "copied-backwards"), (False, "stands-still")])
+def test_a_model_that_is_set_back_to_its_target(called: bool, reached: str) -> None:
+    """One that no step calls may be the start that a program goes back to for each new task."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    target = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    followers = Followers()
+    followers.look([model], LiveObjects())
+    for step in range(12):
+        followers.begin()
+        if called:
+            followers.note_call(target, inside=True)
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 4 == 3:
+            model.load_state_dict(target.state_dict())
+        followers.end()
+    assert [each.code for each in followers.findings()] == [reached]
+
+
 def test_another_start_and_what_an_optimizer_holds_are_no_copies() -> None:
     torch.manual_seed(31)  # the models of other tests may be alive
     model, other = nn.Linear(4, 4), nn.Linear(4, 4)
