@@ -131,6 +131,8 @@ def _is_explained(finding: Finding, rule: Rule, modules: Set[str], flow: Flow | 
         return True  # all modules feed what is wrong at the loss
     members = {each.module for each in finding.consequences if each.rule == finding.rule}
     places = {finding.module} if finding.module else members  # one of the whole model stands for its members
+    if finding.rule in rule.upstream and not places and finding.evidence.metric == "parameters":
+        return True  # the model's own parameters: any module may be given them
     if flow is None or not places:
         return False
     feeds = all(any(flow.feeds(each, module) for module in modules) for each in places)

@@ -22,6 +22,10 @@ from diagnostics import (
     audit,
     probe_finding,
 )
+from diagnostics.auditing.probes.operations.score_checks import ONE_HOT, SOFTMAX001
+from diagnostics.auditing.probes.probe import explain_by_probes
+from diagnostics.recording.calls.module_graph import Flow
+from diagnostics.rules.families.gradients.reach import REACH007
 from tests.diagnostics.refusals import refused
 
 Batch = dict[str, Tensor]
@@ -210,3 +214,16 @@ def test_an_audit_asks_probes_chooses_among_their_findings_and_puts_the_model_ba
     assert audit(model, loss, [batch()], optimizer, probes=probes, ignore=["MINE001", "LEAK001"]).clean
     with refused(ValueError, "selection.no-match", argument="ignore", got="MINE002", nearest="MINE001"):
         audit(model, loss, [batch()], optimizer, probes=probes, ignore=["MINE002"])
+
+
+@pytest.mark.parametrize(("place", "held"), [("", True), ("encoder", True), ("head", False)])
+def test_a_softmax_explains_rounding_in_what_feeds_it_and_in_the_models_own_parameters(
+    place: str, held: bool
+) -> None:
+    flow = Flow()
+    flow.replace({"attention": frozenset({"encoder"}), "head": frozenset({"attention"})})
+    found = REACH007.found_once(place, REACH007.causes[0])
+    cause = SOFTMAX001.found_once("attention", ONE_HOT.of(operation="softmax()"))
+    first, *others = explain_by_probes([found], [cause], flow)
+    assert (others == []) == held
+    assert (found.rule in {each.rule for each in (others or [first])[-1].consequences}) == held

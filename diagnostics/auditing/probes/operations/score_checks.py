@@ -83,6 +83,7 @@ SOFTMAX001 = Rule(
     false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain;"
     " queries that compete for keys, unless their weights are divided by a sum.",
     explains=frozenset({"REACH002", "GRAD002", "GRAD005", "LEAK001", "COLLAPSE001", *LITTLE_USED}),
+    upstream=frozenset({"REACH007"}),
     rank=8,
 )
 _HARD = 0.9  # share of the rows

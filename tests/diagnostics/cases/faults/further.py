@@ -188,7 +188,7 @@ CASES = (
         "constant-feature",
         constant_feature,
         "a constant feature is divided by its deviation of 0",
-        (Answer("REACH003"),),
+        (Answer("REACH003"), Answer("INPUT005", "", "nan-in-input")),
     ),
     Case(
         "head-reset",

@@ -373,7 +373,7 @@ CASES = (
         "view-for-transpose",
         view_for_transpose,
         "a view mixes samples where a transposition was meant",
-        (Answer("LEAK001"),),
+        (Answer("LOSS003", "", "dimensions-exchanged-by-view"), Answer("LEAK001")),
     ),
     Case(
         "changed-under-autograd",
