@@ -156,7 +156,7 @@ class _BoundedTrace(OperationTrace):
 
     def __enter__(self) -> Self:
         """Begin below the modes that the user has entered: each of them is left before or after this one."""
-        with _without_modes():
+        with without_modes():
             super().__enter__()
         return self
 
@@ -164,7 +164,7 @@ class _BoundedTrace(OperationTrace):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End, whatever was entered since."""
-        with _without_modes(until=self):
+        with without_modes(until=self):
             super().__exit__(kind, error, trace)
 
     def __torch_function__(
@@ -209,7 +209,7 @@ class _BoundedTrace(OperationTrace):
 
 
 @contextmanager
-def _without_modes(until: TorchFunctionMode | None = None) -> Iterator[None]:
+def without_modes(until: TorchFunctionMode | None = None) -> Iterator[None]:
     """Take the modes of torch functions away for the block, of those above `until` alone where it is given."""
     taken: list[TorchFunctionMode] = []
     while (top := _get_current_function_mode()) is not None and top is not until:

@@ -45,16 +45,23 @@ DROPS_ALWAYS = Cause(
     "{functions} drops in evaluation mode too: it is not told the mode",
     remedy="Pass training=self.training, or dropout_p only where self.training is true.",
 )
+IN_TRAINING_MODE = Cause(
+    "evaluated-in-training-mode",
+    "{model} is evaluated between steps in training mode, which matters for {layers}",
+    remedy="Call model.eval() before an evaluation, and model.train() after it.",
+)
 MODE004 = Rule(
     "MODE004",
     WARNING,
-    "Dropout is on in evaluation",
+    "The evaluation runs as training does",
     "operations",
-    "Use nn.Dropout, or pass training=self.training.",
+    "Call model.eval() before an evaluation; use nn.Dropout, or pass training=self.training.",
     source="audit",
     arguments="audit",
-    causes=(DROPS_ALWAYS,),
-    what="In evaluation mode the model calls a functional dropout that is on, or an attention with dropout_p above 0.",
+    causes=(DROPS_ALWAYS, IN_TRAINING_MODE),
+    what="In evaluation mode the model calls a functional dropout that is on, or an attention with dropout_p above 0."
+    " In a script: between steps, with gradients disabled, a model with dropout or batch norms is called in training"
+    " mode, and a loss or a comparison of predictions follows; not in each step, and never in evaluation mode.",
     why="Predictions are random, and worse than they need be.",
     example="`F.dropout(x, 0.5)`; `F.scaled_dot_product_attention(q, k, v, dropout_p=0.1)`.",
     false_alarms="Dropout at evaluation on purpose, to measure uncertainty.",

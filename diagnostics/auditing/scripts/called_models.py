@@ -54,6 +54,12 @@ class CalledModels:
         """The parameters of all models."""
         return (parameter for root in self._roots for parameter in root.parameters())
 
+    def name(self, module: nn.Module) -> str | None:
+        """The name of a model, "" if it is the only one; None for any other module."""
+        if all(module is not root for root in self._roots):
+            return None
+        return self._names.get(id(module), "") if len(self._roots) > 1 else ""
+
     def is_training(self) -> bool:
         """Whether a model is in training mode."""
         return any(root.training for root in self._roots)

@@ -84,6 +84,11 @@ class Followers:
         """The copies by name."""
         return {each.name: each.module for each in self._found.values()}
 
+    def name(self, module: nn.Module) -> str | None:
+        """The name of a copy; None for any other module."""
+        found = self._found.get(id(module))
+        return None if found is None else found.name
+
     def look(self, roots: Iterable[nn.Module], live: LiveObjects) -> None:
         """Add the modules that hold the numbers of a model in tensors of their own, and that no optimiser holds."""
         for root in roots:

@@ -192,7 +192,7 @@ def _choose(
         for each in _with_calls_between(monitor, watching):
             if monitor is watching.monitor or each.severity > Severity.NOTE:
                 found.setdefault((each.rule, each.module, each.code), each)
-    findings = [*found.values(), *watching.late, *watching.followers.findings(), *watching.schedules]
+    findings = [*found.values(), *watching.find_afterwards()]
     if not watching.updates and all(each.rule not in (MOVE003.id, STEP001.id) for each in findings):
         findings.append(_never_trained(watching))
     findings.append(_not_run(path))

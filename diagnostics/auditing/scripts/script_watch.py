@@ -28,6 +28,7 @@ from torch.utils.data._utils.worker import _worker_loop
 
 from diagnostics.auditing.declarations import Declarations
 from diagnostics.auditing.scripts.called_models import CalledModels, WeakModules, is_power_of_two
+from diagnostics.auditing.scripts.evaluations import Evaluations
 from diagnostics.auditing.scripts.followers import Followers
 from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
@@ -61,7 +62,7 @@ class ScriptWatch:
         stopped: Whether the program was stopped.
         failure: What went wrong in the watching itself.
         followers: Copies of the models that nothing trains.
-        schedules: What is wrong with schedules of the rate, once the program has ended.
+        evaluations: What is computed between the steps.
         past: Monitors of earlier sets of models and optimisers.
 
     Args:
@@ -79,9 +80,11 @@ class ScriptWatch:
         self._models, self._optimizers = CalledModels(), SteppingOptimizers()
         self._steps, self._round = MonitoredSteps(declared or Declarations(), **options), UpdateRound()
         self.followers = Followers()
-        self.schedules: list[Finding] = []
+        self.evaluations = Evaluations()
+        self._schedules: list[Finding] = []  # of the rate, once the program has ended
         self._stepped: WeakSet[Optimizer] = WeakSet()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
+        self._rounds = 0  # steps that ended, of all monitors
         self._calls = 0  # of models, before an optimiser of theirs is known
         self._passes = 0  # backward passes that ended without an update, before the first one
         self._began_evaluating = False  # the open step
@@ -107,7 +110,8 @@ class ScriptWatch:
     ) -> None:
         """Remove the hooks, and keep the last step if it ended."""
         self._listening.close()
-        self.schedules = find_idle_schedules([*self._stepped])
+        self.evaluations.end()
+        self._schedules = find_idle_schedules([*self._stepped])
         with _own_computation():
             if self._steps.is_open and (self._round.complete or (self._round.stepped and not self.recorded)):
                 self._close()
@@ -142,10 +146,10 @@ class ScriptWatch:
         """The optimisers that hold parameters of the models."""
         return self._optimizers.known
 
-    @property
-    def late(self) -> Sequence[Finding]:
-        """Findings about gradients that are changed after the update."""
-        return self._steps.late
+    def find_afterwards(self) -> list[Finding]:
+        """What the whole program shows: late changes, copies, schedules and evaluations."""
+        found = [*self._steps.late, *self.followers.findings(), *self._schedules]
+        return [*found, *self.evaluations.findings(self._rounds)]
 
     def is_quiet(self, module: nn.Module) -> bool:
         """Whether a module was called in training mode with gradients disabled, before the step of its models began."""
@@ -181,7 +185,10 @@ class ScriptWatch:
         if self.stopped:
             return
         self._look_for_models(module, enabled)
-        self.followers.note_call(module, self._steps.is_open and not self._round.complete)
+        inside = self._steps.is_open and not self._round.complete
+        self.followers.note_call(module, inside)
+        if not enabled and not inside:
+            self._note_between(module)
         if not self._models.is_watched(module):
             return
         if self._steps.is_open and (
@@ -194,6 +201,13 @@ class ScriptWatch:
             tensors = [tensor for tensor in tensors_in(args) if tensor.dim()]
             if tensors or not module._modules:  # else a module inside is given some
                 self._begin_step([tuple(tensor.shape) for tensor in tensors])
+
+    def _note_between(self, module: nn.Module) -> None:
+        """Note a call of a whole model, or of a copy of one, after an update and before the next step."""
+        of_model, of_copy = self._models.name(module), self.followers.name(module)
+        name = of_copy if of_model is None else of_model
+        if name is not None and self._rounds:
+            self.evaluations.note_call(module, name, self._rounds)
 
     def _look_for_models(self, module: nn.Module, enabled: bool) -> None:
         if not self._models.was_seen(module):
@@ -241,6 +255,7 @@ class ScriptWatch:
             self.monitor.trace_also(self.followers.modules)
 
     def _begin_step(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.evaluations.end()
         self._round.begin()
         self._began_evaluating = not self._models.is_training()
         self._steps.open(count_samples(shapes))
@@ -272,6 +287,7 @@ class ScriptWatch:
         self.stopped = over if self.updates else self._passes >= _PATIENCE
 
     def _close(self) -> None:
+        self._rounds += 1
         self._steps.close()
         self.followers.end()
         self.recorded += 1
