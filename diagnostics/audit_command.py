@@ -49,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         **many,
         help="modules of which some calls run under no_grad on purpose; repeatable",
     )
-    parser.add_argument("--terms", metavar="NAMES", help="names of the loss terms that step returns: task,kl")
+    parser.add_argument(
+        "--terms", metavar="NAMES", **many, help="names of the loss terms that step returns: task,kl"
+    )
     parser.add_argument("--select", metavar="PATTERN", **many, help="findings to keep; repeatable")
     parser.add_argument("--ignore", metavar="PATTERN", **many, help="findings to leave out; repeatable")
     parser.add_argument("--baseline", type=Path, help="file of known findings, which are left out")
@@ -61,24 +63,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def choose_options(
     steps: int | None,
     watch: Sequence[str],
-    terms: str | None,
+    terms: Sequence[str],
     expect_frozen: Sequence[str],
     expect_partial: Sequence[str],
 ) -> dict[str, Any]:
     """The arguments of `audit` that were given; the others are those of the case.
 
     Args:
-        steps, watch, expect_frozen, expect_partial: As they are.
-        terms: Names with commas between.
+        steps: As it is.
+        watch, terms, expect_frozen, expect_partial: Names or patterns, also several with commas between.
     """
     given = {
         "steps": steps,
-        "watch": watch or None,
-        "expect_frozen": expect_frozen or None,
-        "expect_partial": expect_partial or None,
-        "terms": [name.strip() for name in terms.split(",")] if terms else None,
+        "watch": _split(watch) or None,
+        "expect_frozen": _split(expect_frozen) or None,
+        "expect_partial": _split(expect_partial) or None,
+        "terms": _split(terms) or None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _split(given: Sequence[str]) -> list[str]:
+    """The names that commas separate; names of modules have none."""
+    return [name.strip() for each in given for name in each.split(",") if name.strip()]
 
 
 def run(chosen: argparse.Namespace, arguments: Sequence[str] = ()) -> int:

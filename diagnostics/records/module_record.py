@@ -99,8 +99,8 @@ class ModuleRecord:
         moved: ||dp|| / ||p|| over its parameters.
         leverage: Norm of ||gradient|| ||p|| over its parameters: by how much the loss changes for a relative
             change of its weights.
-        params_total: Parameters in it, params_trainable those with requires_grad, params_none the
-            trainable ones without gradient in this step, params_zero those whose gradient is all zero.
+        params_total: Parameters in it, params_trainable those with requires_grad that are not declared frozen,
+            params_none the trainable ones without gradient in this step, params_zero those whose gradient is all zero.
         output: Statistics of its output.
         evaluating: Layers in it that act otherwise in training (dropout, batch statistics) and are in evaluation
             mode, where the module itself is.

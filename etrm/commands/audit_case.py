@@ -101,7 +101,9 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
             "audit.bad-case",
             f"{request.target} cannot be audited",
             got=str(error),
-            next_step="etrm audit --help, which shows a complete case",
+            next_step=str(
+                error.facts.get("command", "etrm audit --help, which shows a complete case")
+            ),  # of a package that is missing
         ) from error
     shown: dict[str, Any] = {} if request.out else {"width": terminal_width(), "color": is_colored()}
     text = found.render(request.form, artifact_of(request.target), **shown)

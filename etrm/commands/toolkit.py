@@ -44,7 +44,8 @@ def audit_case(
         typer.Option(help="Modules of which some calls run under no_grad on purpose, a pattern. Repeatable."),
     ] = None,
     terms: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Names of the loss terms that step returns: task,kl")
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Names of the loss terms that step returns: task,kl"),
     ] = None,
     select: Annotated[
         list[str] | None, typer.Option(help="Findings to keep: a rule, a module, or RULE:MODULE. Repeatable.")
@@ -96,7 +97,7 @@ def audit_case(
     from reports.terminal.console import open_console
 
     allow_named([*(probe or ()), *(rule or ())])
-    chosen = choose_options(steps, watch or [], terms, expect_frozen or [], expect_partial or [])
+    chosen = choose_options(steps, watch or [], terms or [], expect_frozen or [], expect_partial or [])
     request = AuditRequest(
         target,
         form,

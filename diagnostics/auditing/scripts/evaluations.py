@@ -31,7 +31,7 @@ _LOSSES = {
 _CHOICES = ("argmax", "max", "topk", "round", "gt", "ge", "lt", "le")
 """Functions that make a decision of scores; of two results the last one is it."""
 _COMPARISONS = ("eq", "ne")
-_MOST_FUNCTIONS = 5_000
+_MOST_FUNCTIONS = 5_000  # of one evaluation, which cost as many microseconds
 _MOST_SEEN = 4  # evaluations that are looked at
 _RARELY = 2  # updates between two evaluations
 _FEWEST_STEPS = 5  # updates, from which a single evaluation is no part of each

@@ -42,7 +42,11 @@ def module_record(
     state = _gradient_state(calls)
     gradients = alone(samples, calls) if facts.sizes is None else facts.sizes
     coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
-    trainable = [record.reach.kind for record in parameters.values() if record.requires_grad]
+    trainable = [
+        record.reach.kind
+        for record in parameters.values()
+        if record.requires_grad and not record.expect_frozen
+    ]
     norms = [record.reach.norm for record in parameters.values()]
     arrived = [
         call.largest
