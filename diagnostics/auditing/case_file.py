@@ -24,6 +24,7 @@ from typing import Any
 from torch import nn
 
 from diagnostics.auditing.audit import Audit, audit
+from diagnostics.auditing.exceptions import introduce
 from diagnostics.auditing.named_models import LIBRARIES, build_named_case, is_named_model
 from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
 from diagnostics.auditing.user_code import CaseError as CaseError
@@ -76,7 +77,7 @@ def audit_file(target: str, arguments: Sequence[str] = (), *, to_end: bool = Fal
             raise CaseError(error.code, "{reason}", **{**error.facts, "reason": str(error)}) from error
         trace = users_lines(error)
         if trace:
-            raise UserError("case.user-code", "{trace}", trace=trace) from error
+            raise UserError("case.user-code", "{trace}", trace=f"{introduce(error)}{trace}") from error
         if isinstance(error, ToolkitError):
             facts = {**error.facts, "target": target, "reason": str(error)}
             raise CaseError(error.code, "{target}: {reason}", **facts) from error

@@ -20,6 +20,7 @@ from typing import Literal
 
 from diagnostics.auditing.audit import Audit
 from diagnostics.auditing.declarations import Declarations
+from diagnostics.auditing.exceptions import find_broken_number, introduce
 from diagnostics.auditing.probes.late_changes import MOVE007
 from diagnostics.auditing.scripts.script_watch import ScriptStopped, ScriptWatch
 from diagnostics.auditing.user_code import CaseError, UserError, users_lines
@@ -31,6 +32,7 @@ from diagnostics.report.text import PIPE_WIDTH, wrap_line
 from diagnostics.rules.families.forward.calls import NOT_USED
 from diagnostics.rules.families.gradients.backward_pass import NO_BACKWARD, STEP001
 from diagnostics.rules.families.gradients.module_gradients import GRAD001, NO_GRAD
+from diagnostics.rules.families.gradients.reach import REACH003
 from diagnostics.rules.families.not_run import BY_OPERATIONS, NO_STEP_FUNCTION, RULE001
 from diagnostics.rules.families.weights.movement import MOVE003, NO_STEP_INSIDE
 from diagnostics.rules.registry import built_in_rules, with_own
@@ -125,7 +127,8 @@ def audit_script(
         if watching.monitor is None or not watching.monitor.history or (gave_up and not watching.updates):
             raise _nothing_watched(path, watching, ending, problem, trace)
         declared.check()
-        chosen = _choose(path, watching, rules, select, ignore, baseline)
+        broken = find_broken_number(problem) if trace and problem is not None else None
+        chosen = _choose(path, watching, broken, rules, select, ignore, baseline)
     except (CaseError, UserError):
         raise
     except ToolkitError as error:
@@ -179,6 +182,7 @@ def _as_main(path: Path, arguments: Sequence[str]) -> Iterator[None]:
 def _choose(
     path: Path,
     watching: ScriptWatch,
+    broken: Finding | None,
     rules: Sequence[Rule],
     select: Sequence[str],
     ignore: Sequence[str],
@@ -195,6 +199,8 @@ def _choose(
     findings = [*found.values(), *watching.find_afterwards()]
     if not watching.updates and all(each.rule not in (MOVE003.id, STEP001.id) for each in findings):
         findings.append(_never_trained(watching))
+    if broken is not None and all(each.rule != REACH003.id for each in findings):
+        findings.append(broken)
     findings.append(_not_run(path))
     names = {*(name for monitor in monitors for name in monitor.modules), *(each.module for each in findings)}
     ids = [rule.id for rule in with_own(rules)]
@@ -284,7 +290,8 @@ def _nothing_watched(
             count=watching.started,
         )
     if trace:
-        return UserError("script.raised", "{trace}", trace=trace)
+        assert problem is not None
+        return UserError("script.raised", "{trace}", trace=f"{introduce(problem)}{trace}")
     if isinstance(problem, SystemExit) and problem.code not in (None, 0):
         return CaseError(
             "script.exited",

@@ -70,7 +70,10 @@ DIVERGED = Cause(
     remedy="Reduce the learning rate, warm it up, and clip the norm of the gradients.",
 )
 OVERFLOW_IN_OPERATION = Cause(
-    "overflow-in-operation", "{phase} pass: {operation} gives the first number that is not finite"
+    "overflow-in-operation",
+    "{phase} pass: {operation} gives the first number that is not finite",
+    remedy="Guard that operation: an eps before log(), sqrt() and a division, the largest number subtracted before"
+    " exp(). Lower the learning rate if earlier steps were finite.",
 )
 OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
 CANCELS = Cause(
