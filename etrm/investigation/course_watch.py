@@ -69,4 +69,4 @@ class CourseWatch:
         if facts.first is not None:
             facts = find_beginning(facts, self._investigation)
             self.steps = facts.steps
-            self._announce(judge_reference(facts, self._investigation.subject, self._start))
+            self._announce(judge_reference(facts, self._investigation.subject, self._start, None))

@@ -72,7 +72,9 @@ class ReferenceReason(StrEnum):
     NOT_COMPARED = "reference.not-compared"
     IN_THE_RUN = "reference.departs-in-the-run"
     IN_SHARED_CODE = "reference.departs-in-shared-code"
-    LATE = "reference.departs-late"  # after the steps that are compared of the control
+    LATE = (
+        "reference.departs-late"  # after the steps that are compared of the control, or in what a run leaves
+    )
 
 
 PLACES = {
@@ -82,9 +84,10 @@ PLACES = {
     ),
     False: (
         ReferenceReason.IN_THE_RUN,
-        "The healthy control does not: the fault is in what only this run has, its settings or code that it adds.",
+        "The healthy control does not: the fault is in settings or code that only this run has, or in shared code that "
+        "only its settings and tasks reach.",
     ),
-    None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs so late too."),
+    None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs there too."),
 }
 """The code and the sentence by whether the healthy control departs too."""
 COMPARE_CODE = (
@@ -98,6 +101,8 @@ DEPARTURE = Metric("reference.departure", "{item}: relative difference from the 
 def course_job(investigation: Investigation, *, until_departure: bool = False) -> Job:
     """The run under test in its own length, up to that of the tier, with steps compared whatever its settings are.
 
+    It has a checkpoint in the middle, from which it is resumed when it has ended.
+
     Args:
         investigation: the investigation.
         until_departure: whether it stops at the first step that departs.
@@ -105,7 +110,13 @@ def course_job(investigation: Investigation, *, until_departure: bool = False) -
     subject = investigation.subject
     steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
-    config = with_settings(with_seed(subject, seed), train={"steps": steps}, monitor=compare_often(steps))
+    kept = {
+        "checkpoint_every": min(subject.train.checkpoint_every, max(1, steps // 2)),
+        "keep_checkpoints": max(2, subject.train.keep_checkpoints),
+    }
+    config = with_settings(
+        with_seed(subject, seed), train={"steps": steps, **kept}, monitor=compare_often(steps)
+    )
     return Job(subject_arm(STUDY), seed, config, until_departure=until_departure)
 
 
@@ -187,7 +198,7 @@ def compare_course(
     facts = check_course(folder)
     if facts.first is None and run is not None and run.finished:
         facts = check_course(folder, evaluated=True)
-    return judge_reference(find_beginning(facts, investigation, known), investigation.subject, start)
+    return judge_reference(find_beginning(facts, investigation, known), investigation.subject, start, None)
 
 
 def find_beginning(
@@ -210,7 +221,7 @@ def judge_reference(
     facts: ReferenceFacts,
     subject: Config,
     before: ReferenceResult | None = None,
-    check_control: Callable[[], ReferenceFacts] = lambda: check_start(control_preset()),
+    check_control: Callable[[], ReferenceFacts] | None = lambda: check_start(control_preset()),
 ) -> ReferenceResult:
     """The result of a comparison.
 
@@ -218,7 +229,7 @@ def judge_reference(
         facts: the outcome of what was compared.
         subject: the config under test.
         before: the result of an earlier comparison that found nothing.
-        check_control: compares the healthy control in the same way.
+        check_control: compares the healthy control in the same way; None where that is not done.
     """
     steps = tuple(
         sorted({step.step for step in facts.steps if not step.absent} | set(before.steps if before else ()))
@@ -237,7 +248,7 @@ def judge_reference(
         words += f" The comparison ended early: {absent}." if absent else ""
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
     shared: bool | None = None
-    if first.step is None or first.step <= LAST_STEP:
+    if check_control is not None and (first.step is None or first.step <= LAST_STEP):
         shared = any(found.stage is first.stage for found in check_control().departures)
     code, place = PLACES[shared]
     onset = f" Step {first.step - 1} does not." if first.step and first.step - 1 in steps else ""

@@ -12,8 +12,8 @@ class PipelineStage(StrEnum):
 
     MODEL = "model"  # weights by names and shapes
     LOADING = "loading"  # the weights at the first step
-    SCHEDULE = "schedule"  # bucket, learning rates, frozen part
-    DATA = "data"  # the samples that rows take, and the batch made of them
+    SCHEDULE = "schedule"  # learning rates, frozen part
+    DATA = "data"  # the bucket, the samples that its rows take, and the batch made of them
     CONTEXT = "context"  # encoder or puzzle table, up to what the core reads
     CARRY = "carry"  # the states with which the core begins
     CORE = "core"

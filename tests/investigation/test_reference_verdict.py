@@ -19,6 +19,7 @@ from etrm.investigation.reference_verdict import (
     compare_course,
     compare_loading,
     compare_recorded,
+    course_job,
     decide_from_reference,
     explain_departure,
     judge_reference,
@@ -207,13 +208,23 @@ def test_a_whole_run_is_compared_and_may_stop_where_it_departs(tmp_path: Path, u
     assert found.steps == ((1,) if until_departure else (1, 2, 3))
 
 
+def test_a_whole_run_has_a_checkpoint_in_the_middle(tmp_path: Path) -> None:
+    one = investigate(tmp_path)
+    one.subject = with_settings(
+        one.subject, train={"steps": 9, "checkpoint_every": 200, "keep_checkpoints": 1}
+    )
+    train = course_job(one).config.train
+    assert (train.steps, train.checkpoint_every, train.keep_checkpoints) == (9, 4, 2)
+
+
 def test_what_a_finished_run_leaves_is_compared_where_no_step_departs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = Departure(PipelineStage.WEIGHTS, "newest checkpoint", 1.0, 0.0)
     for name in ("check_evaluated", "compare_resumed", "compare_requested"):
         monkeypatch.setattr(f"{REFERENCE_CHECK}.{name}", lambda path: [left])
-    assert compare_course(investigate(tmp_path / "healthy"), EQUAL).hypothesis == "H6"
+    healthy = compare_course(investigate(tmp_path / "healthy"), EQUAL)
+    assert (healthy.hypothesis, healthy.shared) == ("H6", None)  # the control leaves no run
     faulty = compare_course(investigate(tmp_path / "faulty", "context-detached"), EQUAL)
     assert {found.stage for found in faulty.departures} >= {PipelineStage.GRADIENT}
     assert PipelineStage.WEIGHTS not in {found.stage for found in faulty.departures}

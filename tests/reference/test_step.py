@@ -389,6 +389,16 @@ def test_a_rate_that_never_falls_is_the_schedule(monkeypatch: pytest.MonkeyPatch
     assert first_stage(config, lambda trainer: None) is PipelineStage.SCHEDULE
 
 
+def test_another_bucket_is_the_data() -> None:
+    """It decides which samples a step has, as the settings of the data say."""
+
+    def change(trainer: Trainer) -> None:
+        own = trainer.episodes.bucket_at
+        trainer.episodes.bucket_at = lambda step, turn=1: 1 - own(step, turn)  # type: ignore[method-assign]
+
+    assert first_stage(config_of(data={"buckets": 2}), change) is PipelineStage.DATA
+
+
 def test_a_part_that_is_not_frozen_is_the_schedule() -> None:
     def change(trainer: Trainer) -> None:
         trainer.stage._freeze = lambda model, part, frozen: None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
@@ -15,7 +17,7 @@ from torch import Tensor
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, read_config
-from etrm.config import Changes, with_settings
+from etrm.config import Changes, Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.investigation.reference_comparison.plain_values import plain_report
@@ -25,6 +27,7 @@ from etrm.training.faults import build_recipe
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
 from etrm.training.scoring.score_run import evaluate_run
+from etrm.training.step_check import StepCheck
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -34,8 +37,10 @@ OTHERS = "best", "nonfinite", "reference.jsonl"
 """Files of a run folder that resuming does not read."""
 Score: TypeAlias = tuple[float, float]
 """The share of solved tasks, and of right tokens."""
-BEST_SCORE, LOWER_SCORE = (0.5, 0.1), (0.2, 0.9)
-"""As long in a file as the shortest score, 0.0."""
+BEST_SCORE, LOWER_SCORE, LATER_SCORE = (0.5, 0.1), (0.2, 0.9), (0.9, 0.9)
+"""As long in a file as the shortest score, 0.0. The last is that of steps after the checkpoint."""
+RESUMED_STEPS = 2
+"""Steps of a resumed run that are compared: its first one, and one after it."""
 STAGES = {
     "ema": PipelineStage.AVERAGE,
     "optimizer": PipelineStage.UPDATE,
@@ -49,26 +54,55 @@ STAGES = {
 
 
 def compare_resumed(path: Path) -> list[Departure]:
-    """Resume a copy of a run folder, and compare the state of the run with the newest checkpoint and logged scores."""
-    newest = max((path / "checkpoints").glob("step_*"))
+    """Resume a copy of a run folder as a command does, and compare the run with the checkpoint and the reference.
+
+    Its state must be that of the checkpoint, its best score that of the steps before, and the steps that follow must be
+    those of the reference. So it is resumed in the middle of the run, if there is a checkpoint.
+    """
+    config = read_config(path)
+    saved = _choose_checkpoint(path, config.train.steps)
+    held = checkpoints.read(saved)
     with TemporaryDirectory() as folder:
         copied = Path(folder) / "run"
-        older = [one.name for one in newest.parent.glob("step_*") if one != newest]
-        shutil.copytree(path, copied, ignore=shutil.ignore_patterns(*OTHERS, *older))
-        best = _write_known_scores(copied / "metrics.jsonl")
-        config = read_config(path)
+        others = [one.name for one in saved.parent.glob("step_*") if one != saved]
+        shutil.copytree(path, copied, ignore=shutil.ignore_patterns(*OTHERS, *others))
+        best = _write_known_scores(copied / "metrics.jsonl", held.state["metrics_bytes"])
         opened = RunFolder(copied, config, resume=True)
         try:
             # Processes that draw samples ahead would only be started and ended; they change no sample.
             trainer = Trainer(with_settings(config, data={"workers": 0}), opened)
             trainer.resume()
             trainer.state.folder = None  # nothing is written to it any more
-            found = trainer.state.capture()
+            noise = draws_noise(trainer.model)
+            found = [*_compare_checkpoints(held, trainer.state.capture(), noise)]
+            found += _compare_best(best, trainer.curve.best)
+            return found or _compare_next_steps(trainer, config)
         finally:
             opened.close()
-        noise = draws_noise(trainer.model)
-        compared = _compare_checkpoints(checkpoints.read(copied / "checkpoints" / newest.name), found, noise)
-        return [*compared, *_compare_best(best, trainer.curve.best)]
+
+
+def _choose_checkpoint(path: Path, steps: int) -> Path:
+    """The newest checkpoint with steps before and after it; where there is none, the newest."""
+    saved = sorted(path.glob("checkpoints/step_*"), key=find_step)
+    return next((one for one in reversed(saved) if 0 < find_step(one) < steps), saved[-1])
+
+
+def find_step(checkpoint: Path) -> int:
+    """The step of a checkpoint folder, by its name."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _compare_next_steps(trainer: Trainer, config: Config) -> list[Departure]:
+    """Compare the first steps of a resumed run with the reference, if any are left."""
+    check, resumed = StepCheck(config), trainer.step
+    for _ in range(min(RESUMED_STEPS, config.train.steps - resumed)):
+        with check.step(trainer):
+            trainer.advance()
+    return [
+        replace(one, step=None, where=f"{one.where} resumed at step {resumed}".lstrip())
+        for compared in check.compared
+        for one in compared.departures
+    ]
 
 
 def _compare_checkpoints(held: Checkpoint, found: Checkpoint, noise: bool) -> Iterator[Departure]:
@@ -92,19 +126,28 @@ def _equal(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and torch.equal(to_host(one), to_host(other))
 
 
-def _write_known_scores(file: Path) -> Score | None:
-    """Replace the logged scores by known ones, and return the best, which is neither the first nor the last of three.
+def _write_known_scores(file: Path, size: int) -> Score | None:
+    """Replace the logged scores by known ones, and return the best one of the steps up to a checkpoint.
 
-    Every line keeps its length, because a checkpoint says how many bytes belong to it.
+    It is neither the first nor the last of three. Every line keeps its length, because a checkpoint says how many bytes
+    belong to it.
+
+    Args:
+        file: the logged steps.
+        size: the number of bytes of the steps up to the checkpoint.
     """
     lines = file.read_text("utf-8").splitlines()
     scored = [place for place, line in enumerate(lines) if SOLVED in json.loads(line)]
-    for number, place in enumerate(scored):
-        solved, tokens = BEST_SCORE if number == (len(scored) - 1) // 2 else LOWER_SCORE
-        known = json.dumps(json.loads(lines[place]) | {SOLVED: solved, TOKENS: tokens})
-        lines[place] = known.ljust(len(lines[place]))
+    ends = [*accumulate(len(f"{line}\n".encode()) for line in lines)]
+    before = [place for place in scored if ends[place] <= size]
+    for place in scored:
+        known = LATER_SCORE if place not in before else LOWER_SCORE
+        if before and place == before[(len(before) - 1) // 2]:
+            known = BEST_SCORE
+        line = json.dumps(json.loads(lines[place]) | dict(zip((SOLVED, TOKENS), known, strict=True)))
+        lines[place] = line.ljust(len(lines[place]))
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    return BEST_SCORE if scored else None
+    return BEST_SCORE if before else None
 
 
 def _compare_best(wanted: Score | None, best: Score | None) -> list[Departure]:

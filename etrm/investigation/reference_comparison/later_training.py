@@ -6,11 +6,13 @@ A new model halts at no row by itself, so that all rows begin together, and it a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from etrm.data.sample import CELLS
 from etrm.device import to_device
 from etrm.model.core import Core
 from etrm.training.trainer import Trainer
@@ -67,6 +69,32 @@ def fill_zeros(trainer: Trainer) -> None:
         if float(parameter.square().mean().sqrt()) < FILLED / 10:
             drawn = torch.randn(parameter.shape, generator=random)
             parameter.copy_(FILLED * to_device(drawn, parameter.device))
+
+
+def continues(trainer: Trainer) -> bool:
+    """Whether a row of the next step works on the sample that it has."""
+    return not bool(trainer.state.carries[trainer.state.bucket].halted.all())
+
+
+@torch.no_grad()
+def lengthen_states(trainer: Trainer) -> None:
+    """Give the rows of the next step states up to the end of the canvas, as after a batch with so long a row.
+
+    A batch gets shorter while rows continue only where the row with the longest query halts before them.
+    """
+    bucket = trainer.state.bucket
+    carry = trainer.state.carries[bucket]
+    more = trainer.config.model.context_tokens + CELLS - carry.z_H.shape[1]
+    if carry.z_H.dim() != 3 or carry.z_H.shape[1] == 0 or more <= 0:
+        return
+    random = torch.Generator().manual_seed(trainer.config.train.seed)
+
+    def lengthen(states: Tensor) -> Tensor:
+        drawn = torch.randn(len(states), more, states.shape[-1], generator=random)
+        return torch.cat((states, to_device(drawn, states.device).to(states.dtype)), dim=1)
+
+    longer = replace(carry, z_H=lengthen(carry.z_H), z_L=lengthen(carry.z_L))
+    trainer.state.set_carry(bucket, longer)
 
 
 def next_states(trainer: Trainer) -> Tensor:

@@ -14,17 +14,22 @@ import torch
 from safetensors.torch import load_file
 
 from etrm.checkpoints.run_folder import read_config, read_metrics
-from etrm.checkpoints.saved_steps import name_of
 from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck, draws_noise
-from etrm.investigation.reference_comparison.finished_run import compare_requested, compare_resumed
+from etrm.investigation.reference_comparison.finished_run import (
+    compare_requested,
+    compare_resumed,
+    find_step,
+)
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
 from etrm.investigation.reference_comparison.later_training import (
+    continues,
     exchange_readers,
     fill_zeros,
+    lengthen_states,
     next_states,
     unsettle,
 )
@@ -212,7 +217,13 @@ def _check_later(trainer: Trainer, check: StepCheck, saved: CheckpointCheck) -> 
     found = saved.restore()
     check.forget()
     unsettle(trainer, states)
-    _train(trainer, check, LATER_STEPS - 1)
+    longer = False
+    for _ in range(LATER_STEPS - 1):
+        if not longer and continues(trainer):
+            lengthen_states(trainer)
+            check.forget()
+            longer = True
+        _train(trainer, check, 1)
     return [*found, *_check_every_token(trainer)]
 
 
@@ -251,26 +262,30 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
 def check_evaluated(path: Path) -> tuple[Departure, ...]:
     """Compare the weights that an evaluation of a run folder uses with those that the folder holds.
 
-    They are the averaged ones of the newest checkpoint, and of the best one by the logged scores if the run was
-    evaluated on the way: the first of the highest score, which another evaluation of it gives again.
+    They are the averaged ones of the last step, and of the best one by the logged scores if the run was evaluated on
+    the way: the first of the highest score, which another evaluation of it gives again.
     """
-    newest = max((path / "checkpoints").glob("step_*"))
-    logged = {line["step"]: line for line in read_metrics(path) if SOLVED in line}
+    metrics = read_metrics(path)
+    logged = {line["step"]: line for line in metrics if SOLVED in line}
+    newest = _check_loaded(path, "newest", "checkpoints", metrics[-1]["step"])
     if not logged:
-        return _check_loaded(path, "newest", newest)
+        return newest
     best = max(logged, key=lambda step: (logged[step][SOLVED], logged[step][TOKENS], -step))
-    held = path / BEST / name_of(best)
     return (
-        *_check_loaded(path, "newest", newest),
-        *_check_loaded(path, "best", held),
+        *newest,
+        *_check_loaded(path, "best", BEST, best),
         *_check_logged(path, logged[best]),
     )
 
 
-def _check_loaded(path: Path, which: Literal["newest", "best"], held: Path) -> tuple[Departure, ...]:
+def _check_loaded(
+    path: Path, which: Literal["newest", "best"], folder: str, wanted_step: int
+) -> tuple[Departure, ...]:
+    """Compare the checkpoint that an evaluation loads with that of a step."""
     model, _, _, step = load_model(path, "ema", which=which)
-    if not held.exists() or step != int(held.name.removeprefix("step_")):
-        where = f"step {step} instead of checkpoint {held.name}"
+    held = next((one for one in (path / folder).glob("step_*") if find_step(one) == wanted_step), None)
+    if held is None or step != wanted_step:
+        where = f"that of step {step} instead of step {wanted_step}"
         return (Departure(PipelineStage.WEIGHTS, f"{which} checkpoint", 1.0, 0.0, where),)
     wanted = load_file(held / "ema.safetensors")
     real = {name: to_host(value) for name, value in model.state_dict().items()}
@@ -304,7 +319,7 @@ def _check_loading(trainer: Trainer) -> Sequence[Departure]:
 
 
 def _check_decoder(trainer: Trainer, source: Path | None) -> Sequence[Departure]:
-    saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"))
+    saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"), key=find_step)
     if not saved:
         return []
     kind = "ema" if trainer.config.train.decoder_weights == "ema" else "model"

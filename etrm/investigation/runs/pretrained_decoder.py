@@ -10,7 +10,7 @@ from typing import Any
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import NO_CURRICULUM, Config, with_settings
-from etrm.errors import FolderInUseError, Interrupted
+from etrm.errors import CheckpointError, FolderInUseError, Interrupted
 from etrm.investigation.runs import cache
 from etrm.training.trainer import train
 
@@ -82,6 +82,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
 
     Raises:
         Interrupted: the user pressed Ctrl-C; what was trained is kept and resumed next time.
+        CheckpointError: the training ended without a checkpoint of its last step.
     """
     folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,14 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
                 raise Interrupted
         except FolderInUseError:
             time.sleep(WAIT)
+            continue
+        if not finished(config, elsewhere):
+            raise CheckpointError(
+                "decoder.not-kept",
+                f"the TRM decoder was trained to its end, but the newest checkpoint in {folder} is an earlier one",
+                allowed=f"a checkpoint of step {steps}, as every run leaves one of its last step",
+                next_step="compare the code that writes and lists checkpoints with that of an unedited installation",
+            )
     progress(steps, steps)
     return folder
 

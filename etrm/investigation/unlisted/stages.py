@@ -86,7 +86,7 @@ STAGES: tuple[StageRow, ...] = (
         ("Trainer.advance", "schedule(", "schedule"),
         ("Trainer.advance", "set_rates", "schedule"),
         ("Trainer.advance", "stage.enter", "schedule"),
-        ("Trainer.advance", "self.state.bucket", "schedule"),
+        ("Trainer.advance", "self.state.bucket", "data"),
         ("Trainer.advance", "gather_flags", "data carry"),
         ("Trainer.advance", "refill", "data"),
         ("Trainer.advance", "self.carries[bucket], self._slices", "carry data"),
@@ -220,7 +220,7 @@ STAGES: tuple[StageRow, ...] = (
     *_rows(
         "data/episodes.py",
         ("*", "_stream(", ""),  # another stream of random numbers is as good
-        ("Episodes.bucket_at", "", "schedule"),
+        ("Episodes.bucket_at", "", "data"),
         ("Episodes.stage_at", "", "schedule"),
         ("Episodes._list_edges", "", "schedule"),
         ("Episodes.sample", "", "data"),

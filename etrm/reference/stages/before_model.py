@@ -21,11 +21,8 @@ from etrm.reference.stages.differences import (
 
 
 def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
-    """The bucket, the number of the step, the frozen part and the learning rates."""
+    """The number of the step, the frozen part and the learning rates."""
     stage, done = PipelineStage.SCHEDULE, checked.before.step
-    if checked.rows is not None:
-        turn = checked.model.halt.max_steps if checked.fixed_time else 1
-        yield from compare_values(stage, "bucket", checked.step.bucket, checked.rows.bucket_at(done, turn))
     if checked.ended:
         yield from compare_values(stage, "step", checked.after.step, done + 1)
     staged = checked.train.freeze_decoder_steps or checked.train.freeze_encoder_steps
@@ -42,8 +39,12 @@ def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
 
 
 def compare_samples(checked: CheckedStep) -> Iterator[Departure]:
-    """Which samples the rows take, and what is in them."""
+    """The bucket, which samples the rows take, and what is in them."""
     stage, bucket = PipelineStage.DATA, checked.step.bucket
+    if checked.rows is not None:
+        turn = checked.model.halt.max_steps if checked.fixed_time else 1
+        wanted = checked.rows.bucket_at(checked.before.step, turn)
+        yield from compare_values(stage, "bucket", bucket, wanted)
     indices, following = list(checked.before.rows[bucket][0]), checked.before.rows[bucket][1]
     for row, begins in enumerate(checked.carry["halted"].tolist()):
         if begins:

@@ -14,6 +14,7 @@ from etrm.investigation.reference_comparison.finished_run import compare_request
 from etrm.reference.departure import PipelineStage
 from etrm.training import trainer
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.optim import schedule
 from etrm.training.scoring import score_run
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutCurve
 from etrm.training.scoring.predictor import make_predictor
@@ -90,6 +91,31 @@ def test_another_best_score_after_resuming_is_the_weights(
     assert [(found.stage, found.tensor) for found in compare_resumed(folder)] == [
         (PipelineStage.WEIGHTS, "best score")
     ]
+
+
+def test_the_best_score_is_that_of_the_steps_before_the_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log goes on behind the checkpoint from which a run resumes."""
+    recall = HeldOutCurve.recall
+    monkeypatch.setattr(HeldOutCurve, "recall", lambda self, path, size: recall(self, path, 1 << 30))
+    assert [(found.stage, found.tensor) for found in compare_resumed(folder)] == [
+        (PipelineStage.WEIGHTS, "best score")
+    ]
+
+
+def test_the_steps_of_a_resumed_run_are_those_of_the_reference(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is that of the checkpoint, and the next rate is another one."""
+    monkeypatch.setattr(trainer, "schedule", lambda step, train: 0.5 * schedule(step, train))
+    found = compare_resumed(folder)
+    assert (found[0].stage, found[0].step) == (PipelineStage.SCHEDULE, None)
+
+
+def test_a_run_with_one_checkpoint_is_resumed_at_its_end(tmp_path: Path) -> None:
+    run_of(tmp_path / "run", train={"steps": 2, "warmup_steps": 1, "checkpoint_every": 2})
+    assert compare_resumed(tmp_path / "run") == []
 
 
 def test_states_that_are_not_restored_are_the_carry(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

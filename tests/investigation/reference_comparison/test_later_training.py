@@ -83,6 +83,19 @@ def test_a_state_that_is_kept_where_a_row_begins_alone_is_the_carry(monkeypatch:
     assert first.stage is PipelineStage.CARRY
 
 
+def test_a_state_that_is_cut_at_the_wrong_end_is_the_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of a new model begin together, so that no batch is shorter than the states of its rows."""
+
+    def fit(z: torch.Tensor, length: int) -> torch.Tensor:
+        more = length - z.shape[1]
+        return z[:, -length:] if more < 0 else torch.nn.functional.pad(z, (0, 0, 0, more))
+
+    monkeypatch.setattr("etrm.model.act._fit", fit)
+    first = check_start(config_of()).first
+    assert first is not None
+    assert first.stage is PipelineStage.CARRY
+
+
 def test_rows_that_never_halt_early_are_the_halting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "etrm.model.recursive.halts", lambda steps, q_halt, config, minimum: steps >= config.max_steps

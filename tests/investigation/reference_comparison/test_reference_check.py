@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,24 @@ def test_an_evaluation_of_an_older_checkpoint_is_the_weights(
     monkeypatch.setattr(predictor, "list_saved", lambda folder: list_saved(folder)[:-1])
     [found] = check_evaluated(tmp_path / "run")
     assert found.stage is PipelineStage.WEIGHTS
+
+
+@pytest.mark.parametrize(("steps", "saved"), [(3, None), (12, "step_8")])
+def test_a_newest_checkpoint_of_an_earlier_step_is_the_weights(
+    steps: int, saved: str | None, tmp_path: Path
+) -> None:
+    """The last steps are not saved, or the names of checkpoints are not in the order of the steps."""
+    path = tmp_path / "run"
+    train(config_of(train={"steps": steps, "warmup_steps": 1, "checkpoint_every": 4}), path)
+    assert check_evaluated(path) == ()
+    last = path / "checkpoints" / f"step_{steps:08d}"
+    if saved is None:
+        shutil.rmtree(last)
+    else:
+        last.rename(last.with_name(f"step_{steps}"))
+        (path / "checkpoints" / "step_00000008").rename(last.with_name(saved))
+    [found] = check_evaluated(path)
+    assert (found.stage, found.tensor) == (PipelineStage.WEIGHTS, "newest checkpoint")
 
 
 EVALUATED = config_of(

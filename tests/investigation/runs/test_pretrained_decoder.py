@@ -11,13 +11,16 @@ from etrm.checkpoints import format as checkpoint
 from etrm.checkpoints.run_folder import RunFolder
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import load, with_settings
+from etrm.errors import CheckpointError
 from etrm.investigation.controls import control_outcome
 from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.cache import outcomes
+from etrm.training.trainer import Trainer
 
 SMOKE = with_settings(load("smoke"), train={"threads": 1})
+save = Trainer._save
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,14 @@ def test_a_decoder_is_trained_once(cache: Path) -> None:
     assert pretrain.pretrained(config, lambda done, total: seen.append((done, total))) == first
     assert seen == [(3, 3)]
     assert checkpoint.read(list_saved(first / "checkpoints")[-1]).step == 3
+
+
+def test_a_decoder_whose_last_step_is_not_saved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not trained again without an end."""
+    monkeypatch.setattr(Trainer, "_save", lambda self: None if self.step else save(self))
+    with pytest.raises(CheckpointError) as error:
+        pretrain.pretrained(pretrain.trm_config(SMOKE, 3), lambda done, total: None)
+    assert error.value.code == "decoder.not-kept"
 
 
 def test_another_config_or_other_code_is_another_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
