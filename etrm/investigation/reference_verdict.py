@@ -29,6 +29,7 @@ from etrm.investigation.result import CauseCode, HypothesisResult, RecordedDepar
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.stages.before_model import FROZEN_PART
 from etrm.training.step_check import ComparedStep
 
 STUDY = "reference"
@@ -328,13 +329,28 @@ def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
     # Only of the first step: what departs later may be a consequence, and is not known yet while a run continues.
     at_stage = [found for found in departures if found.stage is first.stage and found.step == first.step]
     names = [found.tensor for found in at_stage]
-    if first.stage in AFTER_GRADIENT and all(name.startswith("encoder.") for name in names):
-        # A gradient that does not arrive; what changes or uses it by another formula is the optimiser.
-        return "H2" if any(found.unmoved for found in at_stage) else HYPOTHESES[first.stage]
     if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in names):
         return None
-    named = HYPOTHESES[first.stage]
+    named = "H2" if _trains_no_encoder(first, departures) else HYPOTHESES[first.stage]
     return "H4" if named == "H2" and not subject.model.has_encoder else named
+
+
+def _trains_no_encoder(first: Departure, departures: Sequence[Departure]) -> bool:
+    """Whether the encoder does not train in the first step that departs, as H2 measures it.
+
+    It is not called, a gradient does not arrive, or an update does not move it. What changes a gradient or uses it by
+    another formula is the optimiser.
+    """
+    if first.stage is PipelineStage.CONTEXT:
+        return first.unmoved
+    if first.stage not in AFTER_GRADIENT and first.tensor != FROZEN_PART:
+        return False
+    later = [one for one in departures if one.stage in AFTER_GRADIENT and one.step == first.step]
+    encoder = [one for one in later if one.tensor.startswith("encoder.")]
+    still = bool(encoder) and all(one.unmoved for one in encoder)
+    # A clipped gradient that is zero everywhere still lets the weights decay.
+    lost = [one for one in later if one.stage is PipelineStage.CLIPPING]
+    return still and all(one in encoder for one in lost)
 
 
 def _rows(reference: ReferenceResult) -> Table:

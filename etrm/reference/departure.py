@@ -11,7 +11,7 @@ class PipelineStage(StrEnum):
     """The stages of a training step in the order in which they happen, and then those of evaluation."""
 
     MODEL = "model"  # weights by names and shapes
-    LOADING = "loading"  # the weights at the first step
+    LOADING = "loading"  # the weights at the first step, and those of a decoder while it is frozen
     SCHEDULE = "schedule"  # learning rates, frozen part
     DATA = "data"  # the bucket, the samples that its rows take, and the batch made of them
     CONTEXT = "context"  # encoder or puzzle table, up to what the core reads
@@ -45,7 +45,7 @@ class Departure:
         step: the 1-based optimiser step; None for evaluation.
         bucket: the bucket of the step; None for evaluation.
         unmoved: whether nothing reaches the parameter: its clipped gradient is zero, or an update left it where it
-            was.
+            was; of a context, whether the encoder was not called.
     """
 
     stage: PipelineStage

@@ -77,6 +77,7 @@ class RecordedPart:
         logits, q_halt, kl, entropy: the output of the model.
         labels: (B, S), those that the loss used.
         total: the scalar that was trained on, before its division by the batch size.
+        encoded: whether the encoder was called; True of a model without one.
     """
 
     rows: slice
@@ -91,6 +92,7 @@ class RecordedPart:
     entropy: Tensor | None = None
     labels: Tensor | None = None
     total: Tensor | None = None
+    encoded: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class RecordedStep:
         requiring: names of the parameters that require a gradient when the model is called.
         logged: the numbers that the step logs, by name; None of a step that ended before.
         at_forward: names of the weights that differ from those of ``before`` when the model is called.
+        freezes_decoder: whether the settings that the run really uses freeze the decoder.
     """
 
     before: Snapshot
@@ -150,4 +153,5 @@ class RecordedStep:
     logged: Mapping[str, Any] | None = None
     at_forward: tuple[str, ...] = ()
     requiring: tuple[str, ...] = ()
+    freezes_decoder: bool = False
     after: Snapshot | None = None

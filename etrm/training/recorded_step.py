@@ -38,6 +38,7 @@ def record_step(trainer: Stepping) -> Iterator[RecordedStep]:
         bucket=state.bucket,
         batch_size=state.config.train.batch_size,
         parameters=tuple(name for name, _ in state.model.named_parameters()),
+        freezes_decoder=state.step < state.config.train.freeze_decoder_steps,
     )
     with ExitStack() as hooks:
         _watch_forward(state, step, hooks)
@@ -76,9 +77,14 @@ def _moments(state: TrainState) -> Iterator[tuple[str, Tensor]]:
 
 def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> None:
     calls: list[RecordedCore] = []
+    encoder, encodings = state.model.encoder, list[Any]()
+
+    def encode(*call: Any) -> None:
+        encodings.append(True)
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.clear()
+        encodings.clear()
         if not step.parts:
             before, weights = step.before.weights, module.state_dict()
             step.at_forward = tuple(
@@ -107,11 +113,14 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
                 core=calls[-1] if len(calls) == 1 else None,
                 kl=_copy(found.kl),
                 entropy=_copy(found.entropy),
+                encoded=encoder is None or bool(encodings),
             )
         )
 
     hooks.callback(state.model.register_forward_pre_hook(enter, with_kwargs=True).remove)
     hooks.callback(state.model.register_forward_hook(leave, with_kwargs=True).remove)
+    if encoder is not None:
+        hooks.callback(encoder.register_forward_hook(encode).remove)
     if isinstance(state.model.core, Core):
         hooks.callback(state.model.core.register_forward_hook(called).remove)
 

@@ -35,6 +35,7 @@ INFINITE = sys.float_info.max  # stands for an infinite size, which JSON does no
 FIRST_STEPS = 3  # of a run and of each of its phases: a fault may need a row that continues
 CANDIDATES = 16  # random steps among which one of the right bucket is looked for
 MOST_DEPARTURES = 20  # that are kept of one step: a wrong loss changes every gradient
+MOST_ALIKE = 5  # the same of one stage in the encoder, and in the rest of the model
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class StepCheck:
         except Exception as error:  # noqa: BLE001  (a comparison never ends a run)
             self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
             return
-        self.compared.append(ComparedStep(step, bucket, tuple(found[:MOST_DEPARTURES]), len(found)))
+        self.compared.append(ComparedStep(step, bucket, _keep_some(found), len(found)))
 
 
 def _compare_between(left: Snapshot, recorded: RecordedStep) -> list[Departure]:
@@ -167,6 +168,18 @@ def _compare_between(left: Snapshot, recorded: RecordedStep) -> list[Departure]:
     noise = any(part.batch.demos.noise is not None for part in recorded.parts)
     found = compare_states(left, recorded.before, "between two steps", noise=noise)
     return [replace(one, step=recorded.before.step + 1, bucket=recorded.bucket) for one in found]
+
+
+def _keep_some(found: list[Departure]) -> tuple[Departure, ...]:
+    """The first departures of each stage, of the encoder and of the rest, in their order."""
+    counts = Counter[tuple[PipelineStage, bool]]()
+    kept = []
+    for one in found:
+        kind = one.stage, one.tensor.startswith("encoder.")
+        counts[kind] += 1
+        if counts[kind] <= MOST_ALIKE:
+            kept.append(one)
+    return tuple(kept[:MOST_DEPARTURES])
 
 
 def _in_order(found: list[Departure]) -> list[Departure]:

@@ -29,6 +29,7 @@ from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResu
 from etrm.investigation.root_cause import find_root_cause
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.stages.before_model import FROZEN_PART
 from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import train
 from tests.investigation.planted import inline
@@ -80,8 +81,9 @@ def test_the_first_stage_names_the_hypothesis_and_the_control_whose_code_it_is()
     ("names", "unmoved", "hypothesis"),
     [
         (("encoder.a", "encoder.b"), True, "H2"),
-        (("core.a", "encoder.b"), True, "H4"),
         (("encoder.a", "encoder.b"), False, "H4"),
+        (("core.a", "encoder.b"), False, "H4"),
+        (("core.a",), True, "H4"),
     ],
 )
 @pytest.mark.parametrize("stage", [PipelineStage.CLIPPING, PipelineStage.UPDATE])
@@ -90,6 +92,24 @@ def test_an_encoder_that_does_not_move_is_its_gradient_path(
 ) -> None:
     departures = (Departure(stage, name, 1.0, 0.0, unmoved=unmoved) for name in names)
     assert judged(*departures).hypothesis == hypothesis
+
+
+@pytest.mark.parametrize(
+    ("stage", "hypothesis"), [(PipelineStage.CLIPPING, "H4"), (PipelineStage.UPDATE, "H2")]
+)
+def test_without_any_update_the_encoder_does_not_move(stage: PipelineStage, hypothesis: str) -> None:
+    """Without any clipped gradient it decays."""
+    still = [Departure(stage, name, 1.0, 0.0, unmoved=True) for name in ("core.a", "encoder.b")]
+    assert judged(*still).hypothesis == hypothesis
+    unfrozen = Departure(PipelineStage.SCHEDULE, FROZEN_PART, 1.0, 0.0)
+    assert judged(unfrozen, *still).hypothesis == hypothesis
+    assert judged(Departure(PipelineStage.SCHEDULE, "rate of encoder.b", 1.0, 0.0), *still).hypothesis == "H4"
+
+
+@pytest.mark.parametrize(("unmoved", "hypothesis"), [(True, "H2"), (False, "H3")])
+def test_a_context_without_a_call_of_the_encoder_is_its_gradient_path(unmoved: bool, hypothesis: str) -> None:
+    departure = Departure(PipelineStage.CONTEXT, "context", 1.0, 0.0, unmoved=unmoved)
+    assert judged(departure).hypothesis == hypothesis
 
 
 def test_what_departs_later_does_not_change_the_hypothesis() -> None:

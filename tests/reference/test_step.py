@@ -399,11 +399,35 @@ def test_another_bucket_is_the_data() -> None:
     assert first_stage(config_of(data={"buckets": 2}), change) is PipelineStage.DATA
 
 
-def test_a_part_that_is_not_frozen_is_the_schedule() -> None:
+@pytest.mark.parametrize("part", ["decoder", "encoder"])
+def test_a_part_that_is_not_frozen_is_the_schedule_and_a_decoder_that_moves_is_not_that_of_its_checkpoint(
+    part: str,
+) -> None:
     def change(trainer: Trainer) -> None:
         trainer.stage._freeze = lambda model, part, frozen: None
 
-    assert first_stage(config_of(train={"freeze_decoder_steps": 2}), change) is PipelineStage.SCHEDULE
+    found = departures(config_of(train={f"freeze_{part}_steps": 2}), 1, change)
+    stages = {one.stage for one in found}
+    assert PipelineStage.SCHEDULE in stages
+    assert (PipelineStage.LOADING in stages) is (part == "decoder")
+
+
+@pytest.mark.parametrize(
+    ("fault", "stage", "unmoved"),
+    [
+        ("decoder-moves", PipelineStage.LOADING, False),
+        ("freeze-skips-optimizer", PipelineStage.UPDATE, True),
+        ("cached-context", PipelineStage.CONTEXT, True),
+        ("encoder-skipped", PipelineStage.CONTEXT, True),
+        ("context-ignored", PipelineStage.CONTEXT, False),
+    ],
+)
+def test_a_departure_says_whether_the_encoder_trains(fault: str, stage: PipelineStage, unmoved: bool) -> None:
+    """It is not called or does not move, or something else departs."""
+    found = departures(config_of(faults=(fault,)), 2)
+    first = [one for one in found if (one.stage, one.step) == (stage, found[0].step)]
+    assert found[0].stage is stage
+    assert {one.unmoved for one in first} == {unmoved}
 
 
 def test_a_step_that_is_not_finite_is_compared_as_far_as_it_came() -> None:

@@ -137,6 +137,16 @@ def test_a_resumed_run_has_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "half" / REFERENCE).read_text() == (tmp_path / "whole" / REFERENCE).read_text()
 
 
+def test_of_many_departures_those_of_the_encoder_are_kept_too(tmp_path: Path) -> None:
+    """Without any update every weight and every moment departs, and those of the core are the first."""
+    train(
+        config_of(train={"steps": 1, "warmup_steps": 0}, faults=("freeze-skips-optimizer",)), tmp_path / "run"
+    )
+    [step] = read_compared(tmp_path / "run")
+    assert step.count > len(step.departures)
+    assert {one.tensor.partition(".")[0] for one in step.departures} == {"core", "encoder"}
+
+
 def test_numbers_that_are_not_finite_are_valid_json(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="not finite"):
         train(config_of(train={"steps": 2}, faults=("context-nan",)), tmp_path / "run")

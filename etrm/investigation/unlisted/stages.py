@@ -90,7 +90,8 @@ STAGES: tuple[StageRow, ...] = (
         ("Trainer.advance", "gather_flags", "data carry"),
         ("Trainer.advance", "refill", "data"),
         ("Trainer.advance", "self.carries[bucket], self._slices", "carry data"),
-        ("Trainer.advance", "recipe.update", "update"),
+        # Without an update the encoder does not move.
+        ("Trainer.advance", "recipe.update", "update gradient"),
         ("Trainer.advance", "zero_grad", "gradient"),
         ("Trainer.advance", "ema.update", "average"),
         ("Trainer.advance", "carry, halted", "carry halting"),
@@ -151,7 +152,7 @@ STAGES: tuple[StageRow, ...] = (
         "training/recipe.py",
         ("load_decoder", "", "loading"),
         ("freeze", "", "schedule gradient"),
-        ("update", "", "update"),
+        ("update", "", "update gradient"),
         ("draw", "", "data"),
         ("labels", "", "labels"),
         ("weigh", "", "loss"),

@@ -94,9 +94,13 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
     ids = torch.cat([recorded.batch.puzzle_ids for recorded in checked.step.parts])
     for name, old in checked.before.weights.items():
         new = checked.after.weights[name]
+        still = torch.equal(new, old)
+        if checked.step.freezes_decoder and name.startswith("core.") and not still:
+            moved = ratio(norm([new - old]), norm([old]))
+            yield Departure(PipelineStage.LOADING, name, moved, 0.0, "of a frozen decoder")
         gradient = checked.step.applied.get(name)
         if name not in checked.trained or gradient is None:
-            if not torch.equal(new, old):
+            if not still:
                 yield Departure(stage, name, ratio(norm([new - old]), norm([old])), 0.0, "without a gradient")
             continue
         moments = checked.before.moments
@@ -113,13 +117,13 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
         )
         size = moved_apart(new, wanted.weight, old)
         if not size <= checked.limits.exact:
-            yield Departure(stage, name, size, checked.limits.exact, unmoved=torch.equal(new, old))
+            yield Departure(stage, name, size, checked.limits.exact, unmoved=still)
         for kind, value in (("exp_avg", wanted.mean), ("exp_avg_sq", wanted.square)):
             real = checked.after.moments.get(f"{name}.{kind}")
             if value is not None:
                 size = 1.0 if real is None else ratio(norm([real.double() - value]), norm([value]))
                 if not size <= checked.limits.exact:
-                    yield Departure(stage, f"{name}.{kind}", size, checked.limits.exact)
+                    yield Departure(stage, f"{name}.{kind}", size, checked.limits.exact, unmoved=still)
 
 
 def compare_average(checked: CheckedStep) -> Iterator[Departure]:

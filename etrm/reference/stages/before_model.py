@@ -19,6 +19,9 @@ from etrm.reference.stages.differences import (
     share_of,
 )
 
+FROZEN_PART = "frozen part"
+"""The name of what differs where other parameters require a gradient than the settings say."""
+
 
 def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
     """The number of the step, the frozen part and the learning rates."""
@@ -28,7 +31,7 @@ def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
     staged = checked.train.freeze_decoder_steps or checked.train.freeze_encoder_steps
     if staged and set(checked.step.requiring) != set(checked.trained):
         yield Departure(
-            stage, "frozen part", 1.0, 0.0, f"{frozen_part(done, checked.train) or 'no part'} is expected"
+            stage, FROZEN_PART, 1.0, 0.0, f"{frozen_part(done, checked.train) or 'no part'} is expected"
         )
     factor = rate_factor(done, checked.train)
     for name, rate in checked.step.rates.items():

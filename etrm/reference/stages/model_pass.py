@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -158,7 +159,8 @@ class ModelPass:
         given = (
             self._moved(recorded, numbers, found.context) if self.checked.train.inner_steps else found.context
         )
-        yield from self._forward(PipelineStage.CONTEXT, "context", core.context[chosen], given, None, first)
+        for one in self._forward(PipelineStage.CONTEXT, "context", core.context[chosen], given, None, first):
+            yield one if recorded.encoded else self._not_encoded(one)
         yield from self._handed_on(recorded, chosen, found)
         if found.kl is not None and recorded.kl is not None:
             yield from self._forward(PipelineStage.CONTEXT, "kl", recorded.kl[chosen], found.kl, None, first)
@@ -221,6 +223,12 @@ class ModelPass:
             else encoded.kl.new_zeros(len(numbers)).index_put((places,), encoded.kl)
         )
         return ContextResult(context.index_put((places,), encoded.context), kl)
+
+    def _not_encoded(self, departure: Departure) -> Departure:
+        """A departing context of a step in which the encoder was not called, as its variant may allow."""
+        if self.checked.model.variant == "etrm_cached":
+            return departure
+        return replace(departure, where=f"{departure.where}, the encoder is not called", unmoved=True)
 
     def _moved(self, recorded: RecordedPart, numbers: list[int], contexts: Tensor) -> Tensor:
         """The contexts of some rows after the inner steps."""
