@@ -62,7 +62,7 @@ def row_losses(
     halting = halting * counts
     total = cross_entropy + train.q_halt_weight * halting
     if kl is not None:
-        total = total + train.kl_weight * kl * counts
+        total = total + train.kl_weight * kl.double() * counts
     if entropy is not None:
-        total = total + train.entropy_weight * entropy * counts
+        total = total + train.entropy_weight * entropy.double() * counts
     return RowLosses(cross_entropy, halting, total)

@@ -140,6 +140,7 @@ def act_loss(output: StepOutput, labels: Tensor, kind: str = "stablemax") -> Los
         token_accuracy=right / divisor,
         exact=exact,
         q_correct=((output.q_halt >= 0) == exact) & scored,
-        kl=None if output.kl is None else output.kl * scored,
-        entropy=None if output.entropy is None else output.entropy * scored,
+        # A sum over rows in a lower precision would round.
+        kl=None if output.kl is None else output.kl.float() * scored,
+        entropy=None if output.entropy is None else output.entropy.float() * scored,
     )

@@ -301,6 +301,16 @@ def test_rounding_is_no_departure_however_much_a_recursion_amplifies_it(
 
 
 @pytest.mark.filterwarnings("ignore:train.precision bfloat16:UserWarning")
+@pytest.mark.parametrize("kl_weight", [0.0, 0.1])
+def test_divergences_in_bfloat16_are_added_up_without_rounding(kl_weight: float) -> None:
+    config = config_of(
+        model={"encoder": {"kind": "lpn_variational"}},
+        train={"precision": "bfloat16", "kl_weight": kl_weight, "batch_size": 12, "accumulate": 2},
+    )
+    assert departures(config, 1) == []
+
+
+@pytest.mark.filterwarnings("ignore:train.precision bfloat16:UserWarning")
 def test_a_gradient_of_zero_is_no_rounding() -> None:
     trainer = Trainer(with_settings(DEEP, faults=("context-detached",)))
     for _ in range(2):

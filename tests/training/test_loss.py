@@ -197,6 +197,15 @@ def test_the_divergence_is_a_weighted_sum_over_the_scored_rows() -> None:
     assert found.total(TrainConfig(kl_weight=0.1)).item() == pytest.approx(without + 0.1 * 8)
 
 
+@pytest.mark.parametrize("name", ["kl", "entropy"])
+def test_terms_in_a_lower_precision_are_added_up_in_float32(name: str) -> None:
+    """257 is no number of bfloat16."""
+    values = {name: torch.tensor([256.0, 1.0], dtype=torch.bfloat16)}
+    output = StepOutput(torch.randn(2, 1, 12), torch.zeros(2), torch.zeros(2, 1, 1), **values)
+    weight = TrainConfig(kl_weight=1.0, entropy_weight=1.0)
+    assert act_loss(output, torch.tensor([[1], [2]])).terms(weight)[name].item() == 257
+
+
 def test_the_terms_of_the_total_have_names_and_only_one_reads_the_labels() -> None:
     labels = torch.tensor([[1], [2], [IGNORE]])
     logits = torch.randn(3, 1, 12, requires_grad=True)
