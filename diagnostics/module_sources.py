@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import nn
 
 from diagnostics.findings import Finding
 
+QUIET = "no-grad"
+"""Code of the cause that a module runs with gradients disabled: the line that calls it is the one to change."""
 
-def locate_finding(finding: Finding, model: nn.Module) -> Finding:
-    """The finding and its consequences with file and line, as far as they are known."""
+
+def locate_finding(
+    finding: Finding, model: nn.Module, quiet: Mapping[str, tuple[str, int]] = MappingProxyType({})
+) -> Finding:
+    """The finding and its consequences with file and line, as far as they are known.
+
+    Args:
+        quiet: File and line that call a module with gradients disabled, by its name.
+    """
     file, line = find_source(model, finding.module) if finding.module else ("", None)
-    followed = tuple(locate_finding(each, model) for each in finding.consequences)
+    if finding.code == QUIET and (called := quiet.get(finding.module, ("", 0)))[0]:
+        file, line = _shown(Path(called[0])), called[1]
+    followed = tuple(locate_finding(each, model, quiet) for each in finding.consequences)
     return replace(finding, file=file, line=line, consequences=followed)
 
 
@@ -41,6 +54,10 @@ def _source_of(kind: type[nn.Module]) -> tuple[str, int | None]:
     inherited = str(getattr(function, "__module__", "")).partition(".")[0] == "torch"  # as of a Sequential
     if code is None or inherited:
         return "", None
-    path = Path(code.co_filename)
+    return _shown(Path(code.co_filename)), code.co_firstlineno
+
+
+def _shown(path: Path) -> str:
+    """The path from the working directory, if it is inside."""
     inside = path.is_absolute() and path.is_relative_to(Path.cwd())
-    return str(path.relative_to(Path.cwd()) if inside else path), code.co_firstlineno
+    return str(path.relative_to(Path.cwd()) if inside else path)

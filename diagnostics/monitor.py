@@ -462,7 +462,7 @@ class Monitor:
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         rules = [rule.id for rule in self._rules]
         chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))
-        return [locate_finding(finding, self._model) for finding in chosen]
+        return [locate_finding(finding, self._model, self._recorder.quiet) for finding in chosen]
 
     def _heads(self) -> tuple[frozenset[str], int]:
         """The watched modules whose outputs no other one reads, and the number of samples in the latest step."""

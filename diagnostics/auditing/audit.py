@@ -28,6 +28,7 @@ from diagnostics.auditing.default_checks import (
 )
 from diagnostics.auditing.probes.input_checks import ChangedBatches
 from diagnostics.auditing.probes.late_changes import LateChanges
+from diagnostics.auditing.probes.operations.bookkeeping import fold_own_copies
 from diagnostics.auditing.probes.operations.branch_checks import without_idle
 from diagnostics.auditing.probes.operations.mask_checks import fold_masked
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
@@ -246,7 +247,7 @@ def audit(
             loss = _named_terms(step, terms)
             responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
             probed = explain_by_probes(add_responses(own, responses), probed, flow)
-        found = without_idle(explain_by_probes(own, probed, flow))
+        found = fold_own_copies(without_idle(explain_by_probes(own, probed, flow)))
         names = {
             *monitor.last.modules,
             *(finding.module for finding in found),

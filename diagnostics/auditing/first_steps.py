@@ -18,7 +18,11 @@ from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.probes.data_checks import check_seen_data
 from diagnostics.auditing.probes.input_checks import check_first_layers
 from diagnostics.auditing.probes.late_changes import check_clipping
-from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
+from diagnostics.auditing.probes.operations.bookkeeping import (
+    check_bookkeeping,
+    check_frozen_dropouts,
+    fold_own_copies,
+)
 from diagnostics.auditing.probes.operations.branch_checks import check_branches, without_idle
 from diagnostics.auditing.probes.operations.call_checks import check_calls
 from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
@@ -139,7 +143,7 @@ class FirstSteps:
         flow = Flow()
         flow.replace(into)
         own, checked = fold_masked(found, self._found)
-        return without_idle(explain_by_probes(own, checked, flow))
+        return fold_own_copies(without_idle(explain_by_probes(own, checked, flow)))
 
 
 class _BoundedTrace(OperationTrace):

@@ -112,6 +112,7 @@ class Recorder:
         self._model_handle: RemovableHandle | None = None  # removed as soon as nothing is sought any more
         self._before: FinishedStep | None = None
         self.capture: Capture | None = None
+        self.quiet: dict[str, tuple[str, int]] = {}
         """The calls of the step that is recorded now."""
         self._blind: set[str] = set()  # modules that take no hooks
         weakref.finalize(self, remove_hooks, self._handles)
@@ -205,6 +206,7 @@ class Recorder:
             self.flow,
             self._parameters.before_backward,
             shared=self._setup.group is not None,
+            quiet=self.quiet,
         )
         for name in self._blind:
             capture.mark_unknown(name, unknown_rows.SCRIPTED)

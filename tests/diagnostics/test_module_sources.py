@@ -6,8 +6,10 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
+from diagnostics import Monitor
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.module_sources import find_source, locate_finding
 
@@ -65,3 +67,22 @@ def test_consequences_have_their_own_place() -> None:
     assert (located.file, located.line) == ("", None)  # of the whole model: no single place
     assert located.consequences[0].line == inspect.getsourcelines(Outer.forward)[1]
     assert located.fingerprint == whole.fingerprint
+
+
+class Frozen(Outer):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            hidden = self.inner(x)
+        return self.head(hidden)
+
+
+def test_a_call_without_gradients_is_where_it_is_made() -> None:
+    model = Frozen()
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1))
+    for x in torch.randn(6, 4, 2):
+        with monitor.step(samples=4):
+            model(x).sum().backward()
+    (found,) = (each for each in monitor.findings() if each.rule == "GRAD001")
+    lines, first = inspect.getsourcelines(Frozen.forward)
+    called = first + next(number for number, text in enumerate(lines) if "self.inner(x)" in text)
+    assert (Path(found.file).resolve(), found.line) == (Path(__file__).resolve(), called)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, ToolkitError
 from diagnostics.recording.calls import unknown_rows
+from diagnostics.recording.calls.callers import calling_line
 from diagnostics.recording.calls.forward_calls import WHOLE_LOSS, Arrivals, Call, not_measured
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.calls.output_statistics import OutputStatistics, raw_inputs, read_statistics
@@ -46,6 +47,7 @@ class Capture:
         every_sample: (B,) the numbers of its samples in the loss, 0 to B - 1.
         before_backward: Function that is called once, when the first gradient reaches a watched module.
         shared: Whether other processes have more samples.
+        quiet: Where modules were first called with gradients disabled, which is added to: file and line by name.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Capture:
         flow: Flow,
         before_backward: Callable[[], None],
         shared: bool = False,
+        quiet: dict[str, tuple[str, int]] | None = None,
     ) -> None:
+        self._quiet = {} if quiet is None else quiet
         self.samples = len(every_sample)
         self._all = every_sample
         self._thread = threading.get_ident()
@@ -108,6 +112,8 @@ class Capture:
         if calls is None:
             calls = self.calls[name] = []
         calls.append(call)
+        if not call.grad_enabled and name not in self._quiet:
+            self._quiet[name] = calling_line()
         if is_transformed():
             call.unknown = unknown_rows.FUNCTION_TRANSFORM
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.rules.families.forward.evaluation_mode import MODE002, RANDOM_ANSWERS
+from diagnostics.rules.families.weights.ties import ALIAS_OF_ROLE
 from diagnostics.rules.rule import WARNING, Family, Rule
 from diagnostics.selection import find_followers
 
@@ -112,3 +114,16 @@ def check_bookkeeping(traces: Sequence[OperationTrace]) -> list[Finding]:
     if own:
         found.append(SHARE004.found_once("", OWN_MEMORY.of(operation=own[0])))
     return found
+
+
+def fold_own_copies(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings, with SHARE004 under SHARE003 where a target is the module that it should follow.
+
+    What is averaged into such a target is averaged into itself: one fault.
+    """
+    shared = next((each for each in findings if each.code == ALIAS_OF_ROLE.code), None)
+    copies = [each for each in findings if each.rule == SHARE004.id]
+    if shared is None or not copies:
+        return list(findings)
+    whole = replace(shared, consequences=(*shared.consequences, *copies))
+    return [whole if each is shared else each for each in findings if each.rule != SHARE004.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics import audit
+from diagnostics import Monitor, Severity, audit
 
 B = 16
 RULES = ("METRIC001", "RANDOM001", "SHARE004")
@@ -89,3 +90,26 @@ def test_a_frozen_module_with_dropout(
     optimizer = torch.optim.SGD(own.parameters(), 0.01)
     report = audit(model, step, list(torch.randn(4, B, 6)), optimizer, steps=4, samples=len)
     assert {(each.module, each.code) for each in report.findings if each.rule == "MODE002"} == expected
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_target_that_is_its_model_is_one_finding(own: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.student = nn.Linear(4, 2)
+    model.ema_student = copy.deepcopy(model.student).requires_grad_(False) if own else model.student
+    optimizer = torch.optim.Adam(model.student.parameters(), 1e-3)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(12, 8, 4):
+        with monitor.step(samples=8):
+            steady = model.ema_student(x).detach().softmax(1)
+            F.cross_entropy(model.student(x), steady).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                pairs = zip(model.ema_student.parameters(), model.student.parameters(), strict=True)
+                for mean, now in pairs:
+                    mean.lerp_(now, 0.1)
+    above = [each for each in monitor.findings() if each.severity > Severity.NOTE]
+    assert [(each.rule, each.code) for each in above] == ([] if own else [("SHARE003", "alias-of-role")])
+    assert own or "SHARE004" in {each.rule for each in above[0].consequences}

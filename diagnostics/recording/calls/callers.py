@@ -1,0 +1,23 @@
+"""The line of the user's code that calls a module."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+"""Folders whose frames are not the user's."""
+
+
+def calling_line() -> tuple[str, int]:
+    """File and line of the innermost frame that is neither torch's nor the toolkit's; ("", 0) if there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((*_LIBRARIES, "<")):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
