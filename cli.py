@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from functools import partial
 from typing import NoReturn
@@ -19,7 +20,13 @@ _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, 
 
 
 def main() -> NoReturn:
-    """Run the command line. Errors that a user can cause end with exit code 2 and no traceback."""
+    """Run the command line. Errors that a user can cause end with exit code 2 and no traceback.
+
+    SIGTERM and a closed terminal interrupt a command as Ctrl-C does, which keeps what is finished.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except EtrmError as error:

@@ -116,8 +116,11 @@ class ProcessError(EtrmError):
     """Another process of the same run has ended, or cannot be reached."""
 
 
-class Interrupted(Exception):
-    """The user pressed Ctrl-C. Finished work is kept, and the same command resumes it."""
+class Interrupted(KeyboardInterrupt):
+    """The user pressed Ctrl-C. Finished work is kept, and the same command resumes it.
+
+    As a KeyboardInterrupt it passes every ``except Exception`` around code under test.
+    """
 
 
 class ArgumentError(ValueError):

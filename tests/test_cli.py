@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_command_interrupts_it_as_ctrl_c_does(number: signal.Signals) -> None:
+    code = (
+        "import os, signal, cli\n"
+        f"signal.signal({int(number)}, signal.SIG_DFL)\n"
+        f"cli.app = lambda **_: os.kill(os.getpid(), {int(number)})\n"
+        "try:\n    cli.main()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
 
 
 def test_the_version_is_printed() -> None:

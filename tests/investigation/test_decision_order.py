@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from etrm.config import load
+from etrm.errors import Interrupted
 from etrm.investigation import decision_order
 from etrm.investigation.announced_verdicts import AnnouncedVerdicts
 from etrm.investigation.decision_order import DecisionOrder, decide_hypothesis
@@ -247,3 +248,13 @@ def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> 
     assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CRASHED,))
     assert "planted" in found.sentence
     assert "second line" in (tmp_path / "H2.traceback.txt").read_text()
+
+
+def test_ctrl_c_within_a_hypothesis_ends_the_investigation_and_is_no_verdict(tmp_path: Path) -> None:
+    class Interrupting(ContextInterface):
+        def decide(self, investigation: Investigation) -> HypothesisResult:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        decide_hypothesis(Interrupting(), cast(Investigation, SimpleNamespace(root=tmp_path)))
+    assert list(tmp_path.iterdir()) == []
