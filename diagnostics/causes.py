@@ -51,7 +51,7 @@ class Cause:
 UNKNOWN = Cause("unknown", "not known")
 ZERO_AT_START = Cause(
     "zero-at-start",
-    "zero at initialisation: gradient arrives once the weights have moved",
+    "zero at initialisation: gradient arrives as soon as the weights have moved",
     remedy="Nothing, if it starts at zero on purpose; else initialise the weight that multiplies it away from zero.",
 )
 """An assertion names it for modules and for parameters."""

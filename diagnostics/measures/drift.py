@@ -19,7 +19,8 @@ from diagnostics.measures.series import FEWEST, DriftEvent, series_events
 
 REFERENCE_INCOMPLETE = Cause("reference-incomplete", "the reference has {probes} of {window} probes")
 REFERENCE_WITHOUT_SPREAD = Cause(
-    "reference-without-spread", "the rows of the reference are all equal: it has no spread to measure by"
+    "reference-without-spread",
+    "the rows of the reference are all equal, so distances cannot be measured relative to their spread",
 )
 FEW_PROBES = Cause("few-probes", "fewer than eight probes were measured against the reference")
 """Why a probe finds nothing yet: causes of RULE001."""

@@ -22,13 +22,14 @@ from diagnostics.testing.trials import untouched
 
 ABOVE_GUESS = Cause(
     "above-guess",
-    "the answers are confident and wrong before training: weights or inputs of large scale, or a sum where a mean"
-    " is expected",
+    "the answers are confident and wrong before training: weights or inputs are too large, or the loss is a"
+    " sum instead of a mean",
     remedy="Normalise the inputs, start the last layer small, and average the loss over samples.",
 )
 BELOW_GUESS = Cause(
     "below-guess",
-    "the loss is below that of a guess before training: the inputs contain the labels, or it is scaled or masked",
+    "before training, the loss is below that of a guess: the inputs contain the labels, or the loss is scaled"
+    " or masked",
     remedy="Look for the label among the inputs, and for a factor, a mask or a second softmax in the loss.",
 )
 LOSS_NOT_FINITE = Cause(
@@ -48,8 +49,8 @@ DIVERGED = Cause(
 )
 STUCK = Cause(
     "stuck",
-    "all parameters move and the loss does not fall far: labels that do not belong to these inputs, inputs that are"
-    " equal, a wrong loss, or a learning rate that is too low",
+    "all parameters move but the loss does not fall far: labels that do not belong to these inputs, equal"
+    " inputs, a wrong loss, or a learning rate that is too low",
     remedy="Give one batch without augmentation and dropout; check labels, loss and learning rate on it.",
 )
 
@@ -63,21 +64,22 @@ INIT001 = Rule(
     causes=(ABOVE_GUESS, BELOW_GUESS, LOSS_NOT_FINITE),
     arguments="assert_initial_loss",
     what="`assert_initial_loss`: the loss before training differs from the expected one by more than the tolerance.",
-    why="An untrained model knows nothing; if it seems to, or is sure of wrong answers, loss or inputs are wrong.",
+    why="An untrained model should answer like a guess. If its loss is lower or much higher, the loss or the"
+    " inputs are wrong.",
     example="Logits of scale 100 before cross-entropy.",
     false_alarms="A last layer that starts at the class frequencies on purpose.",
 )
 FIT001 = Rule(
     "FIT001",
     CRITICAL,
-    "One batch cannot be learnt by heart",
+    "The model cannot overfit one batch",
     "loss_share",
     "Find out on this one batch why the model does not learn; more data will not help.",
     source="assertion",
     causes=(STILL, DIVERGED, STUCK, LOSS_NOT_FINITE),
     arguments="assert_overfits_batch",
     what="`assert_overfits_batch`: training on one batch does not bring the loss down to the required share.",
-    why="A model that cannot learn one batch by heart learns nothing from many.",
+    why="A model that cannot overfit one batch learns nothing from many.",
     example="Labels that are shuffled anew in every step.",
     false_alarms="A loss with a floor, as label smoothing or a penalty has: raise `to`. Two equal inputs with"
     " different labels.",

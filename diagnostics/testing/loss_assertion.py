@@ -23,8 +23,8 @@ SOME_STILL = Cause(
 ALL_MOVE = Cause(
     "all-move",
     "all parameters move",
-    remedy="Train one batch with `assert_overfits_batch`: if that works, the steps are too few or too small; else check"
-    " that labels and loss belong to these inputs.",
+    remedy="Train one batch with `assert_overfits_batch`: if that works, the steps are too few or too small;"
+    " otherwise check that labels and loss belong to these inputs.",
 )
 RISES = Cause(
     "rises",
@@ -36,7 +36,7 @@ LOSS001 = Rule(
     CRITICAL,
     "The loss does not fall",
     "loss_fall",
-    "Read the table from the loss backwards: the first module without gradient or movement is the place.",
+    "Read the table from the loss backwards: look for the fault in the first module without gradient or movement.",
     source="assertion",
     causes=(SOME_STILL, ALL_MOVE, RISES, LOSS_NOT_FINITE),
     arguments="assert_loss_decreases",

@@ -36,12 +36,13 @@ MIXES_SAMPLES = Cause(
 )
 PLACE_IN_BATCH = Cause(
     "place-in-batch",
-    "{module} is the first watched module whose result for a sample depends on its place in the batch",
+    "{module} is the first watched module whose result for a sample depends on the sample's place in the batch",
     remedy="Index tables by the token, not by the sample: table[:, : x.shape[1]] for batch-first inputs.",
 )
 RETURNS_SORTED = Cause(
     "returned-in-other-order",
-    "the samples are sorted, as by length for packing, and returned in that order, not in that of the batch",
+    "the samples are sorted, as by length for packing, and the results are returned in sorted order, not in"
+    " the order of the batch",
     remedy="Undo the order: result[order.argsort()], or pack with enforce_sorted=False.",
 )
 OVER_SAMPLES = Cause(

@@ -16,20 +16,20 @@ from diagnostics.rules.rule import CRITICAL, Family, Rule
 from diagnostics.testing.failure import failure
 
 CONTEXT_LOST = Cause(
-    "context-lost", "the context is cut off, the same for all samples, or not read by the modules after it"
+    "context-lost", "the context is detached, equal for all samples, or not read by the modules after it"
 )
 CONTEXT001 = Rule(
     "CONTEXT001",
     CRITICAL,
     "The context is not used",
     "loss_change",
-    "Follow it from where it is computed to the loss: COLLAPSE001 and coverage name the module.",
+    "Follow the context from its computation to the loss: COLLAPSE001 and coverage name the module.",
     source="audit",
     causes=(CONTEXT_LOST,),
     arguments="ContextUse",
     what="The probe `ContextUse`: giving every sample the context of another changed the loss by less than a"
     " ten-thousandth, in evaluation mode, for each of three cyclic shifts.",
-    why="A model that does not read its context can only have memorised; its loss falls all the same.",
+    why="A model that does not read its context can only memorise, and its loss still falls.",
     example="A decoder that multiplies the context with a gate that stayed at zero.",
     false_alarms="Equal contexts; an untrained head whose weights are zero.",
 )

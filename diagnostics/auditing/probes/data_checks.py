@@ -21,12 +21,12 @@ from diagnostics.rules.rule import LITTLE_USED, WARNING, Family, Rule
 
 LABEL_IN_INPUT = Cause(
     "label-in-input",
-    "feature {feature} of the input has one value in each class, and another one in another class",
+    "feature {feature} of the input has one value in each class, and different values in different classes",
     remedy="Remove the feature, or build it without the label.",
 )
 TARGET_IN_INPUT = Cause(
     "target-in-input",
-    "number {column} of each target is number {place} of the input of the same sample: {operation}",
+    "number {column} of each target equals number {place} of the input of the same sample: {operation}",
     remedy="Start the targets one place later, or leave that number out of the input.",
 )
 LEAK003 = Rule(
@@ -38,35 +38,36 @@ LEAK003 = Rule(
     source="audit",
     arguments="audit",
     causes=(LABEL_IN_INPUT, TARGET_IN_INPUT),
-    what="In all repeated batches a feature of the model's input is constant within every class, and differs between"
-    " classes; or it is one of the numbers of the target, which are at most half as many.",
+    what="In all repeated batches, a feature of the model's input is constant within every class and differs"
+    " between classes; or a feature is one of the numbers of the target, and the target has at most half as"
+    " many numbers.",
     why="The model learns to read the label, and nothing else.",
     example="A table in which a column was computed from the label.",
     false_alarms="A feature that separates classes without noise.",
 )
 ONE_ROW = Cause(
     "one-row",
-    "all {lookups} indices that it is given are {row}, of {rows} rows",
+    "all {lookups} indices of the embedding are {row}, of {rows} rows",
     remedy="Look at what computes the indices: positions are torch.arange(length).",
 )
 ROWS001 = Rule(
     "ROWS001",
     WARNING,
-    "An embedding is only asked for one row",
+    "An embedding always returns the same row",
     "operations",
     "Look at the indices.",
     source="audit",
     arguments="audit",
     causes=(ONE_ROW,),
-    what="In all repeated batches every index that an embedding of at least eight rows is given is the same.",
-    why="It adds a constant: positions, tokens or categories cannot be told apart.",
+    what="In all repeated batches, an embedding of at least eight rows gets only one and the same index.",
+    why="The embedding adds a constant, so the model cannot distinguish positions, tokens or categories.",
     example="`positions(torch.zeros_like(tokens))`.",
     false_alarms="A category with one value in all audited batches.",
 )
 PADDING_INSIDE = Cause(
     "padding-inside",
-    "padding_idx is {row}, and most of the places where it occurs are between other tokens: it is a token",
-    remedy="Choose an id that no token has as padding_idx.",
+    "padding_idx is {row}, but it occurs mostly between other tokens, so it is the id of a token",
+    remedy="Choose a padding_idx that is no token's id.",
 )
 ROWS002 = Rule(
     "ROWS002",
@@ -77,19 +78,17 @@ ROWS002 = Rule(
     source="audit",
     arguments="audit",
     causes=(PADDING_INSIDE,),
-    what="In all repeated batches most occurrences of `padding_idx` in the indices of an embedding have other indices"
-    " before and after them in their row. Padding is at one end.",
+    what="In all repeated batches, most occurrences of `padding_idx` in the indices of an embedding have other"
+    " indices before and after them in their row. Padding would be at one end.",
     why="The row of that token is zero and is never trained.",
     example="`nn.Embedding(n, d, padding_idx=0)` where 0 is the first token of the vocabulary.",
     false_alarms="Sequences that are packed with padding between them.",
 )
-DROPS_MOST = Cause(
-    "drops-most", "its rate of {rate:g} is the share that is dropped, not the one that is kept"
-)
+DROPS_MOST = Cause("drops-most", "its rate of {rate:g} is the share to drop, not the share to keep")
 DROP001 = Rule(
     "DROP001",
     WARNING,
-    "A dropout drops nearly everything",
+    "A dropout drops almost everything",
     "operations",
     "Give the share that is dropped: usual rates are 0.1 to 0.5.",
     source="audit",
@@ -103,27 +102,27 @@ DROP001 = Rule(
 )
 MERGED = Cause(
     "places-rounded",
-    "places are counted in half precision, where neighbours get the same number: {operation}",
-    remedy="Count in float32 or in integers, and cast what is computed from the count.",
+    "position numbers are computed in half precision, where neighbours become equal: {operation}",
+    remedy="Count in float32 or in integers, and cast the values that are computed from the count.",
 )
 ROUND001 = Rule(
     "ROUND001",
     WARNING,
-    "Counted places are rounded",
+    "Position numbers are rounded",
     "operations",
     "Count in float32 or in integers.",
     source="audit",
     arguments="audit",
     causes=(MERGED,),
-    what="In all repeated batches a count in steps of one is in half precision, and some neighbours are equal.",
-    why="Positions or times that should differ are the same to the model, which shows in long inputs alone.",
+    what="In all repeated batches, position numbers 0, 1, 2, ... are in half precision, and some neighbours are equal.",
+    why="Different positions or times become equal for the model. This shows only in long inputs.",
     example="`torch.arange(400).to(torch.bfloat16)`.",
     false_alarms="A count of which only the size matters.",
 )
 EDGES_IN_ONE = Cause(
     "edges-in-one-graph",
-    "{edges} edges of {graphs} graphs all lie in the nodes of the first of them",
-    remedy="Add to the numbers of each graph's edges how many nodes come before it.",
+    "{edges} edges of {graphs} graphs all connect nodes of the first graph",
+    remedy="Add the number of nodes in earlier graphs to the node numbers in the edges of each graph.",
 )
 ROWS003 = Rule(
     "ROWS003",
@@ -134,9 +133,9 @@ ROWS003 = Rule(
     source="audit",
     arguments="audit",
     causes=(EDGES_IN_ONE,),
-    what="In all repeated steps no edge (2, E) that the model is given has a node beyond those of one graph, although"
-    " the batch has four and more.",
-    why="The first graph is a mixture of all, and the others have no edges.",
+    what="In all repeated steps, every edge (2, E) that the model receives has nodes within the first graph,"
+    " although the batch has four or more graphs.",
+    why="The first graph mixes the edges of all graphs, and the others have no edges.",
     example="`torch.cat(edges, 1)` of graphs whose nodes are numbered from 0.",
     false_alarms="One graph alone has edges.",
 )

@@ -20,19 +20,21 @@ _ALL = 0.99
 
 LOGIT_UNINFORMED = Cause(
     "logit-uninformed",
-    "it is trained on other rows than it decides about, its input does not reach it, or its sign is negated",
+    "it is trained on other rows than it decides for, its input does not reach it, or its sign is negated",
 )
 LOGIT_CONSTANT = Cause(
     "logit-constant", "its weights are zero and nothing trains them, or its input is the same for every row"
 )
-HELD = Cause("held", "rows are to end and are made to continue: exploration, or the logit is not read")
+HELD = Cause(
+    "held", "rows should end but are made to continue: by exploration, or because the logit is not read"
+)
 NEVER_POSITIVE = Cause(
     "never-positive",
-    "the halting logit is never positive: its bias, its weight in the loss, or nothing trains it",
+    "the halting logit is never positive, because of its bias, its weight in the loss, or because nothing trains it",
 )
 STARTS_POSITIVE = Cause(
     "starts-positive",
-    "the halting logit starts at or above its threshold: a zero weight without a negative bias",
+    "the halting logit starts at or above its threshold, as with a zero weight and no negative bias",
 )
 AS_MEASURED = Cause("as-measured", "as measured")
 
@@ -49,7 +51,7 @@ HALT001 = Rule(
     what="The probe `Halting`: 99 % of at least 30 rows end at the maximum though a tenth of the answers is right, or"
     " at their first step though a tenth is wrong; the logit ranks right answers above wrong ones in less than 60 % of"
     " pairs, by three standard errors; or, with `trained=True`, it is constant.",
-    why="Halting then costs steps or answers, and its accuracy hides it.",
+    why="Halting then costs steps or answers, and the accuracy of the halting logit hides it.",
     example="A halting head with weight and bias 0, which gives 0.5 for every row, against a threshold of 0.5.",
     false_alarms="A fixed number of steps by design; a logit that is still learning: look at the trend of its"
     " loss.",
@@ -57,7 +59,7 @@ HALT001 = Rule(
 HALT002 = Rule(
     "HALT002",
     NOTE,
-    "How rows halt",
+    "Halting statistics",
     "mean_halt_step",
     "Nothing to do.",
     source="audit",

@@ -17,12 +17,10 @@ from diagnostics.rules.rule import LITTLE_USED, NOTE, WARNING, Family, Rule
 
 READ_TWICE = Cause(
     "another-input-read-twice",
-    "argument {place} of the model is not read, and {readers} read argument {other} of the same shape",
+    "nothing reads argument {place} of the model, and {readers} read argument {other} of the same shape",
     remedy="Give each of the modules its own argument.",
 )
-UNREAD = Cause(
-    "input-unread", "argument {place} of the model, of shape {shape}, changes nothing in its output"
-)
+UNREAD = Cause("input-unread", "argument {place} of the model, of shape {shape}, does not change its output")
 JOINED_WITH_ITSELF = Cause(
     "another-argument-joined-twice",
     "nothing reads argument {place} of its call, of shape {shape}, and another tensor is joined with itself:"
@@ -38,10 +36,10 @@ INPUT001 = Rule(
     source="audit",
     arguments="audit",
     causes=(READ_TWICE, UNREAD, JOINED_WITH_ITSELF),
-    what="In each repeated step no function receives one of the tensors that the model is given, and exchanging its"
-    " samples leaves the output as it is. A note, unless two modules read another input of the same shape. In any"
-    " module: nothing reads an argument, and cat() joins another tensor with itself.",
-    why="The model does not see data that it was meant to have.",
+    what="In each repeated step no function receives one of the tensors that the model is given, and exchanging"
+    " its samples does not change the output. A note, unless two modules read another input of the same"
+    " shape. In any module: nothing reads an argument, and cat() joins another tensor with itself.",
+    why="The model does not get data that it was meant to use.",
     example="`torch.cat([self.left(left), self.right(left)], 1)` in `forward(left, right)`.",
     false_alarms="Models with a common interface, some of which need fewer inputs: a note.",
 )
@@ -51,7 +49,8 @@ CHANGED_AGAIN = Cause(
     remedy="Work on a clone: x = x.clone() before x.add_(), x[mask] = ... or F.relu(x, inplace=True).",
 )
 CHANGED_ONCE = Cause(
-    "batch-changed", "the step changes the numbers of its batch in place; harmless if each batch is new"
+    "batch-changed",
+    "the step changes the numbers of its batch in place, which is harmless if each batch is new",
 )
 INPUT002 = Rule(
     "INPUT002",
@@ -62,26 +61,28 @@ INPUT002 = Rule(
     source="audit",
     arguments="audit",
     causes=(CHANGED_AGAIN, CHANGED_ONCE),
-    what="A step changes values of its batch in place, and the same tensors came again in a later step of the audit. A"
-    " note where they did not.",
-    why="The data get worse from epoch to epoch: more is masked, noise adds up, a scale is applied again.",
+    what="A step changes values of its batch in place, and the same tensors were used again in a later step of the"
+    " audit. A note if they were not.",
+    why="The data get worse in each epoch: more values are masked, noise adds up, a scale is applied again.",
     example="`ids[mask] = MASK` in the tensors of a dataset that is held in memory.",
     false_alarms="A static buffer that is filled before each step, as for CUDA graphs.",
 )
 SMALL_TO_BIAS = Cause(
     "small-next-to-bias",
-    "its outputs differ between samples by only {spread:.2g} of their size; the rest is its bias: the inputs are tiny",
+    "its outputs differ between samples by only {spread:.2g} of their size, because the inputs are tiny"
+    " compared with its bias",
     remedy="Standardise the inputs; images may be divided by 255 twice.",
 )
 SMALL_TO_MEAN = Cause(
     "small-next-to-mean",
-    "its outputs differ between samples by only {spread:.2g} of their size; the rest comes from the mean of the inputs",
-    remedy="Subtract the mean of the inputs, and divide by their deviation.",
+    "its outputs differ between samples by only {spread:.2g} of their size, because the mean of the inputs"
+    " dominates",
+    remedy="Subtract the mean of the inputs, and divide by their standard deviation.",
 )
 INPUT003 = Rule(
     "INPUT003",
     WARNING,
-    "The first layer hardly sees its input",
+    "The first layer hardly responds to its input",
     "operations",
     "Standardise the inputs.",
     source="audit",
@@ -89,7 +90,7 @@ INPUT003 = Rule(
     causes=(SMALL_TO_BIAS, SMALL_TO_MEAN),
     what="In each repeated step the outputs of a layer that reads the data differ between samples by less than 2 % of"
     " their size, and no normalisation follows.",
-    why="To the layers behind it all samples are nearly the same, and the weights have to grow by a hundredfold first.",
+    why="The next layers get almost the same values for all samples, so the weights must first grow a hundredfold.",
     example="Images divided by 255 twice; years as they are.",
     false_alarms="An input of which only the mean matters.",
     explains=frozenset({"COLLAPSE001", *LITTLE_USED}),

@@ -19,17 +19,17 @@ from diagnostics.rules.rule import WARNING, Family, Rule
 
 CHANGED_LATE = Cause(
     "changed-after-step",
-    "gradients are written to after optimizer.step(), as by clip_grad_norm_(): it has no effect",
+    "gradients are changed after optimizer.step(), as by clip_grad_norm_(), which has no effect",
     remedy="Clip between backward() and optimizer.step().",
 )
 CLIPPED_EARLY = Cause(
     "clipped-before-backward",
-    "clip_grad_norm_() is called before backward(), when there is no gradient: it has no effect",
+    "clip_grad_norm_() is called before backward(), when no gradient exists, so it has no effect",
     remedy="Clip between backward() and optimizer.step().",
 )
 STILL_SCALED = Cause(
     "applied-while-scaled",
-    "optimizer.step() applies gradients that carry the scale of a GradScaler: nothing has divided it out",
+    "optimizer.step() applies gradients that still contain the scale of a GradScaler",
     remedy="Call scaler.step(optimizer) and scaler.update() instead of optimizer.step().",
 )
 MOVE007 = Rule(

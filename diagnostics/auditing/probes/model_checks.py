@@ -22,15 +22,15 @@ from diagnostics.rules.rule import NOTE, WARNING, Family, Rule
 
 KEPT_STATE = Cause(
     "kept-state",
-    "{names} holds what the call before computed, and the next call of other samples begins with it",
-    remedy="Begin each batch with a state of zeros, unless its sequences continue those of the batch before.",
+    "{names} holds values that the previous call computed, and the next call, on other samples, starts from them",
+    remedy="Begin each batch with a zero state, unless its sequences continue those of the previous batch.",
 )
 STATE001 = Rule(
     "STATE001",
     WARNING,
     "The result depends on earlier calls",
     "operations",
-    "Do not keep what a call computed in an attribute of the model.",
+    "Do not store computed values in an attribute of the model between calls.",
     source="audit",
     arguments="audit",
     causes=(KEPT_STATE,),
@@ -42,7 +42,7 @@ STATE001 = Rule(
 )
 DROPS_ALWAYS = Cause(
     "drops-in-evaluation",
-    "{functions} drops in evaluation mode too: it is not told the mode",
+    "{functions} drops values in evaluation mode too, because it does not get the mode",
     remedy="Pass training=self.training, or dropout_p only where self.training is true.",
 )
 IN_TRAINING_MODE = Cause(
@@ -53,7 +53,7 @@ IN_TRAINING_MODE = Cause(
 MODE004 = Rule(
     "MODE004",
     WARNING,
-    "The evaluation runs as training does",
+    "Evaluation runs like training",
     "operations",
     "Call model.eval() before an evaluation; use nn.Dropout, or pass training=self.training.",
     source="audit",
@@ -62,27 +62,27 @@ MODE004 = Rule(
     what="In evaluation mode the model calls a functional dropout that is on, or an attention with dropout_p above 0."
     " In a script: between steps, with gradients disabled, a model with dropout or batch norms is called in training"
     " mode, and a loss or a comparison of predictions follows; not in each step, and never in evaluation mode.",
-    why="Predictions are random, and worse than they need be.",
+    why="Predictions are random, and worse than necessary.",
     example="`F.dropout(x, 0.5)`; `F.scaled_dot_product_attention(q, k, v, dropout_p=0.1)`.",
     false_alarms="Dropout at evaluation on purpose, to measure uncertainty.",
 )
 ONE_MAP = Cause(
     "linear-in-sequence",
-    "nothing but linear layers is between input and output ({names}), and the width between them is no bottleneck",
+    "only linear layers connect input and output ({names}), and no width between them is a bottleneck",
     remedy="Put an activation function between the layers.",
 )
 LINEAR001 = Rule(
     "LINEAR001",
     WARNING,
-    "The layers are one linear map",
+    "The layers form one linear map",
     "operations",
     "Put an activation function between the layers.",
     source="audit",
     arguments="audit",
     causes=(ONE_MAP,),
-    what="In evaluation mode the output for the mean of two inputs is the mean of their outputs, although three or"
-    " more linear layers are called, and not every width between them is a bottleneck.",
-    why="A single layer can compute the same.",
+    what="In evaluation mode, the output for the mean of two inputs is the mean of their two outputs, although the"
+    " model calls three or more linear layers, and not every width between them is a bottleneck.",
+    why="A single layer could compute the same.",
     example="`self.third(self.second(self.first(x)))` without relu().",
     false_alarms="Deep linear networks on purpose.",
 )

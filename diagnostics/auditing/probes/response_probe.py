@@ -26,17 +26,17 @@ from diagnostics.testing.failure import failure
 
 SCALAR_READ = Cause(
     "scalar-read",
-    "the values pass through argmax, .item(), a comparison, detach() or no_grad(), which have no gradient",
+    "the values pass through an operation without gradient: argmax, .item(), a comparison, detach() or no_grad()",
 )
 DRAWN = Cause(
     "drawn-without-gradient",
-    "the loss uses what {operation} draws, and sample() has no gradient for the parameters of the distribution",
-    remedy="Use rsample(), or multiply log_prob() of the draw with the reward.",
+    "the loss uses a draw of {operation}, and sample() has no gradient for the parameters of the distribution",
+    remedy="Use rsample(), or multiply log_prob() of the draw by the reward.",
 )
 FLAT_FUNCTION = Cause("flat-function", "round(), sign(), clamp() or a dead unit, whose gradient is zero")
-RESULT_UNUSED = Cause("result-unused", "nothing on the way to the loss reads its result")
+RESULT_UNUSED = Cause("result-unused", "no operation on the way to the loss reads its result")
 FACTOR_ZERO = Cause("factor-zero", "a factor of zero (mask, gate, weight) between it and the loss")
-NO_WEIGHT = Cause("no-weight", "the loss is a constant of the data: the answers do not depend on any weight")
+NO_WEIGHT = Cause("no-weight", "the loss depends only on the data: the answers do not depend on any weight")
 UNIT_SATURATED = Cause(
     "unit-saturated",
     "a saturated unit or a straight-through estimator passes gradient for values that do not change",
@@ -51,10 +51,10 @@ RESPONSE001 = Rule(
     source="audit",
     causes=(SCALAR_READ, FLAT_FUNCTION, DRAWN),
     arguments="Response",
-    what="The probe `Response`: other weights of the module change a term of the task, and none has a gradient for"
-    " them that is not zero. A warning: the loss uses a draw of sample() from its outputs, where the distribution has"
-    " rsample().",
-    why="Its result is used, and training cannot improve it.",
+    what="The probe `Response`: other weights of the module change a term of the task, but no weight has a"
+    " non-zero gradient for that term. A warning: the loss uses a draw of sample() from its outputs, although"
+    " the distribution has rsample().",
+    why="Its result is used, but training cannot improve it.",
     example="`bank[torch.arange(n), scores.argmax(1)]`.",
     false_alarms="A module that learns by other means, as a target network: set requires_grad to False.",
     explains=UNTRAINED | {"GRAD001", "TERM001"},
@@ -69,9 +69,9 @@ RESPONSE002 = Rule(
     source="audit",
     causes=(RESULT_UNUSED, FACTOR_ZERO, NO_WEIGHT),
     arguments="Response",
-    what="The probe `Response`: no term of the task changes with other weights of the module, also where the rest of"
-    " the model has fresh weights. Critical for the whole model.",
-    why="Training can move it, and cannot change an answer.",
+    what="The probe `Response`: no term of the task changes with other weights of the module, even if the rest of"
+    " the model has new random weights. Critical for the whole model.",
+    why="Training can move the module, but this cannot change an answer.",
     example="`self.project(x)`, whose result is not assigned.",
     false_alarms="A module that other batches use.",
     explains=UNTRAINED | {"GRAD001", "TERM001", "CALL002", "LOSS002", "REACH002"},
@@ -82,7 +82,7 @@ RESPONSE003 = Rule(
     WARNING,
     "Gradient without response",
     "response",
-    "Reduce the scale of what enters the saturated unit.",
+    "Reduce the scale of the input of the saturated unit.",
     source="audit",
     causes=(UNIT_SATURATED,),
     arguments="Response",

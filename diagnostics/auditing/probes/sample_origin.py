@@ -16,12 +16,12 @@ from diagnostics.testing.failure import failure
 DROPPED_OR_REPEATED = Cause("dropped-or-repeated", "samples are dropped or repeated on the way")
 REORDERED = Cause(
     "reordered",
-    "the same samples in another order: one of the tensors was sorted, reshaped or transposed alone",
+    "the samples are the same but in another order: only one of the tensors was sorted, reshaped or transposed",
 )
 OTHER_SAMPLES = Cause("other-samples", "other samples: a carry or a cache holds those of an earlier batch")
 SAME_INPUT = Cause(
     "same-input",
-    "batches with different targets have the same input: one buffer is filled again for each of them",
+    "batches with different targets have the same input: one buffer is filled again for each batch",
     remedy="Give each batch a tensor of its own.",
 )
 ORIGIN001 = Rule(
@@ -29,14 +29,14 @@ ORIGIN001 = Rule(
     CRITICAL,
     "The rows at the loss belong to other samples",
     "misplaced_samples",
-    "Let inputs, labels and context of a sample travel together, with its id.",
+    "Pass inputs, labels and context of a sample together, with its id.",
     source="audit",
     causes=(DROPPED_OR_REPEATED, REORDERED, OTHER_SAMPLES, SAME_INPUT),
     arguments="SampleOrigin",
-    what="The probe `SampleOrigin`: the ids in the batch are not, place by place, the ids at the loss. In every"
-    " audit, another input of a sample changes rows with the targets of others; a warning: batches with different"
-    " targets have one input.",
-    why="Mixed inputs, labels and contexts of different samples teach noise, and no gradient is missing.",
+    what="The probe `SampleOrigin`: the ids in the batch differ, place by place, from the ids at the loss. In"
+    " every audit: another input of a sample changes rows that have the targets of other samples. A warning:"
+    " batches with different targets have one input.",
+    why="If inputs, labels and contexts belong to different samples, training fits noise, and no gradient is missing.",
     example="A carry that keeps its old rows while labels are taken from the new batch.",
     false_alarms="A loader that sorts a batch on purpose: return the ids as sorted.",
 )

@@ -14,8 +14,8 @@ from diagnostics.causes import Cause
 
 OTHER_WAY = Cause(
     "other-way",
-    "its parameters receive gradient by another way than its forward ({state}): other methods, shared weights, or"
-    " torch.compile before the monitor was made",
+    "its parameters receive gradient on another path than its forward ({state}): other methods, shared"
+    " weights, or torch.compile before the monitor was made",
 )
 OTHER_LEADING_SIZE = Cause(
     "other-leading-size",
@@ -26,7 +26,9 @@ SEQUENCE_FIRST = Cause(
 )
 HIDDEN_STATE = Cause("hidden-state", "a hidden state has the layers as its first dimension")
 SCALAR_OUTPUT = Cause("scalar-output", "an output is a scalar, which belongs to no sample")
-RETURNS_INPUT = Cause("returns-input", "it returns its own input, whose gradient is not its alone")
+RETURNS_INPUT = Cause(
+    "returns-input", "it returns its own input, whose gradient may come from other modules too"
+)
 CHANGED_VIEW = Cause("changed-view", "an output is a view, and it or its base was changed in place later")
 OPAQUE_OUTPUT = Cause("opaque-output", "the tensors in an output of type {type} cannot be found")
 NO_FLOATING_OUTPUT = Cause("no-floating-output", "no output is a floating-point tensor")

@@ -17,7 +17,7 @@ STEPS_LEFT_OUT = Cause("steps-left-out", "one step in {every} is recorded, and t
 NO_OPTIMIZER = Cause("no-optimizer", "the monitor was given no optimiser")
 NO_PROBE = Cause("no-probe", "no output on a fixed batch was given to Monitor.probe")
 
-NO_REPETITION = Cause("no-repetition", "no batch came back, as far as is known")
+NO_REPETITION = Cause("no-repetition", "no batch is known to have been repeated")
 UNKNOWN_REGULARISER = Cause(
     "unknown-regulariser", "no term of the loss was called {names}, which is declared a regulariser"
 )
@@ -25,7 +25,7 @@ UNKNOWN_REGULARISER = Cause(
 
 NO_STEP_FUNCTION = Cause(
     "no-step-function",
-    "they repeat the step, and a script that is audited as it is offers no function for it",
+    "they repeat the step, and an audited script has no function that does a step",
 )
 STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
 COMPILED_CODE = Cause(
@@ -36,7 +36,7 @@ TRANSFORMED_CODE = Cause(
 )
 ON_ACCELERATOR = Cause(
     "on-accelerator",
-    "they read values of single operations, for which an accelerator waits",
+    "they read values of single operations, which would make the host wait for the accelerator",
     remedy="Pass Monitor(operations=True), or run ten steps on the CPU.",
 )
 STEP_TOO_LARGE = Cause(
@@ -124,7 +124,7 @@ RULE001 = Rule(
     NOTE,
     "Rules did not run",
     "rules",
-    "Give the monitor what the rules need; until then it is not known whether they would fire.",
+    "Give the monitor what the rules need.",
     source="monitor",
     causes=(
         STEP_LOST,
@@ -150,7 +150,7 @@ RULE001 = Rule(
         RECORDING_FAILED,
     ),
     what="Some rules could not run: too few recorded steps, no optimiser, no probe.",
-    why="That a rule did not fire means nothing if it did not run.",
+    why="If a rule did not run, the absence of its finding means nothing.",
     example="A monitor without optimiser: MOVE001 and MOVE003 did not run.",
     false_alarms='None. `findings(ignore=["RULE001"])` if you know.',
 )

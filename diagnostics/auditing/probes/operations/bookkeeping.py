@@ -18,8 +18,8 @@ from diagnostics.selection import find_followers
 
 PAIRS_COMPARED = Cause(
     "compared-by-pairs",
-    "predictions {vector} are compared with a column {column}, which gives all pairs of samples: {operation}",
-    remedy="Bring both to one shape before: labels.squeeze(1).",
+    "predictions {vector} are compared with a column {column}, which compares all pairs of samples: {operation}",
+    remedy="Give both the same shape first: labels.squeeze(1).",
 )
 METRIC001 = Rule(
     "METRIC001",
@@ -31,13 +31,13 @@ METRIC001 = Rule(
     arguments="audit",
     causes=(PAIRS_COMPARED,),
     what="In each repeated step indices of largest scores (n,) are compared with a column (n, 1).",
-    why="The metric stays at the share of a guess, whatever the model learns.",
+    why="The metric stays at the score of a guess, however well the model learns.",
     example="`scores.argmax(1) == labels` with labels of shape (n, 1).",
     false_alarms="None known.",
 )
 SEEDED = Cause(
     "same-numbers",
-    "the seed {seed} is set within each step before it draws, so that dropout, noise and choices never change",
+    "each step sets the seed {seed} before it draws, so dropout, noise and choices are the same in every step",
     remedy="Set the seed once, before the loop.",
 )
 RANDOM001 = Rule(
@@ -49,16 +49,16 @@ RANDOM001 = Rule(
     source="audit",
     arguments="audit",
     causes=(SEEDED,),
-    what="In each repeated step torch's random numbers on the CPU are those of one seed at the first draw, and were"
-    " others at its start.",
-    why="A dropout with one mask removes the same units always.",
+    what="In each repeated step, torch's random state on the CPU is that of one seed at the first draw, but was"
+    " another at the start of the step.",
+    why="A dropout then removes the same units in every step.",
     example="`torch.manual_seed(42)` in the training step.",
     false_alarms="Noise that is fixed on purpose.",
 )
 OWN_MEMORY = Cause(
     "alias-of-weights",
-    "a copy of weights shares their memory, so that nothing is copied or averaged: {operation}",
-    remedy="Clone what is kept: p.detach().clone(), copy.deepcopy(model.state_dict()).",
+    "a copy of weights shares their memory, so nothing is copied or averaged: {operation}",
+    remedy="Clone the weights: p.detach().clone(), copy.deepcopy(model.state_dict()).",
 )
 SHARE004 = Rule(
     "SHARE004",
@@ -70,7 +70,7 @@ SHARE004 = Rule(
     arguments="audit",
     causes=(OWN_MEMORY,),
     what="A repeated step copies a parameter to its own memory, or subtracts it from itself, without a graph.",
-    why="The kept weights follow every update: there is nothing to go back to, and nothing is averaged.",
+    why="The stored weights follow every update, so there is no older state to return to and nothing is averaged.",
     example="`slow = [p.data for p in model.parameters()]`; `best = model.state_dict()`, which is loaded again.",
     false_alarms="None known.",
 )

@@ -15,12 +15,12 @@ from diagnostics.rules.rule import NOTE, Family, Rule
 
 OTHER_BRANCH = Cause(
     "other-branch",
-    "the loss has gradient for all samples, and for some it goes to a branch that is clamped: {operation}",
-    remedy="Nothing, if the loss is clipped on purpose, as that of a value in PPO.",
+    "the loss has gradient for all samples, but for some samples the gradient goes to a clamped branch: {operation}",
+    remedy="Nothing, if the loss is clipped on purpose, like the value loss of PPO.",
 )
 MASKED = Cause(
     "left-out-by-mask",
-    "the loss is a mean over the samples that a mask keeps, and the others do not count: {operation}",
+    "the loss is a mean over the samples that a mask keeps, so the other samples do not count: {operation}",
     remedy="Nothing, if the mask leaves out samples on purpose: padding, or rows without a label.",
 )
 COV004 = Rule(
@@ -28,14 +28,15 @@ COV004 = Rule(
     NOTE,
     "The loss leaves samples out",
     "operations",
-    "Nothing, if it does so on purpose.",
+    "Nothing, if the loss leaves out samples on purpose.",
     source="audit",
     arguments="audit",
     causes=(OTHER_BRANCH, MASKED),
-    what="In each repeated step a maximum() or minimum() outside of all modules gets gradient for every sample, and one"
-    " of its two arguments is the result of clamp(): what it picks has no gradient where it is clamped."
-    " Or a loss is multiplied with a mask, whose sum divides it, or ignores the targets of as many samples.",
-    why="It explains a low coverage: a loss that is clipped leaves samples out, others in each step.",
+    what="In each repeated step, a maximum() or minimum() outside of all modules gets gradient for every sample,"
+    " and one of its two arguments is the result of clamp(): where that argument is picked and clamped, there"
+    " is no gradient. Or a loss is multiplied by a mask and divided by the sum of the mask, or ignores the"
+    " targets of that many samples.",
+    why="It explains a low coverage: a clipped loss leaves out samples, other samples in each step.",
     example="`torch.max((v - r) ** 2, (v_clipped - r) ** 2)`; `(loss * mask).sum() / mask.sum()`.",
     false_alarms="It is a note.",
     explains=frozenset({"COV001", "COV002", "WASTE001"}),

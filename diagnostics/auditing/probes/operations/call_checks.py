@@ -15,46 +15,46 @@ from diagnostics.rules.rule import CRITICAL, LITTLE_USED, WARNING, Family, Rule
 
 SAME_DATA = Cause(
     "same-data-twice",
-    "{one} and {other} are given the same {rows} rows from two different tensors",
-    remedy="Look at what makes the two: a state and the one after it, or two views, should differ.",
+    "{one} and {other} receive the same {rows} rows in two different tensors",
+    remedy="Check the code that makes the two tensors: a state and its successor, or two views, should differ.",
 )
 FEW_ROWS = Cause(
     "few-different-rows",
-    "the batches of all repeated steps hold only {different} different rows, in {rows} places each",
-    remedy="Look at what fills the batch: an observation or an index may not be renewed.",
+    "the batches of all repeated steps contain only {different} different rows, each in {rows} places",
+    remedy="Check the code that fills the batch: perhaps an observation or an index is not updated.",
 )
 INPUT004 = Rule(
     "INPUT004",
     WARNING,
-    "The model is given the same data again",
+    "The model receives the same data again",
     "operations",
     "Look at what makes the inputs.",
     source="audit",
     arguments="audit",
     causes=(SAME_DATA, FEW_ROWS),
-    what="In each repeated step one module, or two of the same class and shapes, are given tensors of the same numbers"
-    " that are no copies of one another, and one module also returns the same; or the rows of all repeated steps are"
-    " copies of an eighth of a batch, and their numbers are not whole.",
-    why="Two views that are equal have nothing to compare, and the value of a state is no value of the next one.",
+    what="In each repeated step, one module, or two modules of the same class and shapes, get tensors with equal"
+    " numbers that are not copies of one another, and one module also returns equal numbers. Or the rows of"
+    " all repeated steps are copies of an eighth of a batch, and their numbers are not whole.",
+    why="Two equal views give nothing to compare, and a state cannot be compared with its successor.",
     example="`view = augment(x); return view, view`; a replay memory that stores the new state as the old one.",
     false_alarms="A world with few states that are given as fractions.",
 )
 NOT_A_NUMBER = Cause(
     "nan-in-input",
-    "a tensor that {module} is given holds NaN before any weight is used",
-    remedy="Look at the data and what scales them: a division by a count or a deviation of 0, rsqrt() of 0.",
+    "a tensor that {module} receives contains NaN before any weight is used",
+    remedy="Check the data and its scaling: division by a count or a deviation of 0, rsqrt() of 0.",
 )
 _BROKEN = LITTLE_USED | {"REACH003", "UNITS002", "INPUT003", "MOVE005"}
 INPUT005 = Rule(
     "INPUT005",
     CRITICAL,
-    "The input is not a number",
+    "The input contains NaN",
     "operations",
     "Look at the data and what scales them.",
     source="audit",
     arguments="audit",
     causes=(NOT_A_NUMBER,),
-    what="In each repeated step an outermost module is given a tensor without graph that holds NaN.",
+    what="In each repeated step an outermost module receives a tensor without a graph that contains NaN.",
     why="One NaN in a sum makes the loss, all gradients and then all weights NaN.",
     example="`degree.rsqrt()` of a node without edges.",
     false_alarms="Missing values that the model itself fills.",
@@ -65,12 +65,13 @@ INPUT005 = Rule(
 )
 STATE_DROPPED = Cause(
     "state-dropped",
-    "each of {calls} calls is given one tensor of shape {shape}, and nothing reads what it returns in that shape",
+    "each of {calls} calls receives the same tensor of shape {shape}, and nothing reads the new state of that"
+    " shape that each call returns",
     remedy="Pass the returned state to the next call.",
 )
 NOISE_AS_STATE = Cause(
     "noise-as-state",
-    "a recurrent layer starts from new random numbers in each step: {operation}",
+    "a recurrent layer starts each step from new random numbers: {operation}",
     remedy="Start from zeros, or from a parameter.",
 )
 STATE002 = Rule(
@@ -82,10 +83,10 @@ STATE002 = Rule(
     source="audit",
     arguments="audit",
     causes=(STATE_DROPPED, NOISE_AS_STATE),
-    what="In each repeated step a module is called three times and more with other inputs and one computed tensor, and"
-    " nothing reads what it returns in the shape of that tensor; or the first state of a recurrent layer is a draw, and"
-    " it reads data.",
-    why="The module sees one input at a time, and the loss falls all the same.",
+    what="In each repeated step, a module is called three or more times with different inputs and the same"
+    " computed tensor, and nothing reads its output in the shape of that tensor. Or the first state of a"
+    " recurrent layer that reads data is a random draw.",
+    why="The module sees one input at a time, but the loss still falls.",
     example="`out, _ = decoder(word, hidden)` in a loop over words; `h0 = torch.randn(...)`.",
     false_alarms="States that are random on purpose.",
 )

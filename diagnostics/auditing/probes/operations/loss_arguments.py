@@ -14,24 +14,24 @@ from diagnostics.causes import Cause
 
 SMOOTHED_AWAY = Cause(
     "smoothed-away",
-    "label_smoothing is {smoothing:g}, so that the other classes have more of each target than the right one:"
-    " {operation}",
-    remedy="Give the share that is taken from the right class, usually 0.1.",
+    "label_smoothing is {smoothing:g}, so each target gives the other classes more weight than the right"
+    " class: {operation}",
+    remedy="label_smoothing is the share taken from the right class, usually 0.1.",
 )
 SEVERAL_CLASSES = Cause(
     "several-classes",
-    "targets name {count:.2g} classes at once, and the softmax has one to give: {operation}",
-    remedy="Use binary_cross_entropy_with_logits for classes that do not exclude each other, or divide each target by"
-    " its sum.",
+    "targets name {count:.2g} classes at once, but a softmax can give probability 1 to only one class: {operation}",
+    remedy="Use binary_cross_entropy_with_logits for classes that do not exclude each other, or divide each target"
+    " by its sum.",
 )
 WEIGHTS_ARE_FREQUENCIES = Cause(
     "weights-are-frequencies",
-    "the weights of the classes grow with how often each occurs, so that rare ones count even less: {operation}",
-    remedy="Use the inverse of the frequencies; pos_weight is negatives over positives.",
+    "the class weights grow with the frequency of the class, so rare classes count even less: {operation}",
+    remedy="Use the inverse frequencies; pos_weight is the number of negatives divided by the number of positives.",
 )
 BLANK_IN_TARGETS = Cause(
     "blank-in-targets",
-    "a share of {share:.2g} of the targets is {blank}, which stands for the blank: {operation}",
+    "a share of {share:.2g} of the targets is {blank}, the number of the blank: {operation}",
     remedy="Number the letters from 1, or set blank to a number that no letter has.",
 )
 CAUSES = (SMOOTHED_AWAY, SEVERAL_CLASSES, WEIGHTS_ARE_FREQUENCIES, BLANK_IN_TARGETS)

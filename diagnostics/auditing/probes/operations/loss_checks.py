@@ -25,37 +25,37 @@ from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
 
 LOSS_FUNCTION_RAISED = Cause(
     "loss-function-raised",
-    "the loss falls as {operation} rises: it has the wrong sign",
+    "the loss falls while {operation} rises, so it has the wrong sign",
     remedy="Remove the minus sign in front of the loss function.",
 )
 LIKELIHOOD_LOWERED = Cause(
     "likelihood-lowered",
-    "the loss falls as the log-probabilities of {operation} fall: the minus sign of the likelihood is missing",
+    "the loss falls while the log-probabilities of {operation} fall: the minus sign of the likelihood is missing",
     remedy="Minimise the negative log-likelihood.",
 )
 GRADIENT_NEGATED = Cause(
     "gradient-negated",
-    "a small step against the gradient raises the loss: the gradient has the wrong sign",
-    remedy="Find what negates it: a hook, a backward() of your own, or maximize=True.",
+    "a small step against the gradient raises the loss, so the gradient has the wrong sign",
+    remedy="Find the code that negates it: a hook, a backward() of your own, or maximize=True.",
 )
 OPPONENTS_AGREE = Cause(
     "opponents-agree",
-    "what {maker} made is judged by {judge} twice, once without a graph, and both losses move the answer to the same"
-    " side: the two do not oppose each other",
+    "{judge} judges the output of {maker} twice, once without a graph, and both losses move the judgement in"
+    " the same direction, so the two do not oppose each other",
     remedy="Give the loss of the generator the opposite label: fill_(real) before it, or a minus sign.",
 )
 LOSS004 = Rule(
     "LOSS004",
     CRITICAL,
-    "The training raises what it should lower",
+    "Training increases a loss that it should decrease",
     "operations",
     "Find the wrong sign.",
     source="audit",
     arguments="audit",
     causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED, OPPONENTS_AGREE),
-    what="An audit repeats steps. The loss falls as every loss function in it rises, or as the log-probabilities fall"
-    " that it picks with equal weight; or the loss rises along the negative gradient, in every watched module. A"
-    " warning: the losses of a generator and its critic agree.",
+    what="An audit repeats steps. The loss falls while every loss function in it rises, or while the"
+    " log-probabilities fall that it picks with equal weight; or the loss rises along the negative gradient,"
+    " in every watched module. A warning: the losses of a generator and its critic do not oppose each other.",
     why="Each step makes the model worse.",
     example="`loss = model(x).log_softmax(1).gather(1, y).mean()`; a hook that returns `-gradient`.",
     false_alarms="A loss that is raised on purpose, as in unlearning and adversarial training.",
@@ -63,20 +63,20 @@ LOSS004 = Rule(
 )
 ONE_TARGET = Cause(
     "one-target",
-    "of all targets only those that are {value:g} have a gradient: {operation}",
-    remedy="Look at the mask: it may keep the padding and drop the tokens.",
+    "only targets of value {value:g} have a gradient: {operation}",
+    remedy="Check the mask: it may keep the padding and drop the tokens.",
 )
 LOSS005 = Rule(
     "LOSS005",
     CRITICAL,
-    "The loss counts the targets of one value alone",
+    "Only targets with one value count in the loss",
     "operations",
     "Look at the mask of the loss.",
     source="audit",
     arguments="audit",
     causes=(ONE_TARGET,),
-    what="In every repeated step the gradient at the input of a loss function is zero wherever the target is anything"
-    " else than one value, although the targets have at least four values.",
+    what="In every repeated step, the gradient at the input of a loss function is zero for every target except one"
+    " value, although the targets have at least four values.",
     why="The model learns to predict one class.",
     example="`mask = tokens == padding; loss = (losses * mask).sum() / mask.sum()`.",
     false_alarms="A loss of one class on purpose.",
@@ -85,13 +85,14 @@ LOSS005 = Rule(
 )
 CHANGED_UNSEEN = Cause(
     "changed-unseen",
-    "a value that autograd saved was changed before the backward pass used it, past torch's counter of versions",
+    "a value that autograd saved was changed before the backward pass used it, and torch's version counter"
+    " did not notice",
     remedy="Do not write to .data, to .detach() views or through numpy after a value was used; compute a new tensor.",
 )
 RECOMPUTED = Cause(
     "recomputed-differently",
-    "a checkpoint runs it again in the backward pass, and it gives other values for the same input",
-    remedy="Leave preserve_rng_state of the checkpoint True, and keep what is random outside of it.",
+    "a checkpoint runs it again in the backward pass, with other results for the same input",
+    remedy="Keep preserve_rng_state=True of the checkpoint, and keep random operations outside of it.",
 )
 GRAD008 = Rule(
     "GRAD008",
@@ -102,24 +103,24 @@ GRAD008 = Rule(
     source="audit",
     arguments="audit",
     causes=(CHANGED_UNSEEN, RECOMPUTED),
-    what="An audit copies what autograd saves in the forward pass, and compares it when the backward pass uses it; and"
-    " it compares outputs of modules that a checkpoint computes again.",
-    why="The gradient is not that of the loss, and torch reports no error.",
+    what="An audit copies the values that autograd saves in the forward pass, and compares them when the backward"
+    " pass uses them. It also compares outputs of modules that a checkpoint computes again.",
+    why="The gradient does not belong to the loss, and torch reports no error.",
     example="`y = x.exp(); y.data.mul_(2)`: the derivative of exp() is read from y.",
     false_alarms="None known.",
     rank=6,
 )
 NO_GRAPH = Cause(
     "no-graph",
-    "a term of the loss changes with the weights and has no graph, so training ignores it: {operation}",
+    "a term of the loss changes with the weights but has no graph, so training ignores it: {operation}",
     remedy="Compute the term from tensors: no .item(), .data or torch.tensor(), and create_graph=True in"
     " torch.autograd.grad().",
 )
 DETACHED_TERM = Cause("detached-term", "detach() makes a term of the loss a number: {operation}")
 LOSS_UNTRAINED = Cause(
     "loss-untrained",
-    "a loss is added although neither of its arguments has a graph, so that it trains nothing: {operation}",
-    remedy="Look at its arguments: one of them has to be what the trained model returned.",
+    "a loss is added although neither of its arguments has a graph, so it trains nothing: {operation}",
+    remedy="Check its arguments: one of them must be an output of the trained model.",
 )
 LOSS006 = Rule(
     "LOSS006",
@@ -130,9 +131,10 @@ LOSS006 = Rule(
     source="audit",
     arguments="audit",
     causes=(NO_GRAPH, DETACHED_TERM, LOSS_UNTRAINED),
-    what="The sums that lead to the loss contain a number without a graph, and it changes when the weights do (in an"
-    " audit; a note where detach() made it), or it is a loss function of two arguments without a graph.",
-    why="The reported loss contains the term, and training does nothing for it.",
+    what="The sums that lead to the loss contain a number without a graph. The number changes with the weights"
+    " (found by an audit; a note if detach() made it), or it is the result of a loss function whose two"
+    " arguments have no graph.",
+    why="The reported loss contains the term, but training does not reduce it.",
     example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
     false_alarms="A number that is added for the log alone.",
 )

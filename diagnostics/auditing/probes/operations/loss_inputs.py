@@ -14,40 +14,42 @@ from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.causes import Cause
 
 TWICE = Cause(
-    "applied-twice", "its input is the result of {kind}, and the function applies one itself: {operation}"
+    "applied-twice",
+    "its input is already the result of {kind}, which the function applies itself: {operation}",
 )
 NOT_LOGARITHMS = Cause(
-    "not-logarithms", "the function expects logarithms of probabilities, its input is {found}: {operation}"
+    "not-logarithms", "the function expects log-probabilities, but its input is {found}: {operation}"
 )
 BROADCAST = Cause(
     "broadcast",
-    "an input of shape {input} against a target of shape {target} is averaged over all pairs: {operation}",
+    "an input of shape {input} and a target of shape {target} broadcast, so the mean is over all pairs: {operation}",
 )
 EXCHANGED = Cause(
     "exchanged",
-    "its input is probabilities without gradient, and its target has the gradient: {operation}",
+    "the target has a gradient, and the input is probabilities without gradient: {operation}",
     remedy="Exchange the arguments: the input comes first, then the target.",
 )
 CUT_OFF = Cause(
     "activation-on-logits",
-    "its input is the result of relu(), so that no logit is below 0: {operation}",
-    remedy="Let the model end with a linear layer.",
+    "its input is the result of relu(), so no logit is below 0: {operation}",
+    remedy="End the model with a linear layer.",
 )
 DROPPED = Cause(
     "dropout-on-outputs",
-    "its input is the result of a dropout, so that a share of the outputs is 0 in each step: {operation}",
+    "its input is the result of a dropout, so each step sets a share of the outputs to 0: {operation}",
     remedy="Move the dropout before the last layer.",
 )
 CLASSES_MISREAD = Cause(
     "classes-misread",
-    "the scores of one answer are numbers from several rows of the layer before: {operation}",
-    remedy="Move the dimension of the classes with transpose(), permute() or movedim(); view() and reshape() only cut"
-    " the numbers at other places.",
+    "the scores of one answer come from several rows of the previous layer: {operation}",
+    remedy="Move the dimension of the classes with transpose(), permute() or movedim(); view() and reshape() do not"
+    " move dimensions.",
 )
 NEVER_WRITTEN = Cause(
     "scores-never-written",
-    "a share of {share:.2g} of its rows count and have only zeros as scores, which nothing has computed: {operation}",
-    remedy="Leave them out of the loss, such as the first step of a decoder: scores[1:] against targets[1:].",
+    "a share of {share:.2g} of the rows in the loss have only zeros as scores, which no operation has"
+    " computed: {operation}",
+    remedy="Leave these rows out of the loss, such as the first step of a decoder: scores[1:] against targets[1:].",
 )
 CAUSES = (
     TWICE,

@@ -15,43 +15,43 @@ from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.causes import Cause
 
 EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
-TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same place: {operation}")
+TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same position: {operation}")
 NOT_SHIFTED = Cause(
     "not-shifted",
-    "each target is the token at its place, and the model looks at no later one: {operation}",
+    "each target is the token at its own position, and the model reads no later token: {operation}",
     remedy="Shift the targets: logits[:, :-1] against tokens[:, 1:].",
 )
 SHIFTED_AGAIN = Cause(
     "shifted-again",
-    "each target is the token {lag} places after its output, and the model is causal: {operation}",
-    remedy="Shift once: a dataset, or a loss inside the model, does it already.",
+    "each target is {lag} positions after its output, although the model is causal: {operation}",
+    remedy="Shift only once: the dataset, or a loss inside the model, already shifts.",
 )
 OUT_OF_RANGE = Cause(
     "out-of-range",
-    "a share of {share:.2g} of the targets lies outside {low:g} to {high:g}, which is all that {kind}() gives:"
-    " {operation}",
-    remedy="Scale the targets into the range, or let the model end with a linear layer.",
+    "a share of {share:.2g} of the targets lies outside {low:g} to {high:g}, the range of {kind}(): {operation}",
+    remedy="Scale the targets into the range, or end the model with a linear layer.",
 )
 NOT_PROBABILITIES = Cause(
     "not-probabilities",
-    "targets from {low:g} to {high:g} are no probabilities, so that the loss has no lower bound: {operation}",
-    remedy="Give targets from 0 to 1: divide images by 255, and turn -1 and 1 into 0 and 1.",
+    "targets from {low:g} to {high:g} are not probabilities, so the loss has no lower bound: {operation}",
+    remedy="Give targets from 0 to 1: divide images by 255, and map -1 and 1 to 0 and 1.",
 )
 FINDS_ITSELF = Cause(
     "finds-itself",
-    "the scores are similarities of each row with all rows, and the right answer of each is itself: {operation}",
+    "the scores are similarities of each row with all rows, and the target of each row is the row itself:"
+    " {operation}",
     remedy="Mask the diagonal, and let each row find its other view.",
 )
 ITSELF_AMONG_OTHERS = Cause(
     "itself-among-others",
-    "the scores are similarities of each row with all rows, and each row is the most similar to itself, which is no"
-    " right answer: {operation}",
+    "the scores are similarities of each row with all rows, and each row is most similar to itself, which is"
+    " not its target: {operation}",
     remedy="Mask the diagonal with minus infinity before the loss.",
 )
 ONE_CLASS = Cause(
     "one-class-per-batch",
-    "all targets of a batch are of one class, in each batch of another: {operation}",
-    remedy="Shuffle: DataLoader(..., shuffle=True).",
+    "all targets of a batch have one class, and each batch has another class: {operation}",
+    remedy="Shuffle the data: DataLoader(..., shuffle=True).",
 )
 CLASS_IGNORED = Cause(
     "class-ignored",

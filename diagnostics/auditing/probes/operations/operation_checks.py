@@ -24,9 +24,9 @@ from diagnostics.testing.output_assertions import OVER_SAMPLES as NORMALISED
 LOSS003 = Rule(
     "LOSS003",
     CRITICAL,
-    "A loss function receives what it does not expect",
+    "A loss function receives unsuitable arguments",
     "operations",
-    "Give the function the input and the targets that its documentation names, in the same shape.",
+    "Give the function the input and the targets that its documentation describes, in the same shape.",
     source="audit",
     arguments="audit",
     causes=(
@@ -37,12 +37,13 @@ LOSS003 = Rule(
         *origin_checks.CAUSES,
         term_sizes.OUT_OF_REACH,
     ),
-    what="In repeated steps a loss receives what does not fit it: probabilities or logarithms where it applies softmax"
-    " or sigmoid itself, shapes that broadcast, exchanged arguments, scores from several rows, or targets that are"
-    " equal, out of range, several at once, or the token at their place (a note if the model reads later ones). A"
-    " warning for what is legal and hardly meant: targets that are drawn, blended, padding, the best of all samples or"
-    " trained too; scores that pass a dropout, or are far too large. `etrm explain LOSS003` lists all causes.",
-    why="The loss falls, to a floor far above what the model could reach.",
+    what="In repeated steps a loss function receives unsuitable arguments: probabilities or logarithms although it"
+    " applies softmax or sigmoid itself, shapes that broadcast, exchanged arguments, scores that mix several"
+    " rows, or targets that are equal, out of range, several at once, or the current token instead of the"
+    " next (a note if the model reads later tokens). A warning for arguments that are legal but rarely"
+    " intended: targets that are random, interpolated, padding, the maximum over all samples or trained too;"
+    " scores that are dropped out or far too large. `etrm explain LOSS003` lists all causes.",
+    why="The loss falls only to a floor far above the best value that the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
     explains=LITTLE_USED | {"RESPONSE003"},

@@ -59,9 +59,9 @@ LATER_ALONE = Cause(
 SOFTMAX001 = Rule(
     "SOFTMAX001",
     WARNING,
-    "A softmax over the wrong elements, or too hard",
+    "A softmax over the wrong elements, or saturated",
     "operations",
-    "Choose the dimension whose elements compete, or smaller scores.",
+    "Choose the dimension whose elements compete, or reduce the scores.",
     source="audit",
     arguments="audit",
     causes=(
@@ -74,10 +74,10 @@ SOFTMAX001 = Rule(
         ALWAYS_FLAT,
         LATER_ALONE,
     ),
-    what="In each repeated step a trained softmax sums over a dimension of size 1, over the samples of the batch, or"
-    " over heads or queries of an attention, or gives one element all the weight; a mask is multiplied with its scores;"
-    " the mask of an attention keeps only keys that are the same in all samples; or no weights make the scores of a"
-    " cross entropy differ.",
+    what="In each repeated step a trained softmax sums over a dimension of size 1, over the samples of the batch,"
+    " or over heads or queries of an attention, or gives one element all the weight; a mask is multiplied"
+    " with its scores; the mask of an attention keeps only keys that are the same in all samples; or no"
+    " weights affect the differences between the scores of a cross entropy.",
     why="A softmax of one element has no gradient; over samples, each prediction depends on the other samples.",
     example="`logits.topk(1).values.softmax(-1)` as the gate of a mixture of experts; `nn.Softmax(dim=0)`.",
     false_alarms="A batch that is one bag or graph; attention over a single key; a trained gate that is certain;"

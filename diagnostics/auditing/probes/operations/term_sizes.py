@@ -28,7 +28,7 @@ SUM_AND_MEAN = Cause(
 LOSS007 = Rule(
     "LOSS007",
     WARNING,
-    "One term of the loss drowns another",
+    "One term of the loss dominates another",
     "operations",
     "Bring the terms to similar sizes.",
     source="audit",
@@ -37,7 +37,7 @@ LOSS007 = Rule(
     what="In each step two losses train the same weights; the gradient at the input of one is less than a hundredth of"
     " the other's, although its factor is no smaller, and it is not solved. Or a loss function that sums is added to a"
     " mean over the same samples, and neither is divided by their number.",
-    why="The weights that they share learn for the larger one alone. The sum falls all the same.",
+    why="The shared weights learn only for the larger term, and the sum still falls.",
     example="`cross_entropy(scores, kinds) + mse_loss(boxes, pixels)`, with boxes from 0 to 640.",
     false_alarms="A term that only trains a head of its own.",
 )

@@ -32,14 +32,15 @@ UNITS002 = Rule(
     WARNING,
     "Units that hardly respond",
     "operations",
-    "Keep what an activation function receives near its steep part.",
+    "Keep the inputs of an activation function near its steep part.",
     source="audit",
     arguments="audit",
     causes=(SATURATED, DEAD, CLAMPED),
-    what="In each repeated step the mean slope of a tanh or a sigmoid inside the model is below 0.03 of the steepest,"
-    " that of three layers with tanh below 0.15, a relu passes less than 1 % of its values, or a clamp() outside of the"
-    " model passes none, and no gradient comes back to its outputs.",
-    why="A flat function passes hardly any gradient to what feeds it.",
+    what="In each repeated step, the mean slope of a tanh or a sigmoid inside the model is below 0.03 of the"
+    " steepest slope, the mean slope of three layers with tanh is below 0.15, a relu passes less than 1 % of"
+    " its values, or a clamp() outside of the model passes no value and no gradient returns to the model's"
+    " outputs.",
+    why="A flat function passes almost no gradient to the modules before it.",
     example="Years and prices as features that are not standardised; `normal_(weight, std=1)` of a wide layer.",
     false_alarms="A sigmoid gate that is certain; very sparse features.",
     explains=_FAINT,

@@ -14,25 +14,27 @@ CALLS_WITHOUT_GRAD = Cause("calls-without-grad", "the other calls run with gradi
 CALLS_DECLARED = Cause(
     "calls-without-grad-declared", "the other calls run with gradients disabled, as declared"
 )
-CALLS_CUT = Cause("calls-cut", "the results of the other calls are cut on the way to the loss, or not used")
+CALLS_CUT = Cause(
+    "calls-cut", "the results of the other calls are detached on the way to the loss, or not used"
+)
 CALLS_ZERO = Cause(
     "calls-zero",
     "the gradient of the other calls is exactly zero: their rows are masked, or a factor of zero follows",
 )
 CALLS_WITHOUT_GRAD_AND_CUT = Cause(
     "calls-without-grad-and-cut",
-    "some calls run with gradients disabled, and the results of others are cut or not used",
+    "some calls run with gradients disabled, and the results of others are detached or not used",
 )
 NOT_USED = Cause(
     "not-used",
-    "it is not used, a copy of it is used, or its results of an earlier step are cached",
-    remedy="Call it in the step that supervises it, and let the loss use that result, none of an earlier step.",
+    "it is not used, a copy of it is used, or its results from an earlier step are cached",
+    remedy="Call it in the step that supervises it, and use that result in the loss, not one from an earlier step.",
 )
 
 UNCHOSEN = Cause(
     "unchosen",
-    "steps choose between modules of its list, and none has chosen it so far",
-    remedy="Watch how often a router chooses each expert; a term of the loss can balance them.",
+    "steps choose between modules of its list, and no step has chosen it so far",
+    remedy="Check how often a router chooses each expert; a term of the loss can balance them.",
 )
 
 _CAUSES = {
@@ -157,9 +159,10 @@ CALL001 = Rule(
     find_partial_calls,
     lasting(5),
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
-    what="Some of the module's calls in a step receive no gradient. A note where `expect_partial` names it and these"
-    " ran with gradients disabled, where fewer than half of them received zeros alone, or where at most half of the"
-    " calls on data have none, as for targets. Not where checkpointing repeats calls.",
+    what="Some of the module's calls in a step receive no gradient. A note if `expect_partial` names the module"
+    " and these calls ran with gradients disabled, if fewer than half of the calls received only zeros, or if"
+    " at most half of the calls on data have no gradient, as for targets. Repeated calls of checkpointing do"
+    " not count.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
     false_alarms="Truncation by design that is not declared; an auxiliary call for logging.",
@@ -174,8 +177,8 @@ CALL002 = Rule(
     find_uncalled,
     lasting(5),
     causes=(NOT_USED, UNCHOSEN),
-    what="The forward of a module with trainable parameters never runs, or no longer. A note where steps call now one"
-    " and now another module of its list, as experts.",
+    what="The forward of a module with trainable parameters never runs, or stops running. A note if the steps call"
+    " different modules of one list, as experts.",
     why="It is dead code, or its results are cached.",
     example="`self.pooler` is created and never used.",
     false_alarms="A module that is called through other methods than `forward`; COV003 if all its parameters have"

@@ -43,27 +43,26 @@ def find_adapting(record: StepRecord, options: Values) -> Iterator[Observation]:
 
 RANDOM_ANSWERS = Cause(
     "frozen-and-random",
-    "it is frozen and called without gradient, but its dropout is on, so that the same input gives another output in"
-    " each step",
+    "it is frozen and called without gradient, but its dropout is on, so the same input gives different outputs",
     remedy="Call eval() on it after each train() of the model.",
 )
 ONE_SAMPLE = Cause(
     "one-sample",
-    "the batch has one sample: each is normalised by itself alone, and in evaluation by the average of all",
-    remedy="Use a larger batch, or a norm that needs none: GroupNorm or LayerNorm.",
+    "the batch has one sample, which is normalised by its own statistics in training and by running averages"
+    " in evaluation",
+    remedy="Use a larger batch, or a norm without batch statistics: GroupNorm or LayerNorm.",
 )
 MOMENTUM_ZERO = Cause(
     "momentum-zero",
-    "momentum is 0: the running statistics stay as they began, and evaluation uses them",
+    "momentum is 0, so the running statistics keep their initial values, and evaluation uses them",
     remedy="Set momentum to 0.1; None averages over all batches.",
 )
 
 
 MOMENTUM_OF_AVERAGE = Cause(
     "momentum-of-average",
-    "momentum is the share of the last batch, and 0.9 or more leaves nothing of earlier ones: in evaluation the"
-    " statistics are those of one batch",
-    remedy="Give 1 - momentum of libraries that name the share that is kept: 0.1 or 0.01.",
+    "momentum is the weight of the last batch; with 0.9 or more, evaluation uses the statistics of a single batch",
+    remedy="Give 1 - momentum of libraries in which momentum is the weight of the average: 0.1 or 0.01.",
 )
 _ODD = {each.code: each for each in (ONE_SAMPLE, MOMENTUM_ZERO, MOMENTUM_OF_AVERAGE)}
 
@@ -80,14 +79,14 @@ def find_odd_statistics(record: StepRecord, options: Values) -> Iterator[Observa
 MODE003 = Rule(
     "MODE003",
     WARNING,
-    "Batch statistics that say little",
+    "Unreliable batch statistics",
     "layers",
     "Normalise over more than one sample.",
     find_odd_statistics,
     lasting(5, why="the last batch of an epoch may be a single sample"),
     causes=(ONE_SAMPLE, MOMENTUM_ZERO, MOMENTUM_OF_AVERAGE),
     what="A batch norm in training mode sees one sample in each step, or its momentum is 0, or 0.9 and more.",
-    why="The model is evaluated with other statistics than those that it was trained with.",
+    why="Evaluation uses other statistics than training.",
     example="`BatchNorm2d(64, momentum=0)`, where TensorFlow's 1.0 was meant.",
     false_alarms="One sample that the model folds into many rows.",
     spreads="together",

@@ -32,7 +32,7 @@ def find_wasted_rows(record: StepRecord, options: Values) -> Iterator[Observatio
 WASTE001 = Rule(
     "WASTE001",
     WARNING,
-    "Rows computed for nothing",
+    "Computed rows that are not used",
     "waste",
     "Compute only the rows that are used, or use the rows that are computed.",
     find_wasted_rows,
@@ -49,7 +49,7 @@ WASTE001 = Rule(
     "above",
     causes=(ROWS_DROPPED,),
     what="At least half of the samples that the module computed got no gradient back, while some did.",
-    why="The computation is thrown away; often it is the other side of a low coverage.",
+    why="The computation is wasted, and often this comes with a low coverage.",
     example="Encode 256 rows and keep the 10 that reset: waste 0.96.",
     false_alarms="Negatives of a contrastive loss after a stop-gradient.",
     spreads="backward",

@@ -11,7 +11,7 @@ from diagnostics.rules.rule import CRITICAL, UNTRAINED, Family, Observation, Rul
 
 NO_BACKWARD = Cause(
     "no-backward",
-    "backward() is not called in the step, or on a loss without a graph to these modules, as torch.tensor(loss.item())",
+    "backward() is not called in the step, or the loss has no graph to these modules, as torch.tensor(loss.item())",
 )
 
 
@@ -37,8 +37,8 @@ STEP001 = Rule(
     find_missing_backward,
     lasting(5),
     causes=(NO_BACKWARD,),
-    what="Outputs of the watched modules require gradient, and no gradient comes to any of them or their parameters,"
-    " though the optimiser steps.",
+    what="Outputs of the watched modules require gradient, but none of them and none of their parameters receives"
+    " one, although the optimiser steps.",
     why="Nothing is trained.",
     example="`optimizer.zero_grad(); loss = criterion(model(x), y); optimizer.step()`.",
     false_alarms="All trained modules are left out of `watch`.",

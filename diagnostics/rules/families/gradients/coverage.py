@@ -37,27 +37,29 @@ LOSS_WITHOUT_GRADIENT = Cause(
 )
 PART_OF_BATCH = Cause(
     "part-of-batch",
-    "it computes part of the batch in a step; the other samples use a carry or a cache of earlier steps, which"
-    " has no gradient",
-    remedy="Compute it for all samples of the loss in each step, not only for those that are new.",
+    "it computes only part of the batch in a step; the other samples use a carry or a cache of earlier steps,"
+    " which has no gradient",
+    remedy="Compute it for all samples of the loss in each step, not only for new samples.",
 )
 SAMPLES_CUT = Cause(
     "samples-cut",
-    "the other samples are cut between its output and the loss: detach(), where() with a detached branch, a cache",
-    remedy="Remove what cuts the other samples off between its output and the loss: detach(), where(), a cache.",
+    "the other samples are detached between its output and the loss: detach(), where() with a detached"
+    " branch, a cache",
+    remedy="Remove what detaches the other samples on the way to the loss: detach(), where(), a cache.",
 )
 SKIPPED = Cause(
     "skipped",
     "it is called at irregular intervals: stochastic depth, a branch, or a cache of an earlier step",
-    remedy="Nothing, if steps leave it out on purpose. If they use its results of an earlier step, call it in each.",
+    remedy="Nothing, if steps skip it on purpose. If they use its results from an earlier step, call it in each step.",
 )
 RELATED = Cause(
     "related-rows",
-    "the rows are related, as the nodes of a graph: those that have no label train through their neighbours",
+    "the rows are related, like the nodes of a graph: rows without a label train through their neighbours",
 )
 OTHER_TERM = Cause(
     "other-term",
-    "its result goes to the loss alone, for some samples; all of them train what feeds it, through other terms",
+    "for some samples only the loss reads its result; the modules before it are trained by all samples,"
+    " through other terms",
 )
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,
@@ -190,8 +192,8 @@ COV001 = Rule(
     "below",
     causes=_CAUSES,
     what="Less than half of the samples in the loss have a non-zero gradient through the module, on 60 % of the"
-    " recorded steps since it began. A note for nodes of a graph, for a head whose other samples train what feeds it,"
-    " and where other samples are left out in each step.",
+    " recorded steps since it first ran. A note for nodes of a graph, for a head whose other samples train"
+    " the modules before it, and if each step leaves out other samples.",
     why="The decoder lowers the loss without the module, so the loss curve looks healthy.",
     example="`context = torch.where(reset, encoder(x), cache)`: one row of 50 resets and trains the encoder,"
     " coverage 0.02.",
@@ -217,7 +219,7 @@ COV002 = Rule(
     "below",
     causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, RELATED, OTHER_TERM, ZERO_AT_START, UNKNOWN),
     what="Coverage stays between one half and one. A note in the same cases as COV001.",
-    why="The samples that are left out may always be the same ones.",
+    why="It may always be the same samples that are left out.",
     example="A mask that drops one sample in four before the loss reads the module's output.",
     false_alarms="Samples whose gradient is exactly zero: saturated units, satisfied hinge losses, rows that are all"
     " padding.",

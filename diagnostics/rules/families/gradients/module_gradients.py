@@ -30,12 +30,12 @@ NO_GRAD = Cause(
 )
 DETACHED = Cause(
     "detached",
-    "its output is unused or cut off: .item(), .data, detach(), a copy through Python or numpy",
+    "its output is unused or detached: .item(), .data, detach(), a copy through Python or numpy",
     remedy="Let the loss use its output as a tensor: no .item(), .data, detach() or copy through Python or numpy.",
 )
 CUT_INSIDE = Cause(
     "cut-inside",
-    "its own forward cuts the graph: .item(), argmax, detach(), no_grad()",
+    "its own forward ends the graph: .item(), argmax, detach(), no_grad()",
     remedy="Keep tensors in its forward: no .item(), argmax, detach() or no_grad() between its weights and its output.",
 )
 ZERO_FACTOR = Cause(
@@ -46,18 +46,18 @@ ZERO_FACTOR = Cause(
 )
 TINY_FACTOR = Cause(
     "tiny-factor",
-    "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach(); or a normalisation that"
-    " divides its scale out",
+    "a tiny factor between its output and the loss: a scale, a gate, a mixture with detach(); or a"
+    " normalisation that cancels its scale",
 )
 NOT_SCALED = Cause(
     "not-scaled",
-    "its loss was not multiplied with the scale of the GradScaler, {scale:g}, which its gradient is divided by",
+    "its loss was not multiplied by the scale of the GradScaler, {scale:g}, but its gradient is divided by it",
     remedy="Call scaler.scale(loss).backward() for each loss.",
 )
 REQUIRES_GRAD_FALSE = Cause("requires-grad-false", "requires_grad is False for all of its parameters")
 FROZEN_AT_ZERO = Cause(
     "frozen-at-zero",
-    "all weights of {layer} are 0 and requires_grad is False, so that its output stays 0",
+    "all weights of {layer} are 0 and requires_grad is False, so its output stays 0",
     remedy="Freeze the base model before inserting the layer, as with the second matrix of a low-rank adapter.",
 )
 FROZEN_EMBEDDING = Cause(
@@ -67,16 +67,17 @@ FROZEN_EMBEDDING = Cause(
 )
 ZERO_GRAD_MISSING = Cause(
     "zero-grad-missing",
-    "zero_grad() is not called between updates: each update applies the sum of all gradients so far",
+    "zero_grad() is not called between updates, so each update applies the sum of all gradients so far",
 )
 OTHER_LOSS = Cause(
     "other-loss",
-    "it holds the gradient of another loss too, which another optimiser has applied: zero_grad() is missing between"
-    " the two backward passes",
+    "it also holds the gradient of another loss, which another optimiser has applied: zero_grad() is missing"
+    " between the two backward passes",
 )
 PASS_DISCARDED = Cause(
     "pass-discarded",
-    "zero_grad() between backward passes of one update, as in a loop over micro-batches: the last one alone counts",
+    "zero_grad() is called between the backward passes of one update, as in a loop over micro-batches, so"
+    " only the last pass counts",
 )
 PASS_TWICE = Cause("pass-twice", "backward() is called twice on the same loss, which doubles its gradient")
 
@@ -92,11 +93,13 @@ CHECKPOINT = Cause(
     together=True,
 )
 LOSS_MET = Cause(
-    "loss-met", "the loss has no gradient for any sample: a margin that is met, after some training"
+    "loss-met",
+    "after some training, the loss has no gradient for any sample, as with a margin that all samples satisfy",
 )
 FADED_OUT = Cause(
     "faded-out",
-    "it had gradient before, and a branch next to it still has: its weight fell to zero on purpose, or its units died",
+    "it had gradient before, and a branch next to it still has: its weight was reduced to zero on purpose, or"
+    " its units died",
 )
 
 _NO_GRADIENT = {
@@ -322,12 +325,13 @@ GRAD001 = Rule(
     CRITICAL,
     "No gradient reaches the module",
     "coverage",
-    "Enable gradients and keep its outputs tensors up to the loss; if it must not train, set requires_grad to False.",
+    "Enable gradients and keep its outputs as tensors up to the loss; if it must not train, set requires_grad"
+    " to False.",
     find_no_gradient,
     lasting(5),
     causes=(NO_GRAD, DETACHED, CUT_INSIDE, CHECKPOINT, TARGET),
     what="No gradient reaches the module at all.",
-    why="It stays as it was initialised.",
+    why="It keeps its initial weights.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
     false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it"
     " is GRAD003.",
@@ -344,7 +348,7 @@ GRAD002 = Rule(
     find_zero_gradient,
     lasting(5, why=_FLAT_START),
     causes=(ZERO_FACTOR, LOSS_MET, FADED_OUT),
-    what="The backward pass reaches the module, with zeros alone.",
+    what="The backward pass reaches the module, but every gradient is zero.",
     why="The module does not learn, although the graph is complete.",
     example="A frozen gate that was initialised at zero; `round()` without a straight-through estimator.",
     false_alarms="None known: a gate that starts at zero and trains has gradient before five steps are over.",
@@ -379,8 +383,8 @@ GRAD004 = Rule(
     needs_optimizer=True,
     needs_every_step=True,
     causes=(ZERO_GRAD_MISSING, OTHER_LOSS),
-    what="When an optimiser steps, `.grad` holds backward passes that were applied before the latest one began, by"
-    " itself or by another optimiser.",
+    what="When an optimiser steps, `.grad` still holds gradients of backward passes that this or another optimiser"
+    " has already applied.",
     why="Old directions never fade, and the steps grow.",
     example="A loop of `loss.backward(); optimizer.step()`.",
     false_alarms="None known: with gradient accumulation over monitored steps the optimiser does not step in each.",
@@ -390,7 +394,7 @@ GRAD004 = Rule(
 GRAD005 = Rule(
     "GRAD005",
     WARNING,
-    "Next to no gradient reaches the module",
+    "Almost no gradient reaches the module",
     "leverage_share",
     "Find the tiny factor between its output and the loss, and let the gradient through unchanged.",
     find_faint_gradient,
@@ -413,8 +417,8 @@ GRAD005 = Rule(
     what="The leverage of the module, the norm of its gradient times the norm of its weights, is less than a"
     " hundred thousandth of the largest among the watched modules, or than ten times the inverse of the scale of a"
     " GradScaler.",
-    why="The module covers every sample and hardly learns. Adam hides it, and moves the weights by rounding and"
-    " `eps`.",
+    why="The module covers every sample but hardly learns. Adam hides this: it moves the weights by rounding"
+    " errors and `eps`.",
     example="`context = 1e-6 * context + (1 - 1e-6) * context.detach()`.",
     false_alarms="A module that only an auxiliary loss of tiny weight trains.",
     explains=frozenset({"MOVE001", "MOVE004", "REACH007"}),
@@ -431,16 +435,17 @@ GRAD006 = Rule(
     lasting(5),
     needs_optimizer=True,
     causes=(PASS_DISCARDED, PASS_TWICE),
-    what="The gradient of a whole backward pass is cleared before an optimiser applies any of it, while that of a later"
-    " pass of the same step is applied; or a pass brings the gradient of the one before it once more.",
-    why="Samples are computed and do not count, or count twice.",
+    what="The gradient of a whole backward pass is cleared before an optimiser applies any of it, but the gradient"
+    " of a later pass in the same step is applied; or a pass adds the same gradient as the pass before.",
+    why="Samples are computed but do not count, or count twice.",
     example="`for part in parts: optimizer.zero_grad(); loss(part).backward()`, then one `optimizer.step()`.",
     false_alarms="A loop that discards passes on purpose and leaves the gradients and weights as they are.",
     rank=65,
 )
 DEAD_END = Cause(
     "dead-end",
-    "its inputs are detached in the step of the module that should learn from it, as a fake in the step of a generator",
+    "its inputs are detached in the step of the module that should learn from it, like a fake in the step of"
+    " a generator",
 )
 GRAD007 = Rule(
     "GRAD007",
@@ -452,8 +457,8 @@ GRAD007 = Rule(
     lasting(5),
     needs_optimizer=True,
     causes=(DEAD_END,),
-    what="In a backward pass that trains other modules the gradient of this one is cleared before its optimiser steps,"
-    " and the inputs of its calls require no gradient.",
+    what="A backward pass trains other modules, but the gradient of this module is cleared before its optimiser"
+    " steps, and the inputs of its calls require no gradient.",
     why="The term of the loss that it computes has no effect.",
     example="The fake is detached in the generator's own step: `loss_g = fool(d(fake.detach())) + l1`.",
     false_alarms="A body with an optimiser of its own that ignores one of two losses on purpose.",

@@ -14,25 +14,25 @@ from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, O
 
 REPLACED_PARAMETER = Cause(
     "replaced-parameter",
-    "the model holds another tensor instead: it was replaced after the monitor was made",
+    "the model holds another tensor instead, because the parameter was replaced after the monitor was made",
     remedy="Make the monitor and the optimiser after parameters are replaced.",
 )
 NOT_IN_LOSS = Cause("not-in-loss", "the loss does not use it, or its result is detached inside the module")
 FIRST_STATE = Cause(
     "first-state",
-    "the weights between states have none: the loss reads the state after the first token alone",
-    remedy="Read the last state, output[:, -1] with batch_first=True, or all of them.",
+    "the weights between states have no gradient: the loss reads only the state after the first token",
+    remedy="Read the last state, output[:, -1] with batch_first=True, or all states.",
 )
 FIRST_STATE_BACK = Cause(
     "first-state-of-reverse",
-    "the weights between states of the backward direction have none: the loss reads its state at the last token, which"
-    " is the first that it sees",
-    remedy="Read the last states of both directions: torch.cat([h[-2], h[-1]], 1), or average all.",
+    "the weights between states of the backward direction have no gradient: the loss reads its state at the"
+    " last token, which this direction reads first",
+    remedy="Read the last states of both directions: torch.cat([h[-2], h[-1]], 1), or average all states.",
 )
 ZERO_INPUT = Cause(
     "zero-input",
-    "what its layer is given is always zero: the bias next to it has gradient",
-    remedy="Look at what is passed to the module: zeros may stand where a computed value was meant.",
+    "the input of its layer is always zero, but the bias next to it has gradient",
+    remedy="Check the argument that is passed to the module: zeros may replace a computed value.",
     together=True,
 )
 DEAD_UNIT = Cause("dead-unit", "a dead unit, a mask, or a neighbouring weight that stays at zero")
@@ -53,16 +53,19 @@ OVERFLOW_ELSEWHERE = Cause(
 )
 OVERFLOW_IN_LOSS = Cause(
     "overflow-in-loss",
-    "the loss: all outputs are finite, and the gradient that comes back to {module}, the last module before it, is not",
+    "the loss: all outputs are finite, but the gradient that returns to {module}, the last module before the"
+    " loss, is not",
 )
 OVERFLOW_AFTER = Cause(
     "overflow-after",
-    "the backward pass of the operations that use the output of {module}: all outputs are finite, and what comes back"
-    " to it is the last that is not. where() does not help: the branch that is not taken gives 0 times infinity",
+    "the backward pass of the operations that use the output of {module}: all outputs are finite, but the"
+    " gradient that returns to them is not. where() does not help: the branch that is not taken gives 0 times"
+    " infinity",
     remedy="Change the input of the operation, not its result: x.where(safe, 1) before sqrt(), log() or a division.",
 )
 OVERFLOW_INSIDE = Cause(
-    "overflow-inside", "the backward pass inside {module}: its outputs and what comes back to them are finite"
+    "overflow-inside",
+    "the backward pass inside {module}: its outputs and the gradients that return to them are finite",
 )
 DIVERGED = Cause(
     "diverged-rate",
@@ -78,25 +81,24 @@ OVERFLOW_IN_OPERATION = Cause(
 OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
 CANCELS = Cause(
     "rounding-size",
-    "what it computes cancels: a weight is divided by itself, a softmax has one element, a factor is next to 0",
+    "its effect cancels: a weight is divided by itself, a softmax has one element, or a factor is almost 0",
 )
 EPS_UNDERFLOW = Cause(
     "eps-underflow",
-    "the optimiser's eps of {eps:g} is 0 in half precision, so that it divides by zero where a squared gradient"
-    " underflows",
+    "the optimiser's eps of {eps:g} is 0 in half precision, so it divides by zero if a squared gradient underflows",
     remedy="Keep the weights in single precision and use autocast, or raise eps to 1e-4.",
 )
 UPDATE_TOO_LARGE = Cause(
-    "update-too-large", "the optimiser: a rate or a state too large for the type of the weights"
+    "update-too-large", "the optimiser: its rate or its state is too large for the type of the weights"
 )
 WRITTEN_NOT_FINITE = Cause(
     "written-not-finite",
-    "they are written outside the optimiser, by an average or loading",
-    remedy="Find what writes them.",
+    "an average or a loading writes them outside the optimiser",
+    remedy="Find the code that writes them.",
 )
 NO_EFFECT = Cause(
     "no-effect",
-    "it cannot change the loss: a bias before a normalisation, of the keys of an attention, or of a critic",
+    "it cannot change the loss: a bias before a normalisation, of attention keys, or of a critic",
 )
 UNREGISTERED_LAYERS = Cause(
     "unregistered-layers",
@@ -107,15 +109,15 @@ PLAIN_TENSOR = Cause(
 )
 NOT_A_PARAMETER = Cause(
     "not-a-parameter",
-    "{names} holds what was computed from a parameter, as by float(), to() or a product after nn.Parameter()",
-    remedy="Compute the start first, and make the result the parameter: nn.Parameter(start.float()).",
+    "{names} holds the result of an operation on a parameter, as float(), to() or a product after nn.Parameter()",
+    remedy="Compute the initial value first, and make the result the parameter: nn.Parameter(start.float()).",
 )
 NOT_IN_MODEL = Cause(
-    "not-in-model", "no module of the model holds them: they were made to replace layers that are still there"
+    "not-in-model", "no module of the model holds them: they should replace layers that are still there"
 )
 MADE_IN_FORWARD = Cause(
     "made-in-forward",
-    "a layer is made in forward(), so that each call has another one, which nothing trains",
+    "forward() makes a layer, so each call has a new one, which nothing trains",
     remedy="Make the layer in __init__().",
 )
 
@@ -339,7 +341,7 @@ REACH001 = Rule(
     lasting(5),
     causes=(REPLACED_PARAMETER, NOT_IN_LOSS, ZERO_AT_START),
     what="Trainable parameters got no gradient in the step, in a module that otherwise trains.",
-    why="They are not part of the loss.",
+    why="The loss does not depend on them.",
     example="The last layer norm of an encoder whose output is taken before it.",
     false_alarms="Parameters used on some batches only, such as an embedding table for a rare feature.",
     explains=frozenset({"MOVE002"}),
@@ -359,7 +361,7 @@ REACH002 = Rule(
     ),
     causes=(DEAD_UNIT, BRANCH_AT_ZERO, ZERO_INPUT, FIRST_STATE, FIRST_STATE_BACK, ZERO_AT_START),
     what="Trainable parameters got a gradient that is zero in every element.",
-    why="Nothing but weight decay moves them.",
+    why="Only weight decay moves them.",
     example="A ReLU with a bias of -100.",
     false_alarms="LoRA's first matrix while the second is still zero, which ends after the first update.",
     explains=frozenset({"MOVE002"}),
@@ -368,7 +370,7 @@ REACH002 = Rule(
 REACH003 = Rule(
     "REACH003",
     CRITICAL,
-    "A gradient is not finite, and was applied",
+    "A gradient that is not finite was applied",
     "parameters",
     "Find the operation with torch.autograd.detect_anomaly(), clip or skip such steps, and resume from a checkpoint.",
     find_not_finite,
@@ -404,8 +406,8 @@ REACH004 = Rule(
     what="The elements of a parameter's gradient are smaller than a hundred machine epsilons of its type, times the"
     " largest root mean square of a gradient in the same layer; or a bias has gradient zero, and no weight of its layer"
     " has.",
-    why="In exact arithmetic its gradient is zero: what arrives is rounding. SGD does not move it, Adam moves it"
-    " at random. MOVE001 does not report it.",
+    why="In exact arithmetic the gradient is zero; the measured gradient is rounding error. SGD does not move the"
+    " parameter, Adam moves it at random. MOVE001 does not report it.",
     example="The bias of a convolution before BatchNorm, which subtracts the mean; the bias of the keys of"
     " an attention, which softmax cancels.",
     false_alarms="None known: a gradient that is this small for another reason has next to no effect either.",
@@ -420,9 +422,9 @@ REACH005 = Rule(
     lasting(5),
     needs_optimizer=True,
     causes=(UNREGISTERED_LAYERS, PLAIN_TENSOR, NOT_A_PARAMETER, MADE_IN_FORWARD),
-    what="In the first two recorded steps the same tensor, or another parameter in its place, received gradient between"
-    " inputs and outputs, and neither `model.parameters()` nor an optimiser holds it.",
-    why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` leaves it.",
+    what="In the first two recorded steps, the same tensor, or another parameter in its place, received gradient"
+    " between inputs and outputs, but neither `model.parameters()` nor an optimiser holds it.",
+    why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` does not move it.",
     example="`self.scale = torch.ones(16, requires_grad=True)`; `self.layers = [nn.Linear(16, 16), ...]`.",
     false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation.",
 )
@@ -446,15 +448,16 @@ REACH006 = Rule(
 REACH007 = Rule(
     "REACH007",
     WARNING,
-    "A layer receives rounding alone",
+    "The gradient of a layer is only rounding error",
     "parameters",
-    "Find where its result cancels: do not normalise the weight of a single choice, or take it before the choice.",
+    "Find the place where its result cancels: do not normalise the weight of a single choice, or use the"
+    " weight before the choice.",
     find_rounding_layers,
     lasting(20, why="a layer scale that starts at 1e-6 grows in fewer steps"),
     causes=(CANCELS,),
     what="The gradient of all parameters of a layer is smaller than ten machine epsilons times the largest of the"
     " model.",
-    why="A router or a gate looks as if it trained. Adam moves it at random.",
+    why="A router or a gate seems to train, but Adam moves it at random.",
     example="`weights = weights / weights.sum(-1, keepdim=True)` of the one expert that is chosen.",
     false_alarms="A layer whose gradient truly vanishes.",
     rank=160,
@@ -462,15 +465,16 @@ REACH007 = Rule(
 REACH008 = Rule(
     "REACH008",
     WARNING,
-    "An optimiser holds what the model does not use",
+    "An optimiser holds weights that the model does not use",
     "tensors",
     "Set the new layers as attributes of the modules that use them: setattr(parent, name, layer).",
     find_idle,
     lasting(10, why="a part that is trained in every second step has gradient before"),
     needs_optimizer=True,
     causes=(NOT_IN_MODEL,),
-    what="An optimiser holds all that the model trains, and tensors outside of it that have no gradient when it steps.",
-    why="Layers that were meant to replace others, as adapters, were never put in their place.",
+    what="An optimiser holds all weights that the model trains, and also tensors outside of the model that have no"
+    " gradient when it steps.",
+    why="Layers that should replace others, such as adapters, were never inserted into the model.",
     example="`for module in model.modules(): module = Adapter(module)`, which changes a variable alone.",
     false_alarms="An optimiser of several models, of which the others wait.",
 )

@@ -12,7 +12,8 @@ from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting,
 
 TASK_CUT = Cause(
     "task-cut",
-    "argmax, .item(), a comparison or detach() between the module and the task's terms, or they do not use its result",
+    "argmax, .item(), a comparison or detach() between the module and the task's terms, or the terms do not"
+    " use its result",
 )
 TASK_ZERO = Cause("task-zero", "a factor of zero or a flat function between the module and the task's terms")
 
@@ -51,9 +52,8 @@ TERM001 = Rule(
     find_regulariser_alone,
     lasting(5, why="a gate or head that starts at zero ends with the first update"),
     causes=(TASK_CUT, TASK_ZERO),
-    what="The module receives gradient, and none of it comes from a term of the loss that is not among"
-    " `regularisers`.",
-    why="Its gradients and movement look healthy, and it learns nothing about the task.",
+    what="The module receives gradient, but only from terms of the loss that are among `regularisers`.",
+    why="Its gradients and movement look healthy, but it learns nothing about the task.",
     example="`loss = pixels + 0.01 * entropy`, where the pixels depend on `probabilities.argmax(1)`.",
     false_alarms="A term of the task that was not given, or was declared a regulariser, as a codebook loss may be.",
     spreads="backward",

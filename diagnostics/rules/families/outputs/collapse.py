@@ -10,20 +10,22 @@ from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import CRITICAL, Family, Observation, Rule, lasting
 
 SWAMPED = Cause(
-    "swamped", "a constant or a saturated unit swamps the input, or the loss rewards equal outputs"
+    "swamped", "a constant or a saturated unit dominates the input, or the loss rewards equal outputs"
 )
 EQUAL_INPUT = Cause(
     "equal-input",
-    "its input is the same for all samples: the loader repeats one sample, or scaling or a cast made them equal",
-    remedy="Look at the batch: print it as the model receives it.",
+    "its input is the same for all samples: the loader repeats one sample, or scaling or a cast made the"
+    " samples equal",
+    remedy="Print the batch as the model receives it.",
 )
 EQUAL_AT_START = Cause(
-    "equal-at-start", "it is equal at initialisation: once the weights have moved a little, it differs"
+    "equal-at-start",
+    "its outputs are equal at initialisation, but differ after a small change of the weights",
 )
 FIRST_EQUAL = Cause(
     "first-equal",
-    "it is the first in order of execution, and still equal at {seeds} further seeds with the weights moved a"
-    " little",
+    "it is the first such module in order of execution, and its outputs stay equal after a small change of"
+    " the weights with {seeds} further seeds",
 )
 
 
@@ -102,7 +104,7 @@ COLLAPSE001 = Rule(
     what="Less than a thousandth of the mean square of the module's output differs between samples. Only the"
     " first such module is reported. A module whose raw input is the same for every sample is left out, and so is a"
     " gate of its own input.",
-    why="The modules after it cannot distinguish the samples, and the loss may fall all the same.",
+    why="The modules after it cannot distinguish the samples, but the loss may still fall.",
     example="`output.mean(0) + 1e-3 * output`.",
     false_alarms="A large constant offset on a healthy signal; batches of nearly equal inputs.",
     explains=frozenset({"SPIKE001", "DRIFT001", "REACH002"}),

@@ -12,9 +12,11 @@ from diagnostics.rules.rule import CRITICAL, NOTE, Family, Rule
 
 LOSS_CONSTANT = Cause(
     "loss-constant",
-    "it depends on no weight that moves: the output is the input, a cache, or chosen by argmax",
+    "it depends on no weight that moves: the output is the input, comes from a cache, or is chosen by argmax",
 )
-LOSS_ZERO = Cause("loss-zero", "it is exactly 0: a margin that is met, or a clamp, meant or not")
+LOSS_ZERO = Cause(
+    "loss-zero", "it is exactly 0, because a margin is satisfied or a clamp applies, intended or not"
+)
 PENALTY_CONSTANT = Cause(
     "penalty-constant", "a regulariser that has reached its bound, or reads no weight that moves"
 )
@@ -98,7 +100,7 @@ LOSS002 = Rule(
     causes=(LOSS_CONSTANT, LOSS_ZERO, PENALTY_CONSTANT),
     what="Each time that a batch comes back, the loss or a term of it is the same to the last bit, although weights"
     " moved. `Monitor.step(batch=...)` names batches, `audit` compares them. Half precision does not count.",
-    why="Something trains, and the answers are not it.",
+    why="Training moves weights, but the answers do not depend on them.",
     example="An entropy bonus moves weights that the answer does not read.",
     false_alarms="None known; a loss of exactly 0 and a regulariser are notes.",
 )

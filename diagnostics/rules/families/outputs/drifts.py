@@ -12,11 +12,11 @@ from diagnostics.rules.options import Option
 from diagnostics.rules.rule import WARNING, Family, Rule
 
 OWN_WEIGHTS = Cause(
-    "own-weights", "its weights, or a state that it keeps: the probe batch is the same every time"
+    "own-weights", "its weights or its internal state changed, because the probe batch is always the same"
 )
 UNDER_WAY = Cause(
     "under-way",
-    "it was under way when the reference ended, as in learning from a random start; start to probe later",
+    "the drift had already begun when the reference ended, as in learning from random weights; start to probe later",
 )
 
 

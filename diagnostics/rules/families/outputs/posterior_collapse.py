@@ -12,7 +12,7 @@ from diagnostics.rules.rule import WARNING, Family, Rule
 
 DECODER_IGNORES = Cause(
     "decoder-ignores",
-    "the regulariser outweighs what the decoder gains: it predicts from other inputs, such as the tokens before",
+    "the regulariser outweighs the gain of the decoder, which predicts from other inputs, such as earlier tokens",
 )
 _MEANS = ("mu", "mean", "z_mean", "z_mu", "fc_mu", "fc_mean", "to_mu", "mean_head", "mu_head")
 _VARIANCES = (
@@ -96,8 +96,8 @@ COLLAPSE002 = Rule(
     bound="below",
     source="history",
     causes=(DECODER_IGNORES,),
-    what="Modules named mean and log variance (`mu`, `logvar` and the like) give a distribution that came to less"
-    " than half of its first divergence from a standard normal, and stays there.",
+    what="Two modules named as mean and log variance (`mu`, `logvar` and the like) give a distribution. Its"
+    " divergence from a standard normal fell below half of its first value, and stays low.",
     why="The latent variable is noise, and the model is its decoder alone.",
     example="A text VAE whose decoder sees the tokens before: the divergence is 0 after a few hundred steps.",
     false_alarms="A latent that is not meant to carry anything yet, as in a warm-up of the reconstruction.",

@@ -11,12 +11,12 @@ from diagnostics.rules.parameter_checks import first_few, receives
 from diagnostics.rules.rule import WARNING, Family, Observation, Rule, lasting
 
 SAME_START = Cause(
-    "same-start", "its units began with the same weights, and receive the same gradient in each step"
+    "same-start", "its units began with the same weights and receive the same gradient in each step"
 )
 
 SAME_START_STILL = Cause(
     "same-start-still",
-    "its units began with the same weights, and receive no gradient: the weights around it are zero too",
+    "its units began with the same weights and receive no gradient, because the weights around it are zero too",
 )
 
 
@@ -62,7 +62,7 @@ UNITS001 = Rule(
     lasting(5, why="a layer that begins with zeros is equal until its first gradient"),
     causes=(SAME_START, SAME_START_STILL),
     what="All rows of a weight were equal when the monitor was made. It is trained, and they still are.",
-    why="The layer computes one number, however wide it is.",
+    why="All units of the layer compute the same number.",
     example="`nn.init.constant_(layer.weight, 0.1)`.",
     false_alarms="None known.",
     explains=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002"}),

@@ -19,13 +19,13 @@ RUNNING_STATISTICS = Cause(
 )
 WRITTEN_BUFFER = Cause(
     "written-buffer",
-    "its forward writes it, or it is copied into (EMA, loading)",
-    remedy="Find what writes it: its own forward, an average (EMA), or loading.",
+    "its forward writes it, or other code copies into it (EMA, loading)",
+    remedy="Find the code that writes it: its own forward, an average (EMA), or loading.",
 )
 
 UNREAD_ATTRIBUTE = Cause(
     "unread-attribute",
-    "{name}.{attribute} is False, and torch reads no such attribute: what it should freeze still trains",
+    "{name}.{attribute} is False, but torch has no such attribute, so the module still trains",
     remedy="module.requires_grad_(False), or parameter.requires_grad = False for each parameter.",
 )
 
@@ -88,7 +88,7 @@ FROZEN001 = Rule(
     ),
     what="Parameters, or persistent buffers such as running statistics, that `expect_frozen` names changed."
     " A warning: `requires_grad = False` was set on a module, or misspelt, and its parameters move.",
-    why="The module that others are compared with, or built on, is no longer the same.",
+    why="Other modules are built on it or compared with it, and it is no longer the same.",
     example='"Freezing" by clearing the gradients, under weight decay; a frozen BatchNorm after `model.train()`.',
     false_alarms="Running statistics that should follow the data: declare the parameters alone,"
     ' `expect_frozen=["encoder.*.weight", "encoder.*.bias"]`.',

@@ -14,7 +14,7 @@ from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Observation,
 HIDDEN_AND_USED = Cause(
     "hidden-and-used", "it runs with gradients enabled, and no optimiser holds its weights"
 )
-HIDDEN = Cause("hidden", "its weights require gradient, and nothing that lists parameters has them")
+HIDDEN = Cause("hidden", "its weights require gradient, but no function that lists parameters finds them")
 HIDDEN_ON_PURPOSE = Cause(
     "hidden-on-purpose", "it is frozen, in an optimiser, or an average or target that runs without gradients"
 )
@@ -57,8 +57,9 @@ HIDDEN001 = Rule(
     find_hidden_modules,
     lasting(5),
     causes=(HIDDEN_AND_USED, HIDDEN, HIDDEN_ON_PURPOSE),
-    what="Lists, dictionaries or objects in the model (20,000 at most) hold modules or parameters that it does not"
-    " register. Critical where they run with gradients and no optimiser holds them; a note where it looks meant.",
+    what="Lists, dictionaries or objects in the model (20,000 at most) hold modules or parameters that the model"
+    " does not register. Critical if they run with gradients and no optimiser holds them; a note if it seems"
+    " intended.",
     why="No optimiser moves them, no checkpoint holds them, and `.to(device)` leaves them.",
     example='`self.predicates = {"red": nn.Linear(8, 1)}`.',
     false_alarms="A fixed network that is kept out of checkpoints on purpose: set requires_grad to False.",

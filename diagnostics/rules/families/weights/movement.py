@@ -28,8 +28,8 @@ CLEARED_GRADIENT = Cause(
 )
 READ_ALONE = Cause(
     "read-alone",
-    "torch.autograd.grad() read its gradient, and no backward pass wrote one: the loss does not depend on it, as where"
-    " weights that were adapted to a task are detached from those that they came from",
+    "torch.autograd.grad() read its gradient, but no backward pass wrote one: the loss does not depend on it,"
+    " for instance because adapted weights are detached from the original weights",
     remedy="Keep the graph: create_graph=True, and no detach() or .data on the adapted weights.",
 )
 SET_BACK = Cause(
@@ -44,7 +44,7 @@ RATE_TOO_SMALL = Cause(
 )
 ROUNDED_OR_SET_BACK = Cause(
     "rounded-or-set-back",
-    "the optimiser stepped and changed no bit of it: the update is below rounding, or the weights were set back",
+    "the optimiser stepped but changed no bit of it: the update is below rounding, or the weights were set back",
     remedy="Keep weights in single precision or raise the learning rate; do not write them after optimizer.step().",
 )
 NO_GRADIENT = Cause(
@@ -69,7 +69,7 @@ NO_UPDATE = Cause(
 )
 NO_PASS = Cause(
     "no-gradient-anywhere",
-    "no parameter received a gradient: backward() is not called, or on a loss without a graph",
+    "no parameter received a gradient: backward() is not called, or the loss has no graph",
     remedy="Call loss.backward() in the training step, before optimizer.step().",
 )
 NO_STEP_INSIDE = Cause("no-step-inside", "its optimiser never stepped inside the monitored step")
@@ -114,26 +114,30 @@ TRAINED_ELSEWHERE = Cause("trained-elsewhere", "training: it receives gradient")
 OUTSIDE_OPTIMIZER = Cause(
     "outside-optimizer",
     "outside the optimiser: assigned or copied in place (EMA, loading), or another optimiser",
-    remedy="Find what writes them: an average (EMA), a copy, loading, or an optimiser that the monitor was not given.",
+    remedy="Find the code that writes them: an average (EMA), a copy, loading, or an optimiser that the monitor does"
+    " not know.",
 )
 AVERAGED = Cause(
     "averaged",
     "written outside every optimiser, and no gradient is meant for it: an average (EMA) or a target network",
 )
-MOMENTUM = Cause("momentum", "momentum: the loss has gradient zero for it in this step, and had some before")
+MOMENTUM = Cause(
+    "momentum", "momentum: the gradient of the loss is zero for it in this step, but was not zero before"
+)
 CONVERGED = Cause(
     "converged",
-    "the optimiser has converged and leaves it: LBFGS stops by itself, or the gradient is less than a thousandth of"
-    " what it was",
+    "the optimiser has converged and no longer moves it: LBFGS stops by itself, or the gradient is less than"
+    " a thousandth of its earlier size",
 )
 CLIPPED_SCALED = Cause(
     "clipped-scaled",
-    "clipping before unscaling: the gradient still carried the scale {scale:g} of the GradScaler when it was clipped,"
-    " and is divided by it afterwards",
+    "clipping before unscaling: the gradient still contained the scale {scale:g} of the GradScaler when it"
+    " was clipped, and was divided by it afterwards",
 )
 SCALER_SKIPS = Cause(
     "scaler-skips",
-    "a GradScaler skips each step, because a gradient is not finite in each: the first is that of {parameter}",
+    "a GradScaler skips every step, because each has a gradient that is not finite: the first is that of"
+    " {parameter}",
 )
 MOVERS = (
     WEIGHT_DECAY,
@@ -313,9 +317,10 @@ MOVE001 = Rule(
         NO_PASS,
         CONVERGED,
     ),
-    what="Parameters receive gradient and not one bit of them changes, though their optimiser steps or they are"
-    " in none. REACH004 and MOVE004 report gradients that are rounding, or lost before the update.",
-    why="They are meant to train and do not.",
+    what="Parameters receive gradient but not one bit of them changes, although their optimiser steps, or they are"
+    " in no optimiser. REACH004 and MOVE004 report gradients that are only rounding, or that are lost before"
+    " the update.",
+    why="They are meant to train but do not.",
     example="The optimiser was made before the head was replaced.",
     false_alarms="Updates below the rounding of bfloat16 weights: true, and worth knowing.",
     rank=120,
@@ -363,9 +368,9 @@ MOVE004 = Rule(
     lasting(20, why="a few exploding steps that are rightly clipped must not count"),
     needs_optimizer=True,
     causes=(BELOW_EPS, BELOW_ROUNDING, CLIPPED_SCALED),
-    what="The optimiser finds less than a tenth of the norm that the backward pass left, too little to act on:"
-    " per element below its `eps`, or, without `eps`, an update below a millionth of the weights. Under a"
-    " GradScaler: less than a hundredth of the unscaled norm.",
+    what="The optimiser receives less than a tenth of the gradient norm that the backward pass left, and this is"
+    " too small to have an effect: per element below its `eps`, or, without `eps`, an update below a"
+    " millionth of the weights. With a GradScaler: less than a hundredth of the unscaled norm.",
     why="Adam ignores the size of a gradient until `eps` outweighs it. Norms before clipping look healthy.",
     example="`clip_grad_norm_(parameters, 1e-9)`; gradients divided by the number of tokens after the loss was.",
     false_alarms="The end of a half-precision run whose loss is almost zero.",
@@ -376,7 +381,7 @@ MOVE005 = Rule(
     WARNING,
     "The update is undone",
     "parameters",
-    "Keep the average, or the older copy, apart from the trained weights, and swap it in for evaluation alone.",
+    "Keep the average, or the older copy, apart from the trained weights, and swap it in only for evaluation.",
     find_undone_updates,
     {
         "below": Option(
@@ -390,15 +395,15 @@ MOVE005 = Rule(
     },
     needs_optimizer=True,
     causes=(OVERWRITTEN,),
-    what="At the end of the step less than a tenth of the optimiser's change is left, by the first 64 numbers of"
-    " a parameter. If nothing is left, it is MOVE001.",
+    what="At the end of the step less than a tenth of the optimiser's change is left, measured on the first 64"
+    " numbers of a parameter. If nothing is left, MOVE001 reports it.",
     why="The loss falls as slowly as with a tiny learning rate, and neither gradients nor rates show it.",
     example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
 DECAY_DOMINATES = Cause(
     "weight-decay-dominates",
-    "the rate {rate:g} times the weight decay {decay:g}, against which no gradient can hold",
+    "the rate {rate:g} times the weight decay {decay:g} is larger than any gradient can balance",
 )
 
 
@@ -438,8 +443,9 @@ MOVE006 = Rule(
     "above",
     needs_optimizer=True,
     causes=(DECAY_DOMINATES,),
-    what="The learning rate times the weight decay of a group: the share of its weights that a step removes.",
-    why="The weights shrink to the size of one update, whatever the loss is.",
+    what="The learning rate times the weight decay of a group is too large: this is the share of the weights that"
+    " a step removes.",
+    why="The weights shrink to the size of one update, for any loss.",
     example="`AdamW(parameters, lr=1e-2, weight_decay=50)`.",
     false_alarms="A group that is meant to be regularised to zero.",
 )

@@ -12,20 +12,20 @@ from diagnostics.rules.rule import WARNING, Family, Rule
 
 SWINGS = Cause(
     "rate-swings",
-    "the learning rate is at {high:.2g} again {steps} steps after it fell from there to {low:.2g}, without a jump: a"
-    " cosine continues past its end",
-    remedy="Step a schedule over epochs once per epoch, or give it the number of steps as T_max.",
+    "the learning rate is back at {high:.2g} {steps} steps after it fell from there to {low:.2g}, without a"
+    " jump: a cosine continues past its end",
+    remedy="Step an epoch schedule once per epoch, or set T_max to the number of steps.",
 )
 VANISHED = Cause(
     "rate-vanished",
-    "the learning rate fell from {high:.2g} to {low:.2g} within {steps} steps, and stays there: a"
-    " schedule over epochs advances with each batch, or one that waits for a plateau is given a number that rises",
-    remedy='Step a schedule over epochs once per epoch; ReduceLROnPlateau takes mode="max" for an accuracy.',
+    "the learning rate fell from {high:.2g} to {low:.2g} within {steps} steps and stays there: an epoch"
+    " schedule advances with each batch, or a schedule that waits for a plateau gets a number that rises",
+    remedy='Step an epoch schedule once per epoch; for an accuracy, ReduceLROnPlateau takes mode="max".',
 )
 NO_EFFECT = Cause(
     "no-effect",
-    "{schedule} advances the rate of an optimiser that never steps, and another one updates the same weights",
-    remedy="Give the schedule the optimiser that steps, after that is made.",
+    "{schedule} advances the rate of an optimiser that never steps, but another optimiser updates the same weights",
+    remedy="Give the schedule the optimiser that steps, after that optimiser is made.",
 )
 _GONE = 1e-3
 """Share of the largest rate below which updates are as good as none: schedules end at a hundredth, or at 0 at last."""
@@ -99,7 +99,7 @@ def _find_swing(rates: Sequence[float]) -> tuple[int, int] | None:
 RATE001 = Rule(
     "RATE001",
     WARNING,
-    "The learning rate swings, or vanishes",
+    "The learning rate oscillates or vanishes",
     "steps",
     "Step a schedule as often as its length was counted.",
     None,
@@ -122,7 +122,7 @@ RATE001 = Rule(
     what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
     " it stays below a thousandth for 20 steps and half as long as it took to fall. In a script: a schedule advances,"
     " and its optimiser never steps, while another one updates the same weights.",
-    why="The rate is nearly zero, and large again, many times in an epoch, and training ends anywhere.",
+    why="The rate falls to almost zero and rises again many times in an epoch, and training ends at an arbitrary rate.",
     example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",
     false_alarms="Cycles this short on purpose.",
 )

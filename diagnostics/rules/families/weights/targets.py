@@ -17,17 +17,17 @@ TRAINED_TARGET = Cause(
 )
 MOVES_AWAY = Cause(
     "moves-away",
-    "its update leads away from the source: the factors of the average are swapped, or it follows something else",
+    "its update leads away from the source: the factors of the average are swapped, or it follows another module",
 )
 NO_LAG = Cause(
     "no-lag",
-    "it is as good as equal to the source in every step: the whole network is copied each time, or the factors of the"
-    " average are swapped",
+    "it is almost equal to the source in every step: the whole network is copied each time, or the factors of"
+    " the average are swapped",
 )
 ROUNDED = Cause(
     "rounded-away",
-    "{stuck:.0%} of its numbers that differ from the source stay as they were in a step that writes to them: in half"
-    " precision the change is rounded away",
+    "{stuck:.0%} of its numbers that differ from the source do not change in a step that writes to them: in"
+    " half precision the change is rounded away",
     remedy="Keep the average in single precision.",
 )
 OLD_STATISTICS = Cause(
@@ -35,15 +35,15 @@ OLD_STATISTICS = Cause(
     "its weights follow the source, but its buffers, such as running statistics, keep their initial values",
     remedy="Copy the buffers too: for old, new in zip(target.buffers(), source.buffers()): old.copy_(new).",
 )
-STANDS_STILL = Cause("stands-still", "nothing has written to it in the recorded steps")
+STANDS_STILL = Cause("stands-still", "no recorded step has written to it")
 SET_BACK_TO_IT = Cause(
     "copied-backwards",
-    "the model is set back to it again and again, and nothing writes to it: the copy goes the wrong way",
+    "the model is set back to it again and again, but nothing writes to it: the copy has the wrong direction",
     remedy="Copy the model into it: target.load_state_dict(model.state_dict()).",
 )
 EVALUATED_STILL = Cause(
     "evaluated-as-at-start",
-    "the program evaluates it, and it holds the weights of the start: nothing has written to it while the model was"
+    "the program evaluates it, but it still has its initial weights: nothing wrote to it while the model was"
     " trained",
     remedy="Update the average after each step of the optimiser.",
 )
@@ -144,11 +144,11 @@ TARGET001 = Rule(
         EVALUATED_STILL,
         SET_BACK_TO_IT,
     ),
-    what="A module that `targets` declares is trained, moves away from its source, is equal to it in each step, loses"
-    " its changes in half precision, or keeps the buffers of the start (warnings; the last a note if no step calls it)."
-    " Undeclared modules called target, teacher, ema and the like are judged where they are written outside the"
-    " optimisers, and stand next to one of the same shapes. Of a script: every copy of the model that exists before the"
-    " first update and that no optimiser holds.",
+    what="A module that `targets` declares is trained, moves away from its source, equals its source in each step,"
+    " loses its changes in half precision, or keeps its initial buffers (these are warnings; the last is a"
+    " note if no step calls the module). Undeclared modules named target, teacher, ema and the like are"
+    " judged if they are written outside the optimisers and a module of the same shapes exists. In a script:"
+    " every copy of the model that exists before the first update and that no optimiser holds.",
     why="The targets of the loss move with the predictions, or mean nothing.",
     example="`target.lerp_(source, 0.99)` where 0.01 was meant gives next to no lag.",
     false_alarms="A target that is copied every thousand steps stands still in between: it is a note.",

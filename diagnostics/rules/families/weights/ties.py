@@ -13,10 +13,10 @@ from diagnostics.selection import has_role
 
 ALIAS_OF_ROLE = Cause(
     "alias-of-role",
-    "{others} is the same object, not a copy: what is meant to lag behind moves with every update",
+    "{others} is the same object, not a copy, so the module that should lag behind moves with every update",
 )
 ALIAS = Cause("alias", "{others} is the same object: both names train one set of weights")
-TIE_MISSING = Cause("tie-missing", "they are declared to be tied, and are different tensors")
+TIE_MISSING = Cause("tie-missing", "they are declared as tied, but are different tensors")
 EQUAL_APART = Cause(
     "equal-apart",
     "an embedding and an output layer begin with the same values in two tensors: a tie was lost, as by"
