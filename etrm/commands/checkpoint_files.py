@@ -32,7 +32,7 @@ def compare_checkpoints(
     weights: WeightsOption = "ema",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two checkpoints tensor by tensor. Tensors may have our names or the published ones.
+    """Compare two checkpoints tensor by tensor. Tensors may have the names of this project or the published names.
 
     Exit code: 0 if all tensors are equal bit for bit, 1 if they differ, 2 for bad input.
     """

@@ -43,7 +43,7 @@ def explain(
     run: Annotated[
         Path, typer.Argument(help="A run folder of the symbolic solver.", autocompletion=complete_run)
     ],
-    task: Annotated[str, typer.Argument(help="Id of a held-out task, or of one that was trained on.")],
+    task: Annotated[str, typer.Argument(help="Id of a held-out task or of a training task.")],
     demos: Annotated[bool, typer.Option(help="Also draw the demonstrations in the terminal.")] = False,
     png: Annotated[
         Path | None, typer.Option(help="PNG file to write, with the demonstrations and the guard as a grid.")

@@ -51,7 +51,7 @@ def investigate(
     run: Annotated[
         Path | None,
         typer.Argument(
-            help="A run folder or a checkpoint in one: its records are judged, and its config is investigated. "
+            help="A run folder or a checkpoint: its records are checked, and its config is investigated. "
             "Or a model of your own: my_model.py:make_model.",
             autocompletion=complete_run,
         ),
@@ -104,7 +104,7 @@ def investigate(
     fail_on: Annotated[
         str | None,
         typer.Option(
-            help="validated: exit code 1 if a hypothesis is VALIDATED, i.e. a fault is found.",
+            help="With the value validated: exit code 1 if a hypothesis is VALIDATED, that is, a fault is found.",
             autocompletion=choose_from("validated"),
         ),
     ] = None,
@@ -161,9 +161,7 @@ def leave_with(result: Result, fail_on: str | None) -> None:
 def frozen_decoder(
     run: Annotated[
         Path | None,
-        typer.Argument(
-            help="A run folder or a checkpoint in one, whose config is used.", autocompletion=complete_run
-        ),
+        typer.Argument(help="A run folder or a checkpoint; its config is used.", autocompletion=complete_run),
     ] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -174,7 +172,7 @@ def frozen_decoder(
         list[str] | None,
         typer.Option(
             metavar="MISTAKE",
-            help="Instead of the experiment, repeat a mistake of the original one and show which check catches it: "
+            help="Instead, repeat a mistake of the original experiment and show which check finds it: "
             "norms, optimizer, cycles, tasks, statistics or all.",
         ),
     ] = None,
@@ -303,7 +301,7 @@ def bench_faults(
         bool,
         typer.Option(
             "--unlisted",
-            help="Instead of the known faults, draw random changes of the code itself, and unusual healthy configs.",
+            help="Instead of the known faults, draw random changes to the code, and unusual healthy configs.",
         ),
     ] = False,
     seeds: Annotated[

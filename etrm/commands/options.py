@@ -49,7 +49,7 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="Permission to run the code that the run's config names, as its files are now. Read them first.",
+        help="Allow the code that the run's config names to run, in its current files. Read them first.",
         rich_help_panel=SETTINGS,
     ),
 ]
@@ -88,7 +88,7 @@ SubsetOption = Annotated[
 WeightsOption = Annotated[
     str,
     typer.Option(
-        help="Weights to read: ema or raw. Our checkpoints hold both.",
+        help="Weights to read: ema or raw. Checkpoints of this project hold both.",
         autocompletion=choose_from("ema", "raw"),
     ),
 ]
@@ -104,7 +104,7 @@ SeedsOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Seeds per arm. Default: the tier's. Fewer than five make it a screening.",
+        help="Seeds per arm. Default: the tier's. With fewer than five the investigation is a screening.",
         rich_help_panel=BUDGET,
     ),
 ]

@@ -43,7 +43,7 @@ def show(
         int, typer.Option(min=0, help="Seed of the augmentation, with --augmentation: the run's train.seed.")
     ] = 0,
 ) -> None:
-    """Draw a task in the terminal, or one of its episodes as the model sees it."""
+    """Draw a task in the terminal, or one of its episodes in the form that the model gets."""
     from etrm.data.draw import draw_episode, draw_task
     from etrm.data.episodes import build_episode
     from reports.terminal.console import open_console

@@ -125,7 +125,7 @@ def _place_note(result: Result, key: str) -> str:
     if result.hypotheses[key].scope == "mechanism":
         return paragraph(
             f"The {what} is {escape(cause)}. This page is about a mechanism inside of the model. It may show how "
-            f"{escape(cause)} comes about and is no second cause."
+            f"{escape(cause)} comes about, and is not a second cause."
         )
     return paragraph(
         f"This hypothesis is downstream of the {what}, {escape(cause)}, so the measurements on this page may be its "

@@ -34,8 +34,8 @@ from reports.plots.verdict_chain import caption, has_verdict
 from reports.words import MEANINGS, name_cause_without_hypothesis, verdict_words
 
 GLOSSARY = (
-    "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other one explains. "
-    "**Explained by** another hypothesis: the fault of the other one alone produces the same measurements. "
+    "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other hypothesis explains. "
+    "**Explained by** another hypothesis: the other fault alone produces the same measurements. "
     "**Candidate**: it would be VALIDATED with more seeds. If nothing is proven, the first candidate is the *leading "
     "candidate*.",
     "**Screening**: an investigation with fewer than five seeds, in which no statistical hypothesis can be VALIDATED.",
@@ -184,7 +184,7 @@ def _order(result: Result, pages: Mapping[str, str]) -> str:
     chain = " → ".join(link(escape(key), pages[key]) if key in pages else escape(key) for key in result.order)
     return paragraph(
         f"Order of dependence: {chain}. A fault in one of them can make the later ones look at fault. The root cause "
-        "is therefore the first VALIDATED hypothesis that no other one explains. Fix it first."
+        "is therefore the first VALIDATED hypothesis that no other hypothesis explains. Fix it first."
     )
 
 

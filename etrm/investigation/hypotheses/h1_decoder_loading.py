@@ -40,13 +40,14 @@ STATEMENT = Statement(
     title="Decoder loading",
     statement="The pretrained decoder is not loaded unchanged, or changes although it is frozen.",
     refuted_by=(
-        "Every core tensor is found and equals that of the checkpoint (difference at most 1e-5), the settings without "
-        "weights are equal, and with the same context the decoder computes the same logits as the TRM in the "
-        "checkpoint (difference at most 1e-4). Where it is frozen, none of its bits change."
+        "Every core tensor is found and equals the tensor of the checkpoint (difference at most 1e-5), the settings "
+        "without weights are equal, and with the same context the decoder computes the same logits as the TRM in the "
+        "checkpoint (difference at most 1e-4). While the decoder is frozen, none of its bits change."
     ),
     mechanism=(
-        "If loading is skipped, matches no key, takes other weights than intended, or the decoder runs with other "
-        "cycles than in its training, the encoder cannot use the decoder, while training continues without an error."
+        "The encoder cannot use the decoder if loading is skipped, matches no key or takes other weights than "
+        "intended, or if the decoder runs with other cycles than in its training. Training continues without an "
+        "error."
     ),
     kind="mechanistic",
     would_change="One core tensor, setting or logit that differs by more than its threshold.",

@@ -41,12 +41,12 @@ STATEMENT = Statement(
     refuted_by=(
         "On every step of every seed, the loss of every sample has a gradient through the encoder, every trainable "
         "encoder tensor receives a gradient, and every such tensor changes; learned predicates are weights of the "
-        "model, and each of their tensors does so on some step."
+        "model, and each of their tensors receives a gradient and changes on some step."
     ),
     mechanism=(
         "If the context is cached and detached, computed without a graph, or frozen, only a few samples or none "
         "train the encoder. If an optimiser step is skipped, the encoder does not move although gradients arrive. "
-        "A number read from a tensor, an argmax, or a formula that is always true ends the gradient of what is before. "
+        "A number read from a tensor, an argmax, or a formula that is always true stops the gradient. "
         "The loss still falls, because the decoder learns without the encoder."
     ),
     kind="mechanistic",

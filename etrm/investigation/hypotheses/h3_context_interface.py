@@ -51,15 +51,18 @@ STATEMENT = Statement(
     refuted_by=(
         "The decoder receives the context that the encoder computes, finite, of the right shape and for the right "
         "row; other demonstrations change its logits; and the context has the size of the decoder's own puzzle vectors "
-        "(ratio of the root mean squares between 0.5 and 2), or another size does not lower the loss by 0.05 nats, "
-        "also of an encoder that is trained three times as long."
+        "(ratio of the root mean squares between 0.5 and 2), or rescaling it does not lower the loss by 0.05 nats, "
+        "even after training the encoder three times as long."
     ),
     mechanism=(
-        "A context of another scale, of another row, or replaced on its way is noise to the decoder, which learns to "
-        "ignore it."
+        "A context of another scale, of another row, or replaced between encoder and decoder is noise to the decoder, "
+        "which learns to ignore it."
     ),
     kind="mixed",
-    would_change="A change of the context on its way, or a scale that lowers the loss by the smallest effect.",
+    would_change=(
+        "A change of the context between encoder and decoder, or a scale that lowers the loss by the smallest effect "
+        "that matters."
+    ),
 )
 LIKE = (0.5, 2.0)
 """Ratios of the root mean squares within which the context has the size that the decoder was trained with."""

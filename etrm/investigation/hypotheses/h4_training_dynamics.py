@@ -62,7 +62,7 @@ STATEMENT = Statement(
     refuted_by=(
         "No single change of the learning rates, clipping, warm-up, exploration, entropy weight or batch size lowers "
         "the loss on the training queries by the smallest effect that matters; or the unchanged config reaches the "
-        "same loss in three times the steps, and from its contexts."
+        "same loss in three times the steps, and uses its contexts."
     ),
     mechanism=(
         "High learning rates, gradient spikes or a warm-up that never ends let the encoder change faster than the "
@@ -71,7 +71,7 @@ STATEMENT = Statement(
     kind="statistical",
     would_change=(
         "An intervention that gains more than the smallest effect over five seeds, or longer runs: a screening does "
-        "not show what appears only after thousands of steps."
+        "not show effects that appear only after thousands of steps."
     ),
 )
 WARMUP_SHARE = 0.1
@@ -289,15 +289,15 @@ def _judge_gain(comparison: TreatmentComparison, gain: str, later: LaterRuns | N
     interval = None if later is None else later.loss.interval
     if later is not None and interval is not None and interval.low <= 0 and later.without_contexts:
         words = (
-            f"{gain}; unchanged, three times the steps reach that loss without the contexts: mismatched demonstrations "
-            f"raise it by {later.use:.3f}, and that of the change by {later.use_of_change:.3f}."
+            f"{gain}; in three times the steps the unchanged config reaches that loss, but without its contexts: "
+            f"mismatched demonstrations raise it by {later.use:.3f}, and by {later.use_of_change:.3f} with the change."
         )
         return Judgement(comparison.verdict, (DynamicsReason.WITHOUT_CONTEXTS,), words, comparison.candidate)
     if interval is not None and interval.mean <= 0:
-        words = f"{gain}; but unchanged, three times the steps reach that loss: it learns later."
+        words = f"{gain}; but in three times the steps the unchanged config reaches that loss: it only learns later."
         return Judgement(Verdict.INVALIDATED, (DynamicsReason.LEARNS_LATER,), words)
     if interval is not None and interval.low <= 0:
-        words = f"{gain}; whether it only learns later is undecided."
+        words = f"{gain}; it is undecided whether the unchanged config only learns later."
         return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.PERHAPS_LATER,), words)
     stays = ", and unchanged it stays behind that in three times the steps" if interval is not None else ""
     words = f"{gain}{stays}."

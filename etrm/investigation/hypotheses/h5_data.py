@@ -39,12 +39,12 @@ from etrm.training.trainer import Trainer
 STATEMENT = Statement(
     id="H5",
     title="Data",
-    statement="The data that the encoder sees is wrong.",
+    statement="The data that the encoder receives is wrong.",
     refuted_by=(
         "In every row, the query, labels and demonstrations belong to one task under one augmentation, and undoing it "
         "restores the grids; the query is not among its demonstrations; the loss of a row does not depend on samples "
-        "drawn later; a row takes a new sample exactly when its halting logit or the maximum of steps requires it; no "
-        "evaluation task was trained on; every task is drawn from."
+        "drawn later; a row takes a new sample exactly when its halting logit or the maximum of steps requires it; "
+        "training contains no evaluation task; every training task is drawn."
     ),
     mechanism=(
         "Demonstrations of another rule, or of the same rule under other colours, teach the encoder nothing. A query "
@@ -52,7 +52,7 @@ STATEMENT = Statement(
     ),
     kind="mechanistic",
     would_change=(
-        "One row whose grids are not those of its task, or one loss that depends on the labels of another sample."
+        "One row with grids of another task, or one loss that depends on the labels of another sample."
     ),
 )
 ROWS = 128
@@ -123,12 +123,12 @@ class DataFacts(InspectionFacts):
             for kind, count in self.read.wrong.items()
         ]
         if self.mismatched_labels:
-            words = f"the loss of continuing rows is {_format_loss(self.loss)}, and "
-            words += f"{_format_loss(self.loss_garbled)} if samples that were not drawn yet have other labels"
+            words = f"the loss of continuing rows is {_format_loss(self.loss)}, but "
+            words += f"{_format_loss(self.loss_garbled)} if samples that are not drawn yet get other labels"
             found.append(VerdictReason(DataReason.FOREIGN_LABELS, words))
         if self.wrong_ends:
-            words = f"on {self.wrong_ends} of {self.ends} ACT steps a row ends, and takes a new sample, or continues, "
-            words += "contrary to its halting logit and the maximum of steps"
+            words = f"on {self.wrong_ends} of {self.ends} ACT steps a row takes a new sample, or continues, against "
+            words += "its halting logit and the maximum of steps"
             found.append(VerdictReason(DataReason.WRONG_ENDS, words))
         if self.leaked.ids:
             words = f"{len(self.leaked.ids)} held-out tasks are trained on ({self.leaked.ids[0]}, ...)"
@@ -191,8 +191,8 @@ class WrongData(Hypothesis):
         "arc1-in-arc2",
     )
     next_step = (
-        "Fix the loader first: page H5 names the first row whose grids are not those of its task. Then run the same "
-        "command again."
+        "Fix the loader first: page H5 names the first row with grids of another task. Then run the same command "
+        "again."
     )
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:

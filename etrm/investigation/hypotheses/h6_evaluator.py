@@ -48,19 +48,19 @@ from etrm.training.trainer import Trainer
 STATEMENT = Statement(
     id="H6",
     title="Evaluator",
-    statement="The evaluator misreports.",
+    statement="The evaluator reports wrong scores.",
     refuted_by=(
         "Known-answer predictions that are right for all tasks, for half of them or for none score 100 %, 50 % and "
         "0 %, on 4, on 64 and on all tasks, in any order of the evaluations; an answer in second place counts for "
         "pass@2 and not for pass@1; votes for augmented queries count for the query; right cells in a larger grid "
-        "count for nothing; the queries and demonstrations that are evaluated are those of their tasks; the averaged "
-        "weights are evaluated; every row takes its full number of ACT steps; a second call gives the same answers; "
-        "the formulas of a symbolic solver have the truths that an evaluation of one cell at a time gives them."
+        "do not count; evaluated queries and demonstrations belong to their tasks; the averaged weights are evaluated; "
+        "every row takes its full number of ACT steps; a second call gives the same answers; the formulas of a "
+        "symbolic solver have the same truths if one cell at a time is evaluated."
     ),
     mechanism=(
-        "With a wrong denominator, votes whose augmentation is not undone, votes kept from an earlier evaluation, "
-        "other weights than intended, true sizes that are given away, noise, or formulas that mean something else, the "
-        "reported score does not measure what was learned."
+        "The reported score does not measure what the model learned if the denominator is wrong, augmentations of "
+        "votes are not undone, votes of an earlier evaluation are kept, other weights than intended are used, true "
+        "sizes are given, noise is added, or formulas are evaluated wrongly."
     ),
     kind="mechanistic",
     would_change="One known-answer prediction with another score, or one evaluated tensor that is not averaged.",

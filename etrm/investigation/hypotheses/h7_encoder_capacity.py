@@ -55,14 +55,14 @@ STATEMENT = Statement(
     title="Encoder capacity",
     statement="The encoder is too weak.",
     refuted_by=(
-        "The model fits its tasks as well as the same core with a puzzle table does; or it does not, and a stronger "
+        "The model fits its tasks as well as the same core with a puzzle table; or it fits them worse, but a stronger "
         "encoder gains nothing."
     ),
     mechanism="An encoder that cannot represent the rule gives every task the same context, or one too poor to use.",
     kind="statistical",
     would_change=(
-        "A stronger encoder that gains half of the smallest gap to the ceiling that matters, over ten seeds; or a gap "
-        "to the ceiling that appears only on more tasks or in longer runs."
+        "A stronger encoder that gains half of the smallest gap that matters, over ten seeds; or a gap to the puzzle "
+        "table that appears only on more tasks or in longer runs."
     ),
 )
 CEILING = Treatment(

@@ -49,9 +49,9 @@ STATEMENT = Statement(
         "A gradient arrives at the encoder and at the refiners in every step, or every cycle runs with gradients."
     ),
     mechanism=(
-        "The refiners are called in every cycle, and the last one has a gradient. The encoder is called once: if its "
-        "output is the starting state alone, its only path leads through the early cycles and is cut. If every cycle "
-        "gets the encoding, as in TRM, the last one trains the encoder too."
+        "The refiners are called in every cycle, and the last cycle has a gradient. The encoder is called once. If its "
+        "output is only the starting state, its gradient must pass through the early cycles, which have none. If every "
+        "cycle gets the encoding, as in TRM, the last cycle trains the encoder too."
     ),
     kind="mixed",
     would_change="A step on which the encoder or a refiner has no gradient because its cycles ran without one.",
@@ -104,7 +104,7 @@ class CycleFacts(MechanismFacts):
             return [VerdictReason(CycleReason.ALL_CYCLES, words)]
         cycles = f"{refiners.enabled:g} of {refiners.calls:g} calls of the refiners run with gradients"
         if self.undecided:
-            words = f"{cycles}, and no gradient arrives at those: something behind the cycles is cut"
+            words = f"{cycles}, but no gradient arrives at these: something after the cycles is detached"
             return [VerdictReason(CycleReason.CUT_ELSEWHERE, words)]
         arrived = VerdictReason(
             CycleReason.REFINERS_TRAIN, f"{cycles}, and a gradient arrives at {refiners.reached:g}"

@@ -50,17 +50,18 @@ from etrm.investigation.session import Investigation, with_seed
 STATEMENT = Statement(
     id="N2",
     title="Evaluation of predicates",
-    statement="The way in which formulas are evaluated keeps the predicates from learning.",
+    statement="The evaluation of formulas keeps the predicates from learning.",
     refuted_by=(
-        "With the same weights, the predicates of the run have the gradients of the vectorised evaluator within 1e-4 "
-        "of the largest one."
+        "With the same weights, the gradients of the predicates in the run equal those of the vectorised evaluator "
+        "within 1e-4 of the largest gradient."
     ),
     mechanism=(
-        "The graph ends where a truth is read as a Python number: .item(), float(), int(). A Python loop that keeps "
-        "tensors costs time and no gradient, so two references are evaluated next to the run: a loop, and a read."
+        "The graph ends where a truth is read as a Python number: .item(), float(), int(). A Python loop over tensors "
+        "is slow but keeps the gradient. So two references are compared with the run: a loop that keeps tensors, and "
+        "an evaluation that reads Python numbers."
     ),
     kind="mixed",
-    would_change="Another difference between the gradients of the predicates and those of the vectorised evaluator.",
+    would_change="A different gap between the gradients of the predicates and those of the vectorised evaluator.",
     scope="mechanism",
 )
 EQUAL = 1e-4

@@ -35,11 +35,11 @@ STATEMENT = Statement(
     statement="The answer does not depend on the weights.",
     refuted_by="With other weights, the loss of the answers changes by more than 1e-4 nats per query.",
     mechanism=(
-        "If every formula returns its input, as where an assignment is written to a copy, the loss is a constant of "
-        "the data. A regulariser still gives the weights gradients, so that they move and the answer does not."
+        "If every formula returns its input, for instance because an assignment is written to a copy, the loss depends "
+        "only on the data. A regulariser still gives the weights gradients, so they move but the answer does not."
     ),
     kind="mechanistic",
-    would_change="A change of the weights that changes the loss of the answers by more than rounding.",
+    would_change="Other weights that change the loss of the answers by more than rounding.",
     scope="mechanism",
 )
 ROUNDING = 1e-4

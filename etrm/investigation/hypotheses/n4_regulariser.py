@@ -33,12 +33,13 @@ from etrm.investigation.session import Investigation
 
 STATEMENT = Statement(
     id="N4",
-    title="Teachers of the selector",
-    statement="Only a regulariser teaches the selector.",
+    title="Training of the selector",
+    statement="Only a regulariser trains the selector.",
     refuted_by="The loss of the answers has a gradient in the selector, or no other term of the loss has one.",
     mechanism=(
-        "If the best template is chosen by argmax, the loss of the answers never reaches the selector. A penalty on "
-        "the entropy of its weights does: its gradients look healthy, and it collapses on an arbitrary template."
+        "If the best template is chosen by argmax, the loss of the answers never reaches the selector, but a "
+        "penalty on the entropy of its weights does. The gradients look healthy, and the selector collapses on an "
+        "arbitrary template."
     ),
     kind="mechanistic",
     would_change="A gradient of the loss of the answers in the selector.",
@@ -91,7 +92,9 @@ class TeacherFacts(InspectionFacts):
         if not self.teachers:
             words = f"no term of the loss has a gradient in the selector ({response})"
             return [VerdictReason(TeacherReason.NOTHING, words)]
-        words = f"the loss of the answers has a gradient in the selector; terms that teach: {', '.join(self.teachers)}"
+        words = (
+            f"the loss of the answers has a gradient in the selector, trained by {', '.join(self.teachers)}"
+        )
         return [VerdictReason(TeacherReason.TASK, words)]
 
 
@@ -112,7 +115,7 @@ class RegulariserAlone(SymbolicHypothesis):
     controls = (FAULT,)
     next_step = (
         "Let the loss of the answers reach the selector: a mixture of the templates instead of argmax "
-        "(model.symbolic.selection = soft or straight_through). Page N4 shows which terms teach it."
+        "(model.symbolic.selection = soft or straight_through). Page N4 shows which terms train it."
     )
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:

@@ -36,15 +36,15 @@ STATEMENT = Statement(
     title="Library",
     statement="The library cannot express the tasks.",
     refuted_by=(
-        "The share of tasks that a formula of the library expresses, found before training by an oracle that sees "
-        "the answers, reaches the goal of each split that has one."
+        "In each split with a goal, a formula of the library expresses at least the required share of tasks. An oracle "
+        "that knows the answers finds these formulas before training."
     ),
     mechanism=(
-        "Training chooses among the templates and cannot add one. A task that no template explains stays unsolved "
+        "Training chooses among the templates and cannot add any. A task that no template explains stays unsolved, "
         "however well the solver learns. Learned guards are not limited by the fixed library."
     ),
     kind="mechanistic",
-    would_change="Families that express more of the tasks, or another goal.",
+    would_change="Families that express more tasks, or another goal.",
     scope="mechanism",
 )
 TASKS = 200
@@ -91,7 +91,7 @@ class LibraryFacts:
         if all(found.interval[0] >= self.goals[found.split] for found in self.with_goal):
             return Judgement(Verdict.INVALIDATED, (LibraryReason.LARGE_ENOUGH,), f"{words}.")
         if any(found.learned is not None for found in self.with_goal):
-            words += ". What learned guards express beyond that is not bounded by a search."
+            words += ". A search cannot bound what learned guards express beyond that."
             return Judgement(Verdict.INCONCLUSIVE, (LibraryReason.LEARNED_OPEN,), words)
         return Judgement(
             Verdict.INCONCLUSIVE, (LibraryReason.UNDECIDED,), f"{words}: too few tasks to decide."
@@ -125,7 +125,7 @@ class SmallLibrary(SymbolicHypothesis):
     precedence = 95
     next_step = (
         "Add families to model.symbolic.families, or learned guards: page N5 shows how many tasks its formulas can "
-        "express, and no training goes beyond that."
+        "express, which is a limit for every training."
     )
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
@@ -222,7 +222,7 @@ def _make_split_rows(found: ExpressibleTasks, goal: float | None) -> list[Eviden
             threshold="context: no goal" if goal is None else f"at least {goal:g}, the goal",
             passed=passed,
             n=n,
-            note="an oracle sees the answers; the interval is of the share less the goal",
+            note="an oracle knows the answers; the interval is that of the share minus the goal",
         ),
         *(metric.row(share, item=found.split, threshold="context", n=n) for metric, share in shares),
     ]

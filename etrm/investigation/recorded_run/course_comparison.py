@@ -44,7 +44,7 @@ def _compare(run: RunUnderTest, course: HealthyCourse) -> Iterator[RecordedFact]
             n=f"{found.compared} windows of {course.window} steps, {seeds} seeds",
             note=f"{place}; {found.windows} windows outside; commit {str(course.made['commit'])[:8]}",
         )
-        words = f"{found.key} {place}: {found.value:.4g}, and healthy runs have {found.low:.4g} to {found.high:.4g}"
+        words = f"{found.key} {place}: {found.value:.4g} instead of {found.low:.4g} to {found.high:.4g} in healthy runs"
         collapsed = left and found.key == "probe.share" and found.value < min(found.low, COLLAPSED)
         yield RecordedFact(row, explain_collapse(run) if collapsed else (), words=words)
 
@@ -55,5 +55,5 @@ def _explain_absence(run: RunUnderTest) -> NotMeasured:
         return NotMeasured(absent=f"no registered course for the preset {nearest}")
     shown = ", ".join(differ[:SHOWN]) + (f" and {len(differ) - SHOWN} more" if len(differ) > SHOWN else "")
     return NotMeasured(
-        absent=f"no registered course for this config; the nearest preset, {nearest}, has another {shown}"
+        absent=f"this config has no registered course; the nearest preset, {nearest}, has another {shown}"
     )

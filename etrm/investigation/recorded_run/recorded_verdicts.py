@@ -16,8 +16,8 @@ OPEN = (Verdict.INVALIDATED, Verdict.INCONCLUSIVE, Verdict.ERROR)
 SHOWN = 3
 """Descriptions of rows in a sentence; the table of the recorded run has all of them."""
 TRAIN_AGAIN = (
-    "Train again with the current code: the recorded run shows what new runs of its config do not, so it was made by "
-    "other code or with other weights."
+    "Train again with the current code: the fault is in the recorded run but not in new runs of its config, so other "
+    "code or other weights made the run."
 )
 READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
 TRAIN_LONGER = "Train longer, and investigate that run."
@@ -114,8 +114,6 @@ def explain_unnamed(recorded: RecordedRun) -> tuple[CauseCode, str, str] | None:
         step = TRAIN_AGAIN if other else READ_RECORDS
         return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
     if recorded.undecided:
-        words = (
-            f"Undecided in the recorded run, which is too short to tell: {list_words(recorded.undecided)}."
-        )
+        words = f"The recorded run is too short to decide: {list_words(recorded.undecided)}."
         return CauseCode.NONE, f"No root cause among the tested hypotheses. {words}", TRAIN_LONGER
     return None

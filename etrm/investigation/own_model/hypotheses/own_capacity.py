@@ -68,8 +68,7 @@ class OwnCapacity(OwnHypothesis):
         title="Context capacity",
         statement="The module that makes the context is too weak.",
         refuted_by=(
-            "The model fits a few batches about as well with the context of its module as with a free context for "
-            "each row."
+            "The model fits a few batches about as well with its own contexts as with a free context for each row."
         ),
         mechanism="A module that cannot represent the task gives every row the same context, or one too poor to use.",
         kind="statistical",

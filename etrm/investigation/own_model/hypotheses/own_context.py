@@ -68,10 +68,10 @@ class OwnContext(InspectedHypothesis):
     statement = Statement(
         id="H3",
         title="Context interface",
-        statement="The context is not used, not finite, or not that of its row.",
+        statement="The context is not used, is not finite, or belongs to another row.",
         refuted_by=(
             "The context is finite and differs between rows; the context of another row changes the loss; the context "
-            "and the demonstrations of a row change its own loss and no other; an earlier batch changes nothing."
+            "and the demonstrations of a row change only its own loss; an earlier batch changes nothing."
         ),
         mechanism=(
             "A context that is lost, averaged over the batch, shifted between rows or kept from an earlier batch is "

@@ -78,13 +78,13 @@ class OwnData(InspectedHypothesis):
         statement="The training data is wrong, or the loss uses it wrongly.",
         refuted_by=(
             "The rows of a batch can be reordered without changing the loss, which is a mean or sum over rows; the "
-            "labels of a row change its own loss and no other; ids do not change the loss; the loss reads every key of "
-            "the demonstrations, and every input that predictions depend on; rows with one id have one content, which "
-            "is that of the sample; no held-out row is trained on."
+            "labels of a row change only its own loss; ids do not change the loss; the loss reads every key of the "
+            "demonstrations, and every input that predictions depend on; rows with the same id have the content of the "
+            "same sample; training contains no held-out row."
         ),
         mechanism=(
-            "Labels of another row, labels of an earlier batch, ids that give the answer away, or rows that read each "
-            "other let the loss fall, or not fall, for reasons that have nothing to do with the task."
+            "With labels of another row or of an earlier batch, ids that reveal the answer, or rows that depend on "
+            "each other, the loss does not measure whether the model learns the task."
         ),
         kind="mechanistic",
         would_change="One row that fails a test, or a test that the adapter does not allow yet.",

@@ -69,15 +69,15 @@ class OwnEvaluator(InspectedHypothesis):
     statement = Statement(
         id="H6",
         title="Evaluator",
-        statement="The evaluator misreports.",
+        statement="The evaluator reports wrong scores.",
         refuted_by=(
-            "Right, half right, one right and wrong answers get the scores that they must have, at several sizes, "
-            "in any order and at a second call; predictions repeat, do not read the labels, and leave the model "
-            "unchanged."
+            "Answers that are all right, half right, right once and all wrong get the correct scores, at several "
+            "sizes, in any order and at a second call; predictions repeat, do not read the labels, and leave the "
+            "model unchanged."
         ),
         mechanism=(
-            "With a wrong denominator, answers of other rows, a state kept from an earlier call, dropout, or labels "
-            "that the prediction reads, the score does not measure what was learned."
+            "The score does not measure what the model learned if the denominator is wrong, answers belong to other "
+            "rows, a state of an earlier call is kept, dropout is on, or the prediction reads labels."
         ),
         kind="mechanistic",
         would_change="One known answer with another score, or a test that the adapter does not allow yet.",

@@ -82,11 +82,11 @@ class OwnGradients(InspectedHypothesis):
     statement = Statement(
         id="H2",
         title="Gradients",
-        statement="A part of the model does not get its gradients, or does not move with them.",
+        statement="A part of the model does not receive its gradients, or does not follow them.",
         refuted_by=(
             "On every step every sample has a gradient through the parts; every weight that is not frozen on purpose "
-            "gets one and moves; the gradient is the slope of the loss, it reaches the optimiser, and the first update "
-            "follows it."
+            "receives a gradient and moves; the gradient is the slope of the loss, it reaches the optimiser, and the "
+            "first update follows it."
         ),
         mechanism=(
             "If a part is detached, cached, frozen, missing from the optimiser, or trained with old or negated "

@@ -54,8 +54,8 @@ class OwnLoading(InspectedHypothesis):
             "as the original, and no bit of a frozen part changes in six training steps."
         ),
         mechanism=(
-            "If loading is skipped, matches no key, or the part runs with other settings than in its training, the "
-            "rest of the model cannot use it, while training continues without an error."
+            "The rest of the model cannot use the part if loading is skipped or matches no key, or if the part runs "
+            "with other settings than in its training. Training continues without an error."
         ),
         kind="mechanistic",
         would_change="One tensor or output that differs by more than its threshold.",
