@@ -23,7 +23,7 @@ VANISHED = Cause(
     remedy='Step an epoch schedule once per epoch; for an accuracy, ReduceLROnPlateau takes mode="max".',
 )
 NO_EFFECT = Cause(
-    "no-effect",
+    "schedule-of-idle-optimizer",
     "{schedule} advances the rate of an optimiser that never steps, but another optimiser updates the same weights",
     remedy="Give the schedule the optimiser that steps, after that optimiser is made.",
 )

@@ -36,5 +36,5 @@ def test_the_schedule_of_an_optimizer_that_never_steps(
         optimizer._opt_called = True  # torch warns otherwise  # type: ignore[attr-defined]
         falls.step() if advances else None
     assert [(each.rule, each.code) for each in find_idle_schedules([trains])] == (
-        [("RATE001", "no-effect")] if named else []
+        [("RATE001", "schedule-of-idle-optimizer")] if named else []
     )
