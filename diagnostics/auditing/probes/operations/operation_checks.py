@@ -42,7 +42,7 @@ LOSS003 = Rule(
     " rows, or targets that are equal, out of range, several at once, or the current token instead of the"
     " next (a note if the model reads later tokens). A warning for arguments that are legal but rarely"
     " intended: targets that are random, interpolated, padding, the maximum over all samples or trained too;"
-    " scores that are dropped out or far too large. `etrm explain LOSS003` lists all causes.",
+    " scores that are dropped out or far too large.",
     why="The loss falls only to a floor far above the best value that the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",

@@ -161,7 +161,7 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="Some of the module's calls in a step receive no gradient. A note if `expect_partial` names the module"
     " and these calls ran with gradients disabled, if fewer than half of the calls received only zeros, or if"
-    " at most half of the calls on data have no gradient, as for targets. Repeated calls of checkpointing do"
+    " at most half of the calls on data have no gradient, as for targets. Calls that checkpointing repeats do"
     " not count.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",
