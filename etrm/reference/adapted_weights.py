@@ -132,7 +132,9 @@ def _backward(weights: Weights, config: Config, row: ReferenceRow) -> float:
         )
         z_H, z_L = result.z_H.detach(), result.z_L.detach()
         losses = row_losses(result.logits, result.q[:, 0], labels, kl, None, config.train)
-        torch.autograd.backward(losses.total.sum() / (config.evaluate.adapt.batch_size * steps))
+        total = losses.total.sum()
+        if total.requires_grad:  # nothing that is trained reaches the later steps of a cached context
+            torch.autograd.backward(total / (config.evaluate.adapt.batch_size * steps))
         loss += float(losses.cross_entropy.detach()) / steps
     return loss
 

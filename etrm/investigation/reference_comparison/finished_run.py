@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
-from etrm.checkpoints.run_folder import RunFolder, read_config
+from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics
 from etrm.config import Changes, Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.investigation.reference_comparison.plain_values import plain_report
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import ROUNDING, CountedScores, agree
+from etrm.reference.logged_numbers import GRADIENT_NORM
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
@@ -39,6 +41,11 @@ Score: TypeAlias = tuple[float, float]
 """The share of solved tasks, and of right tokens."""
 BEST_SCORE, LOWER_SCORE, LATER_SCORE = (0.5, 0.1), (0.2, 0.9), (0.9, 0.9)
 """As long in a file as the shortest score, 0.0. The last is that of steps after the checkpoint."""
+REPEATED = "lm_loss", "q_halt_loss", "kl", "loss", "accuracy_all", GRADIENT_NORM
+"""Logged numbers of the first step of a resumed run, which follow from its weights and rows."""
+REPEATS = 1e-5
+"""Their largest relative difference: on the same machine a resumed run repeats the bits, apart from some kernels of a
+GPU."""
 RESUMED_STEPS = 2
 """Steps of a resumed run that are compared: its first one, and one after it."""
 STAGES = {
@@ -56,8 +63,9 @@ STAGES = {
 def compare_resumed(path: Path) -> list[Departure]:
     """Resume a copy of a run folder as a command does, and compare the run with the checkpoint and the reference.
 
-    Its state must be that of the checkpoint, its best score that of the steps before, and the steps that follow must be
-    those of the reference. So it is resumed in the middle of the run, if there is a checkpoint.
+    Its state must be that of the checkpoint, and its best score that of the steps before. The steps that follow must be
+    those of the reference, and the first of them must have the numbers that the run logged without a checkpoint. So it
+    is resumed in the middle of the run, if there is a checkpoint.
     """
     config = read_config(path)
     saved = _choose_checkpoint(path, config.train.steps)
@@ -76,7 +84,7 @@ def compare_resumed(path: Path) -> list[Departure]:
             noise = draws_noise(trainer.model)
             found = [*_compare_checkpoints(held, trainer.state.capture(), noise)]
             found += _compare_best(best, trainer.curve.best)
-            return found or _compare_next_steps(trainer, config)
+            return found or _compare_next_steps(trainer, config, read_metrics(path))
         finally:
             opened.close()
 
@@ -92,13 +100,19 @@ def find_step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
-def _compare_next_steps(trainer: Trainer, config: Config) -> list[Departure]:
-    """Compare the first steps of a resumed run with the reference, if any are left."""
+def _compare_next_steps(
+    trainer: Trainer, config: Config, logged: Sequence[Mapping[str, Any]]
+) -> list[Departure]:
+    """Compare the first steps of a resumed run with the reference and with the log of the run, if any are left."""
     check, resumed = StepCheck(config), trainer.step
+    taken = list[Mapping[str, Any]]()
     for _ in range(min(RESUMED_STEPS, config.train.steps - resumed)):
         with check.step(trainer):
-            trainer.advance()
-    return [
+            taken += trainer.advance()
+    repeated = list[Departure]()
+    for line in (line for line in logged if taken and line["step"] == taken[0]["step"]):
+        repeated += _compare_numbers(line, taken[0], f"resumed at step {resumed}")
+    return repeated + [
         replace(one, step=None, where=f"{one.where} resumed at step {resumed}".lstrip())
         for compared in check.compared
         for one in compared.departures
@@ -155,6 +169,20 @@ def _compare_best(wanted: Score | None, best: Score | None) -> list[Departure]:
     if best == wanted:
         return []
     return [Departure(PipelineStage.WEIGHTS, "best score", 1.0, 0.0, f"{best} is resumed with, not {wanted}")]
+
+
+def _compare_numbers(
+    logged: Mapping[str, Any], repeated: Mapping[str, Any], where: str
+) -> Iterator[Departure]:
+    """The numbers of a step that a run logged and that it has again from its checkpoint."""
+    for name in REPEATED:
+        one, other = logged.get(name), repeated.get(name)
+        if one is None and other is None:
+            continue
+        size = math.inf if one is None or other is None else abs(one - other) / max(abs(one), 1e-12)
+        if not size <= REPEATS:
+            yield Departure(PipelineStage.WEIGHTS, f"logged {name} from the checkpoint", size, REPEATS, where)
+            return
 
 
 # -- the evaluation ---------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ from etrm.reference.stages.differences import dither
 from etrm.reference.stages.model_pass import SAMPLES
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
-from etrm.training.scoring.context_search import ContextSearch
+from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer
+from etrm.training.scoring.fitted_scores import choose_votes
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -73,7 +74,8 @@ def compare_fits(trainer: Trainer) -> list[Departure]:
     if not tasks or not config.model.has_encoder:
         return []
     found = _compare_adaptation(trainer.model, tasks, config, "weights")
-    found += _compare_adaptation(trainer.model, tasks[:1], config, "context")
+    for adapted in ("encoder", "context"):
+        found += _compare_adaptation(trainer.model, tasks[:1], config, adapted)
     return [*found, *_compare_search(trainer, tasks, config)]
 
 
@@ -127,7 +129,8 @@ def _compare_adaptation(
     model: Variant, tasks: Sequence[Task], config: Config, adapted: AdaptedPart
 ) -> list[Departure]:
     found = list[Departure]()
-    weights = {name: value.float() for name, value in _copy_weights(model).items()}
+    kept = _copy_weights(model)
+    weights = {name: value.float() for name, value in kept.items()}
     names = list_trained([name for name, _ in model.named_parameters()], adapted)
     start = {name: weights[name] for name in names}
     if adapted == "context":
@@ -135,6 +138,8 @@ def _compare_adaptation(
     for task in tasks:
         with _left_alone(model, "adapting", found), adapt(model, task, config, adapted) as fitted:
             moved = _copy_weights(fitted.model)
+        others = [name for name in moved if name not in start and not _equal(moved[name], kept[name])]
+        found += _depart("weights that are not adapted", float(len(others)), 0.0, ", ".join(others[:1]))
         moved = {name: value for name, value in moved.items() if name in start}
         wanted = adapt_weights(weights, start, task, config)
 
@@ -206,6 +211,7 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
         search = ContextSearch(model, config, trainer.tasks)
         contexts = search.search(samples).context
         answers = search.answer([_hide_answer(sample) for sample in samples])
+        found += _compare_votes(answers)
     repeated = [sample for sample in samples for _ in range(RESTARTS)]
     recorded = [
         RecordedAnswer(
@@ -269,6 +275,21 @@ def _compare_given(
         sizes = {one.tensor: one.size for one in compare_answers(weights, model, rounded, early, contexts)}
         found = [one for one in found if not one.size <= BEYOND * sizes.get(one.tensor, 0.0)]
     return found
+
+
+def _compare_votes(answers: Sequence[SearchedAnswer]) -> list[Departure]:
+    """Compare which searches vote, where those of a sample answer other shares of its demonstrations, or the same."""
+    shares = [(0.0, 1.0), (0.5, 0.5)]
+    known = [
+        replace(answer, fitted=shares[place // RESTARTS % len(shares)][place % RESTARTS])
+        for place, answer in enumerate(answers)
+    ]
+    groups = [known[first : first + RESTARTS] for first in range(0, len(known), RESTARTS)]
+    wanted = [one for group in groups for one in group if one.fitted == max(each.fitted for each in group)]
+    votes = {id(prediction) for prediction in choose_votes(known)}
+    if votes == {id(one.prediction) for one in wanted}:
+        return []
+    return [Departure(PipelineStage.VOTES, "searches that vote", 1.0, 0.0)]
 
 
 def _hide_answer(sample: Sample) -> Sample:

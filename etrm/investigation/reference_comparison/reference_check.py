@@ -260,12 +260,15 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
 
 
 def check_evaluated(path: Path) -> tuple[Departure, ...]:
-    """Compare the weights that an evaluation of a run folder uses with those that the folder holds.
+    """Compare the weights that an evaluation of a run folder uses with those that the folder holds, if it is whole.
 
     They are the averaged ones of the last step, and of the best one by the logged scores if the run was evaluated on
     the way: the first of the highest score, which another evaluation of it gives again.
     """
-    metrics = read_metrics(path)
+    metrics, steps = read_metrics(path), read_config(path).train.steps
+    if [line["step"] for line in metrics] != [*range(1, steps + 1)]:
+        where = f"{len(metrics)} lines up to step {metrics[-1]['step'] if metrics else 0}, of a run of {steps} steps"
+        return (Departure(PipelineStage.SCHEDULE, "logged steps", 1.0, 0.0, where),)
     logged = {line["step"]: line for line in metrics if SOLVED in line}
     newest = _check_loaded(path, "newest", "checkpoints", metrics[-1]["step"])
     if not logged:

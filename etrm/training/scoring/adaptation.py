@@ -161,6 +161,10 @@ def _compute_gradient(model: Variant, trained: Sequence[nn.Parameter], batch: Ba
     for _ in range(act_steps):
         carry, output = model(carry, batch)
         loss = act_loss(output, batch.labels, config.train.loss)
-        torch.autograd.backward(loss.total(config.train) / (batch.size * act_steps), inputs=list(trained))
+        total = loss.total(config.train)
+        if (
+            total.requires_grad
+        ):  # of a cached context only the first step's does, if the encoder alone is trained
+            torch.autograd.backward(total / (batch.size * act_steps), inputs=list(trained))
         lm += float(loss.lm.detach().mean()) / act_steps
     return lm

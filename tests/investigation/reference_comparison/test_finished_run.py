@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Episodes
@@ -111,6 +113,23 @@ def test_the_steps_of_a_resumed_run_are_those_of_the_reference(
     monkeypatch.setattr(trainer, "schedule", lambda step, train: 0.5 * schedule(step, train))
     found = compare_resumed(folder)
     assert (found[0].stage, found[0].step) == (PipelineStage.SCHEDULE, None)
+
+
+def test_a_checkpoint_of_other_weights_than_the_run_went_on_with_is_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written is rounded to bfloat16, so that all that is read agrees."""
+
+    def rounded(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        lowered = {k: v.bfloat16().to(v.dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+        whole(path, lowered)
+
+    whole = checkpoints._save_tensors
+    monkeypatch.setattr(checkpoints, "_save_tensors", rounded)
+    run_of(tmp_path / "run", evaluate={"max_tasks": 2})
+    assert [(found.stage, found.tensor) for found in compare_resumed(tmp_path / "run")] == [
+        (PipelineStage.WEIGHTS, "logged lm_loss from the checkpoint")
+    ]
 
 
 def test_a_run_with_one_checkpoint_is_resumed_at_its_end(tmp_path: Path) -> None:

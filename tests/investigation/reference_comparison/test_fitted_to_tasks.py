@@ -103,6 +103,25 @@ def test_another_optimiser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("adapted_only")
+def test_weights_that_are_not_to_be_adapted_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them are trained where the encoder alone is asked for."""
+    choose = adaptation._choose
+    monkeypatch.setattr(
+        adaptation, "_choose", lambda model, part: choose(model, "weights" if part == "encoder" else part)
+    )
+    assert "weights that are not adapted" in {found.tensor for found in fit()}
+
+
+@pytest.mark.usefixtures("searched_only")
+def test_votes_of_the_searches_that_fit_worst_are_the_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def choose(answers: Sequence[Any]) -> list[Any]:
+        return [one.prediction for one in answers if one.fitted <= 0.5]
+
+    monkeypatch.setattr(fitted_to_tasks, "choose_votes", choose)
+    assert [(found.stage, found.tensor) for found in fit()] == [(PipelineStage.VOTES, "searches that vote")]
+
+
+@pytest.mark.usefixtures("adapted_only")
 def test_other_rows_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptation, "hide_answers", lambda task: task)
     monkeypatch.setattr(adaptation, "with_settings", _ask_for_all)

@@ -138,6 +138,17 @@ def test_an_evaluation_of_an_older_checkpoint_is_the_weights(
     assert found.stage is PipelineStage.WEIGHTS
 
 
+@pytest.mark.parametrize("wrong", [slice(0, -1), slice(1, None), [0, 1, 1, 2, 3]])
+def test_a_step_that_is_not_logged_once_is_the_schedule(wrong: slice | list[int], tmp_path: Path) -> None:
+    train(config_of(train={"steps": 4, "warmup_steps": 1}), tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_text("utf-8").splitlines()
+    kept = lines[wrong] if isinstance(wrong, slice) else [lines[place] for place in wrong]
+    file.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+    [found] = check_evaluated(tmp_path / "run")
+    assert (found.stage, found.tensor) == (PipelineStage.SCHEDULE, "logged steps")
+
+
 @pytest.mark.parametrize(("steps", "saved"), [(3, None), (12, "step_8")])
 def test_a_newest_checkpoint_of_an_earlier_step_is_the_weights(
     steps: int, saved: str | None, tmp_path: Path

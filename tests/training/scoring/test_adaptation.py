@@ -70,6 +70,17 @@ def test_only_the_part_is_trained_and_everything_is_restored(
     assert torch.equal(compute_contexts(model, given), contexts)
 
 
+def test_the_encoder_of_a_cached_context_is_adapted_by_the_first_step_alone(
+    config: Config, asked: TaskSet
+) -> None:
+    cached = with_settings(config, model={"variant": "etrm_cached"})
+    model = build_variant(cached.model).eval()
+    before = copied(model)
+    with adapt(model, next(iter(asked)), cached, "encoder") as adapted:
+        assert {name.split(".")[0] for name in differing(model, before)} == {"encoder"}
+        assert len(adapted.losses) == 6
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_the_weights_are_restored_after_an_error(
     model: Variant, config: Config, asked: TaskSet, part: AdaptedPart
