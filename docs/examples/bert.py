@@ -45,7 +45,7 @@ def batches(count: int = 25) -> list[dict[str, Tensor]]:
 
 
 def embeddings_detached() -> dict[str, Any]:
-    """Embeddings are looked up beforehand and come in as numbers, without their graph."""
+    """Embeddings are looked up before the step and lose their graph."""
 
     def step(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         embedded = model.bert.embeddings.word_embeddings(batch["input_ids"]).detach()
@@ -75,7 +75,7 @@ def two_of_32_live() -> dict[str, Any]:
 
 
 def head_in_no_group() -> dict[str, Any]:
-    """The optimiser is given the parameters of the body alone."""
+    """The optimiser gets only the parameters of the body."""
     case = make_case()
     return {**case, "optimizer": torch.optim.AdamW(case["model"].bert.parameters(), 2e-3)}
 

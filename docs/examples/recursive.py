@@ -1,4 +1,4 @@
-"""`tiny-recursive-model` of PyPI (lucidrains): a sequence is to be reversed, under deep supervision.
+"""`tiny-recursive-model` from PyPI (lucidrains): the task is to reverse a sequence, with deep supervision.
 
 `etrm audit docs/examples/recursive.py:make_case`, and the same with the name of any other function in `CASES`.
 """
@@ -19,7 +19,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def make_case(kind: type[TinyRecursiveModel] = TinyRecursiveModel, **options: float) -> dict[str, Any]:
-    """Healthy; all rounds of refinement but the last run under no_grad, by the design of the model."""
+    """Healthy; by design, all rounds of refinement except the last run under no_grad."""
     torch.manual_seed(0)
     network = MLPMixer1D(dim=32, depth=2, seq_len=LENGTH)
     sizes = {"num_refinement_blocks": 3, "num_latent_refinements": 2}
@@ -100,7 +100,7 @@ def input_detached() -> dict[str, Any]:
 
 
 def all_without_grad() -> dict[str, Any]:
-    """No round of refinement has gradient; the heads learn all the same."""
+    """No round of refinement has gradient, but the heads still learn."""
     return make_case(AllWithoutGrad)
 
 
@@ -110,14 +110,14 @@ def two_of_32_live() -> dict[str, Any]:
 
 
 def halting_head_in_no_group() -> dict[str, Any]:
-    """The halting head is forgotten where parameters are grouped."""
+    """The halting head is missing from the parameter groups."""
     model = make_case()["model"]
     named = [value for name, value in model.named_parameters() if not name.startswith("to_halt_pred")]
     return with_rates(model, named)
 
 
 def halting_without_loss() -> dict[str, Any]:
-    """The loss of the halting head has no weight, so that it says 0.5 to every row, and 0.5 is enough to end."""
+    """The loss of the halting head has no weight, so every row gets 0.5, which is enough to halt."""
     return make_case(halt_loss_weight=0.0)
 
 

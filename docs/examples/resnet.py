@@ -87,7 +87,7 @@ def batches(count: int = 25) -> list[Batch]:
 
 
 def stem_without_grad() -> dict[str, Any]:
-    """The stem runs under no_grad, as in a backbone whose freezing was never taken back."""
+    """The stem runs under no_grad, as in a backbone that was frozen and not unfrozen."""
     case = make_case()
     case["model"].stem.forward = torch.no_grad()(case["model"].stem.forward)
     return case
@@ -107,14 +107,14 @@ def dead_relu() -> dict[str, Any]:
 
 
 def left_in_eval() -> dict[str, Any]:
-    """eval() for a validation, and no train() after it."""
+    """eval() was called for a validation, and train() was not called after it."""
     case = make_case()
     case["model"].eval()
     return case
 
 
 def head_in_no_group() -> dict[str, Any]:
-    """A new head was put in after the optimiser had been made."""
+    """A new head was inserted after the optimiser was made."""
     case = make_case()
     case["model"].fc = nn.Linear(128, 4)
     return case

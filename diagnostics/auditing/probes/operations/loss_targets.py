@@ -55,29 +55,30 @@ ONE_CLASS = Cause(
 )
 CLASS_IGNORED = Cause(
     "class-ignored",
-    "ignore_index is {ignored}, the number of a class that {operation} has a score for, and a share of {share:.2g} of"
-    " the targets are left out",
+    "ignore_index is {ignored}, but {operation} has a score for the class of this number, and a share of"
+    " {share:.2g} of the targets is left out",
     remedy="Give padding a label of its own, such as -100.",
 )
 PADDING_COUNTED = Cause(
     "padding-counted",
-    "a share of {share:.2g} of its targets is {padding}, the padding_idx of {module}, and they count: {operation}",
+    "a share of {share:.2g} of the targets is {padding}, the padding_idx of {module}, but these targets"
+    " count: {operation}",
     remedy="Give cross_entropy ignore_index={padding}, or mask these places.",
 )
 TARGET_DRAWN = Cause(
     "target-drawn",
-    "its target is a random draw of the step, and another draw changes nothing that the model computes: {operation}",
+    "its target is a random draw of the step, and the model does not depend on this draw: {operation}",
     remedy="Draw once, and use the same tensor in the input and as the target.",
 )
 SCORE_DRAWN = Cause(
     "score-drawn-again",
-    "the log-probability is that of a draw on which its weight in the loss does not depend, so that its gradient is"
-    " zero on average: {operation}",
+    "the log-probability belongs to another draw than its weight in the loss, so its gradient is zero on"
+    " average: {operation}",
     remedy="Draw once: score the action that was taken and rewarded.",
 )
 NOT_SIGNS = Cause(
     "not-signs",
-    "targets are {low:g} to {high:g} where the function takes -1 and 1: {operation}",
+    "targets are {low:g} to {high:g}, but the function expects -1 and 1: {operation}",
     remedy="Give 2 * target - 1.",
 )
 CAUSES = (

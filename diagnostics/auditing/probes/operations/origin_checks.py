@@ -15,54 +15,54 @@ from diagnostics.causes import Cause
 
 LARGEST_OF_BATCH = Cause(
     "target-over-samples",
-    "its target holds the largest output of all samples of the batch, the same number for each: {operation}",
+    "its target contains the largest output over all samples of the batch, the same number for each sample:"
+    " {operation}",
     remedy="Give max() the dimension of the choices: values.max(1).values.",
 )
 CLASSES_BLENDED = Cause(
     "classes-interpolated",
-    "its targets are numbers of classes that were averaged in a resize, so that a class is between two others:"
-    " {operation}",
+    "its targets are class numbers that a resize interpolated, so a target can lie between two classes: {operation}",
     remedy='Resize masks with mode="nearest".',
 )
 MEAN_WEIGHED = Cause(
     "weight-of-mean",
-    "a loss that is already the mean of the batch is multiplied by a function of exp() of itself, so that all samples"
-    " have one weight: {operation}",
+    "the mean loss of the batch is multiplied by a function of its own exp(), so all samples have the same"
+    " weight: {operation}",
     remedy='Compute the loss with reduction="none", weigh each sample, and take the mean at the end.',
 )
 WEIGHT_WITH_GRADIENT = Cause(
     "weight-not-detached",
-    "log-probabilities of choices are multiplied by a weight that has a gradient too, so that the module that computes"
-    " the weight is trained through it: {operation}",
+    "log-probabilities of choices are multiplied by a weight that also has a gradient, so the module that"
+    " computes the weight is trained through it: {operation}",
     remedy="Detach the advantage in the term of the policy.",
 )
 BOTH_TRAINED = Cause(
     "both-sides-trained",
-    "the loss only pulls two outputs of the same weights together, and both receive gradient, so that a constant output"
-    " is optimal: {operation}",
+    "the loss only pulls two outputs of the same weights together, and both receive gradient, so a constant"
+    " output is optimal: {operation}",
     remedy="Detach the target, or add a term that keeps the results apart.",
 )
 SCORES_TOO_LARGE = Cause(
     "scores-too-large",
-    "the loss is {ratio:.2g} times that of a guess among {classes} classes, because scores have a size of {size:.2g}:"
-    " {operation}",
-    remedy="Normalise features before they are divided by a temperature, or reduce the weights before the scores.",
+    "the loss is {ratio:.2g} times the loss of a guess among {classes} classes, because the scores have size"
+    " {size:.2g}: {operation}",
+    remedy="Normalise features before dividing them by a temperature, or reduce the weights before the scores.",
 )
 DIVIDED_BY_LOGITS = Cause(
     "divided-by-logits",
-    "it divides by a sum of outputs of both signs, which may be 0, so that the loss has no bound: {operation}",
+    "it divides by a sum of outputs of both signs, which may be 0, so the loss has no bound: {operation}",
     remedy="Turn the outputs into probabilities first: sigmoid() or softmax().",
 )
 RATIO_INVERTED = Cause(
     "ratio-inverted",
-    "a weight of both signs is multiplied by the probability of earlier over that of now, so that good actions become"
+    "a weight of both signs is multiplied by the old probability over the new one, so good actions become"
     " less likely: {operation}",
     remedy="The ratio is exp(new log-probability - old log-probability).",
 )
 NOISE_SHIFTED = Cause(
     "noise-one-sided",
-    "numbers from 0 to 1 are scaled by a deviation and added to a mean, so that each result lies above the mean:"
-    " {operation}",
+    "random numbers from 0 to 1 are scaled by a deviation and added to a mean, so each result lies above the"
+    " mean: {operation}",
     remedy="Draw with randn_like(), whose mean is 0.",
 )
 CAUSES = (

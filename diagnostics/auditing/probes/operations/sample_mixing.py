@@ -11,20 +11,20 @@ from diagnostics.causes import Cause
 
 PAIRS = Cause(
     "broadcast-by-hand",
-    "a column {column} meets a vector {vector}, which gives all pairs of samples: {operation}",
-    remedy="Bring both to one shape before: column.squeeze(1), or vector.unsqueeze(1).",
+    "a column {column} and a vector {vector} broadcast to all pairs of samples: {operation}",
+    remedy="Give both the same shape first: column.squeeze(1), or vector.unsqueeze(1).",
 )
 EXCHANGED_BY_VIEW = Cause(
     "dimensions-exchanged-by-view",
-    "{operation} gives a tensor of shape {before} the shape {after}: it cuts the numbers elsewhere, and a row then"
-    " holds those of several samples",
+    "{operation} changes the shape {before} to {after} without moving numbers, so a row then contains numbers"
+    " of several samples",
     remedy="Exchange dimensions with transpose() or permute().",
 )
 PICKS_SAMPLES = Cause(
     "picks-samples",
-    "an index of {samples} numbers below {choices} picks along the samples, where it could pick one of {choices}"
-    " choices of each: {operation}",
-    remedy="Pick along the choices: gather(1, index).",
+    "an index of {samples} numbers below {choices} selects samples, although it could select one of {choices}"
+    " choices for each sample: {operation}",
+    remedy="Select along the choices: gather(1, index).",
 )
 CAUSES = (
     PAIRS,

@@ -14,47 +14,48 @@ from diagnostics.rules.rule import LITTLE_USED, WARNING, Rule
 
 ONE_ELEMENT = Cause(
     "one-element",
-    "the softmax is over one element, so that it is 1 whatever the input is: {operation}",
+    "the softmax is over one element, so it is 1 for any input: {operation}",
     remedy="Apply softmax before topk(), or use sigmoid for a single gate.",
 )
 OVER_SAMPLES = Cause(
     "over-samples",
     "the softmax is over dimension 0, which holds the samples of the batch: {operation}",
-    remedy="Choose the dimension of what competes, usually dim=-1.",
+    remedy="Choose the dimension of the elements that compete, usually dim=-1.",
 )
 OTHER_DIMENSION = Cause(
     "other-dimension",
-    "the softmax is over dimension {dim}, and the product that uses its weights sums over another one, so that the"
-    " weights of a query do not sum to 1: {operation}",
+    "the softmax is over dimension {dim}, but the product that uses its weights sums over another dimension,"
+    " so the weights of a query do not sum to 1: {operation}",
     remedy="Apply softmax over the keys, dim=-1 of scores of shape (..., queries, keys).",
 )
 ONE_HOT = Cause(
     "one-hot",
-    "one element has all the weight in nearly every row, so that hardly any gradient passes: {operation}",
-    remedy="Scale the scores down: divide them by the root of the width, or by a temperature near 1.",
+    "one element has all the weight in nearly every row, so almost no gradient passes: {operation}",
+    remedy="Reduce the scores: divide them by the root of the width, or use a temperature near 1.",
 )
 READS_PADDING = Cause(
     "reads-padding-alone",
-    "the keys that its mask keeps are the same in all samples, those that it hides are not: {operation}",
-    remedy="Invert the mask: key_padding_mask is True where a key is hidden, a Boolean attn_mask of"
-    " scaled_dot_product_attention where it is kept.",
+    "the keys that its mask keeps are the same in all samples, but the hidden keys differ: {operation}",
+    remedy="Invert the mask: in key_padding_mask True hides a key; in a Boolean attn_mask of"
+    " scaled_dot_product_attention True keeps it.",
 )
 MASK_MULTIPLIED = Cause(
     "mask-multiplied",
-    "a mask of zeros and ones is multiplied with the scores or added to them: masked elements keep a weight of exp(0),"
-    " {operation}",
+    "a mask of zeros and ones is multiplied with the scores or added to them, so masked elements keep the"
+    " weight exp(0): {operation}",
     remedy="scores.masked_fill(mask == 0, -torch.inf) before the softmax.",
 )
 ALWAYS_FLAT = Cause(
     "flat-for-all-weights",
-    "the scores of a row differ by {spread:.2g} at most, also where weights are ten times as large, so that all classes"
-    " stay nearly as likely: {operation}",
-    remedy="Divide cosines by a temperature such as 0.07, do not multiply them with it.",
+    "the scores of a row differ by at most {spread:.2g}, even with weights ten times as large, so all classes"
+    " stay almost equally likely: {operation}",
+    remedy="Divide cosines by a temperature such as 0.07; do not multiply by it.",
 )
 LATER_ALONE = Cause(
     "sees-later-alone",
-    "the mask of an attention shows no place an earlier one, and nearly every place later ones: {operation}",
-    remedy="A causal mask is lower triangular: torch.ones(T, T).tril() where True is seen.",
+    "the mask of an attention hides all earlier positions, and shows later positions at nearly every"
+    " position: {operation}",
+    remedy="A causal mask is lower triangular: torch.ones(T, T).tril(), with True for visible positions.",
 )
 SOFTMAX001 = Rule(
     "SOFTMAX001",

@@ -15,15 +15,15 @@ from diagnostics.rules.rule import WARNING, Family, Rule
 
 DROWNED = Cause(
     "drowned",
-    "the gradient at the input of {small} is {ratio:.1g} of that at the input of {large}, both train the same weights,"
-    " and no factor balances them",
-    remedy="Scale the targets of the larger one to about 1, or give each term a factor.",
+    "the gradient at the input of {small} is {ratio:.1g} of the gradient at the input of {large}, both train"
+    " the same weights, and no factor balances them",
+    remedy="Scale the targets of the larger term to about 1, or give each term a factor.",
 )
 SUM_AND_MEAN = Cause(
     "sum-and-mean",
-    "{total} sums over the {rows} samples of a batch and {mean} averages over them, so that their weights depend on the"
-    " size of the batch",
-    remedy="Reduce both in one way: a sum for each sample, then the mean over the samples.",
+    "{total} sums over the {rows} samples of a batch, but {mean} averages over them, so their relative weight"
+    " depends on the batch size",
+    remedy="Reduce both in the same way: a sum for each sample, then the mean over the samples.",
 )
 LOSS007 = Rule(
     "LOSS007",
@@ -44,7 +44,7 @@ LOSS007 = Rule(
 FAMILY = Family(134, "Sizes of the terms", (LOSS007,))
 OUT_OF_REACH = Cause(
     "out-of-reach",
-    "targets differ from the outputs by {distance:.2g}, and the outputs are of size {size:.2g}: {operation}",
+    "targets differ from the outputs by {distance:.2g}, but the outputs are only of size {size:.2g}: {operation}",
     remedy="Scale the targets to mean 0 and deviation 1, and scale the outputs back where they are used.",
 )
 

@@ -13,7 +13,8 @@ from diagnostics.rules.rule import LITTLE_USED, WARNING, Family, Rule
 
 SATURATED = Cause(
     "saturated",
-    "{kind}() at {place} receives values of size {size:.2g}, and has {slope:.2g} of its steepest slope on average",
+    "{kind}() at {place} receives values of size {size:.2g}, where its mean slope is {slope:.2g} of the"
+    " steepest slope",
     remedy="Standardise the inputs, or reduce the weights before it, as torch's own initialisation does.",
 )
 DEAD = Cause(
@@ -23,8 +24,8 @@ DEAD = Cause(
 )
 CLAMPED = Cause(
     "clamped-away",
-    "every number is outside the bounds of {operation}, so that no gradient reaches the outputs of the model",
-    remedy="Look at what is clamped: boxes may be in another format, a difference may have the wrong order.",
+    "every number is outside the bounds of {operation}, so no gradient reaches the outputs of the model",
+    remedy="Check the clamped values: boxes may be in another format, a difference may have the wrong order.",
 )
 _FAINT = LITTLE_USED | {"GRAD002", "GRAD005", "REACH002", "MOVE002", "RESPONSE003", "COLLAPSE001"}
 UNITS002 = Rule(
