@@ -11,16 +11,52 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command."""
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """A pool whose workers start while interruptions wait.
+
+    A worker whose parent leaves while it starts would print a traceback, and would not be known to those who end it.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a call in a worker, and the worker if there are fewer than may be."""
+        with _interruptions_wait():
+            return super().submit(fn, *args, **kwargs)
+
+
+@contextmanager
+def _interruptions_wait() -> Iterator[None]:
+    """Let signals that end a command arrive afterwards. A mask would not do: other threads take them too."""
+    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    held = {number: known for number, known in handlers.items() if callable(known)}
+    for number in held:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, known in held.items():
+            signal.signal(number, known)
+        for caught in arrived:
+            signal.raise_signal(caught)
+
 
 def start_workers(
     workers: int, prepare: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
-) -> ProcessPoolExecutor:
+) -> WorkerPool:
     """Return a pool of processes that import torch once between them.
 
     They are forked by a server, which imports torch and computes nothing: after a fork of this process, torch would
@@ -34,9 +70,9 @@ def start_workers(
     """
     context = _context()
     if prepare is None:
-        return ProcessPoolExecutor(workers, context, _begin, (dict(os.environ),))
+        return WorkerPool(workers, context, _begin, (dict(os.environ),))
     shared = write_shared(arguments)
-    pool = ProcessPoolExecutor(workers, context, _begin, (dict(os.environ), prepare, shared))
+    pool = WorkerPool(workers, context, _begin, (dict(os.environ), prepare, shared))
     weakref.finalize(pool, shared.unlink, missing_ok=True)
     return pool
 

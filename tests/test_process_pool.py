@@ -118,3 +118,31 @@ def test_ctrl_c_does_not_reach_the_server_while_it_imports() -> None:
     of_the_worker, of_its_parent = json.loads(done.stdout)
     assert signal.SIGINT in of_the_worker
     assert signal.SIGINT not in of_its_parent
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from etrm.process_pool import end_workers, start_workers
+
+if __name__ == "__main__":
+    number = int(sys.argv[1])
+    signal.signal(number, signal.default_int_handler)
+    pool = start_workers(1)
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()  # the server imports torch meanwhile
+    try:
+        pool.submit(int)
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        print(len(pool._processes))
+        end_workers(pool)
+"""
+"""Prints the number of workers that are known where a signal arrives while the first one starts."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks the workers on Linux alone")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_starts_while_its_parent_is_interrupted_is_known(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -27,7 +27,7 @@ from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
 from etrm.investigation.runs.launchers import launcher
 from etrm.investigation.session import Investigation
-from etrm.process_pool import start_workers
+from etrm.process_pool import end_workers, start_workers
 from etrm.training.faults import FAULTS
 
 NOTHING = "none"
@@ -219,8 +219,7 @@ def run(
                     _keep(root, identity, done)
                 progress("cases", len(chosen) - len(attempts), len(chosen))
         except KeyboardInterrupt:
-            for future in attempts:
-                future.cancel()
+            end_workers(pool)
             raise Interrupted from None
     return [done[case] for case in chosen]
 
