@@ -37,6 +37,7 @@ from etrm.investigation.reference_verdict import (
 from etrm.investigation.result import HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
 from etrm.investigation.runs.background_job import BackgroundJob
+from etrm.investigation.runs.pretrained_decoder import UnkeptDecoderError
 from etrm.investigation.session import Investigation
 
 OnDeparture = Callable[[ReferenceResult], None]
@@ -230,9 +231,9 @@ def decide_hypothesis(hypothesis: Hypothesis, investigation: Investigation) -> H
     """
     try:
         found: object = hypothesis.decide(investigation)
-    except EtrmError:
-        raise
-    except Exception as error:  # noqa: BLE001  (code under test may raise anything)
+    except Exception as error:
+        if isinstance(error, EtrmError) and not isinstance(error, UnkeptDecoderError):
+            raise
         file = investigation.root / f"{hypothesis.id}.traceback.txt"
         write_atomically(file, "".join(traceback.format_exception(error)))
         lines = str(error).splitlines() or [""]

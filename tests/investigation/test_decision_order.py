@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from etrm.config import load
-from etrm.errors import Interrupted
+from etrm.errors import CheckpointError, Interrupted
 from etrm.investigation import decision_order
 from etrm.investigation.announced_verdicts import AnnouncedVerdicts
 from etrm.investigation.decision_order import DecisionOrder, decide_hypothesis
@@ -25,6 +25,7 @@ from etrm.investigation.root_cause import find_root_cause
 from etrm.investigation.run import choose
 from etrm.investigation.runs.jobs import Job, OnProgress
 from etrm.investigation.runs.launchers import Launcher
+from etrm.investigation.runs.pretrained_decoder import UnkeptDecoderError
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import PipelineStage
 from etrm.training.step_check import ComparedStep
@@ -248,6 +249,22 @@ def test_a_crash_ends_one_hypothesis_and_keeps_its_traceback(tmp_path: Path) -> 
     assert (found.verdict, found.codes) == (Verdict.ERROR, (CommonReason.CRASHED,))
     assert "planted" in found.sentence
     assert "second line" in (tmp_path / "H2.traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(("kind", "ends"), [(UnkeptDecoderError, False), (CheckpointError, True)])
+def test_a_decoder_that_the_code_does_not_keep_ends_one_hypothesis_and_a_damaged_file_all(
+    kind: type[CheckpointError], ends: bool, tmp_path: Path
+) -> None:
+    class Refusing(ContextInterface):
+        def decide(self, investigation: Investigation) -> HypothesisResult:
+            raise kind("decoder.planted", "planted")
+
+    investigation = cast(Investigation, SimpleNamespace(root=tmp_path))
+    if ends:
+        with pytest.raises(CheckpointError):
+            decide_hypothesis(Refusing(), investigation)
+    else:
+        assert decide_hypothesis(Refusing(), investigation).verdict is Verdict.ERROR
 
 
 def test_ctrl_c_within_a_hypothesis_ends_the_investigation_and_is_no_verdict(tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def trm_config(subject: Config, steps: int) -> Config:
     )
 
 
+class UnkeptDecoderError(CheckpointError):
+    """A run of this tool did not keep its last step: the code under test is broken, and no folder or setting."""
+
+
 WAIT = 1.0
 """Seconds between two looks whether the other process has ended."""
 
@@ -82,7 +86,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
 
     Raises:
         Interrupted: the user pressed Ctrl-C; what was trained is kept and resumed next time.
-        CheckpointError: the training ended without a checkpoint of its last step.
+        UnkeptDecoderError: the training ended without a checkpoint of its last step.
     """
     folder, steps = folder_of(config, elsewhere), config.train.steps
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +100,7 @@ def pretrained(config: Config, progress: Callable[[int, int], None], elsewhere: 
             time.sleep(WAIT)
             continue
         if not finished(config, elsewhere):
-            raise CheckpointError(
+            raise UnkeptDecoderError(
                 "decoder.not-kept",
                 f"the TRM decoder was trained to its end, but the newest checkpoint in {folder} is an earlier one",
                 allowed=f"a checkpoint of step {steps}, as every run leaves one of its last step",
