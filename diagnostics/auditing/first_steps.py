@@ -18,6 +18,7 @@ from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.probes.data_checks import check_seen_data
 from diagnostics.auditing.probes.input_checks import check_first_layers
 from diagnostics.auditing.probes.late_changes import check_clipping
+from diagnostics.auditing.probes.next_tokens import check_unmasked
 from diagnostics.auditing.probes.operations.bookkeeping import (
     check_bookkeeping,
     check_frozen_dropouts,
@@ -128,6 +129,7 @@ class FirstSteps:
                 *check_frozen_dropouts(self._model, traces),
                 *check_clipping(traces),
                 *check_first_layers(traces, self._owner),
+                *check_unmasked(self._steps),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]
         except Exception as error:  # noqa: BLE001 - what cannot be judged must not end the training

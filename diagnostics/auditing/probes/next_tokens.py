@@ -33,7 +33,7 @@ LEAK002 = Rule(
     arguments="audit",
     causes=(SEES_TARGET,),
     what="The integer targets of a loss are the inputs of the model some positions later. An audit changes the inputs"
-    " after a position, and the output at it changes.",
+    " after a position, and the output at it changes; a monitor sees that no attention of the step has a mask.",
     why="The loss falls to nearly zero, and the model cannot generate.",
     example="A causal mask that is inverted, or not given to the attention.",
     false_alarms="None known.",
@@ -68,6 +68,28 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
     if shift is None or not _depends_on_later(model, step, given):
         return None
     return SEES_TARGET.of(shift=shift)
+
+
+def check_unmasked(steps: Sequence[ObservedStep]) -> list[Finding]:
+    """LEAK002 without another call of the model: every place attends to all, and the next token is the target."""
+    shifts = [_find_shift_without_mask(step) for step in steps]
+    if not shifts or any(each is None for each in shifts):
+        return []
+    return [LEAK002.found_once("", SEES_TARGET.of(shift=shifts[0]))]
+
+
+def _find_shift_without_mask(step: ObservedStep) -> int | None:
+    """By how many places the targets come before the tokens, if no attention of the step hides any place."""
+    scores, losses = step.trace.scores, step.trace.losses.compared
+    if scores.hides:
+        return None  # a decoder, perhaps next to an encoder without a mask
+    for given in (each for lookups in step.looked_up.values() for each in lookups):
+        if given.dim() == 2 and given.shape[1] in scores.unmasked:
+            whole = [call.target for call in losses if not call.target.is_floating_point()]
+            shift = _find_shift(given, [each for each in whole if each.numel() == given.numel()])
+            if shift is not None:
+                return shift
+    return None
 
 
 def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:

@@ -42,6 +42,8 @@ from diagnostics.recording.tensors import tensors_in
 
 _PATIENCE = 256
 """Backward passes without an update after which none is expected: few loops accumulate so many."""
+_SCHEDULED = 16
+"""Steps by which a schedule over small epochs has advanced; those of a function are gone when it has returned."""
 _FRUITLESS = 4
 """Updates of other tensors than those of the models after which these are taken for what is meant to train them."""
 
@@ -111,7 +113,7 @@ class ScriptWatch:
         """Remove the hooks, and keep the last step if it ended."""
         self._listening.close()
         self.evaluations.end()
-        self._schedules = find_idle_schedules([*self._stepped])
+        self._schedules = self._schedules or find_idle_schedules([*self._stepped])
         with _own_computation():
             if self._steps.is_open and (self._round.complete or (self._round.stepped and not self.recorded)):
                 self._close()
@@ -288,6 +290,8 @@ class ScriptWatch:
 
     def _close(self) -> None:
         self._rounds += 1
+        if self._rounds >= _SCHEDULED and is_power_of_two(self._rounds) and not self._schedules:
+            self._schedules = find_idle_schedules([*self._stepped])
         self._steps.close()
         self.followers.end()
         self.recorded += 1

@@ -17,7 +17,7 @@ import torch
 
 from diagnostics import Finding
 from etrm.atomic_files import write_atomically
-from tests.diagnostics.cases import faults, healthy
+from tests.diagnostics.cases import faults, healthy, programs
 from tests.diagnostics.cases.case import Answer, Case, Verdict, judge, judge_quiet, run_audit, run_monitor
 from tests.diagnostics.cases.healthy.training_loops import run_use
 
@@ -37,6 +37,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "kept": faults.kept.CASES,
     "planted": faults.planted.CASES,
     "variations": faults.variations.CASES,
+    "programs": programs.CASES,
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -57,8 +58,10 @@ Row = dict[str, str]
 
 _ORDER = ("named", "partly", "missed", "crashed")
 _RUNS: Mapping[str, Callable[[dict[str, Any]], Sequence[Finding]]] = {
-    "audit": run_audit,
-    "monitor": run_monitor,
+    "audit": lambda made: programs.audit_program(made, to_end=False) if "script" in made else run_audit(made),
+    "monitor": lambda made: (
+        programs.audit_program(made, to_end=True) if "script" in made else run_monitor(made)
+    ),
 }
 
 
@@ -103,7 +106,22 @@ def run_healthy(only: str = "") -> dict[str, str]:
             found[name] = "crashed"
         else:
             found[name] = judge_quiet(findings) if same else "changed"
-    return found | run_programs(only)
+    return found | run_programs(only) | run_scripts(only)
+
+
+def run_scripts(only: str = "") -> dict[str, str]:
+    """Quiet, accused, changed or crashed, by name of the healthy script."""
+    found = {}
+    for name, path in programs.HEALTHY.items():
+        if only in name:
+            try:
+                findings, same = programs.run_healthy_program(path)
+            except Exception as error:  # noqa: BLE001 - that an audit raises is a result
+                _say(f"{name}: {type(error).__name__}: {error}"[:200])
+                found[f"{name}, a script"] = "crashed"
+            else:
+                found[f"{name}, a script"] = judge_quiet(findings) if same else "changed"
+    return found
 
 
 def run_programs(only: str = "") -> dict[str, str]:
@@ -208,6 +226,7 @@ _TITLES = {
     "kept": "Eight more, after the rules of those",
     "planted": "Planted in whole training scripts",
     "variations": "Variations of the kinds that users report",
+    "programs": "Planted in whole scripts, which are audited as they are: 20 steps, and to their end",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\

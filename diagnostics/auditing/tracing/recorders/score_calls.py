@@ -36,6 +36,8 @@ class ScoreCalls:
     Attributes:
         softmaxes: Calls of softmax.
         attentions: Calls of attentions with a mask of keys.
+        unmasked: Lengths of the sequences in which every place attends to all.
+        hides: Whether an attention is given a mask, or is causal.
         backward_masks: Attentions whose mask shows each place later places alone.
         normalized: Calls of F.normalize.
         picks: Numbers that an index picks from others with a graph, as an action its log-probability.
@@ -45,6 +47,8 @@ class ScoreCalls:
     def __init__(self) -> None:
         self.softmaxes: list[SoftmaxCall] = []
         self.attentions: list[AttentionCall] = []
+        self.unmasked: list[int] = []
+        self.hides = False
         self.backward_masks: list[Operation] = []
         self.normalized: list[NormalizeCall] = []
         self.picks: list[Pick] = []
@@ -69,6 +73,7 @@ class ScoreCalls:
 
     def _note_attention(self, call: TorchCall) -> None:
         mask = call.argument("attn_mask", 3)
+        self._note_reach(call)
         if call.name == "scaled_dot_product_attention" and isinstance(mask, Tensor):
             seen = mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
             if _sees_later_alone(seen):
@@ -76,6 +81,16 @@ class ScoreCalls:
         keys, kept = _ATTENTIONS[call.name](call.args, call.kwargs)
         if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
             self.attentions.append(AttentionCall(call.operation(), _reads_constant(keys, kept)))
+
+    def _note_reach(self, call: TorchCall) -> None:
+        """Note whether the places of a sequence attend to all of its places."""
+        if isinstance(call.argument("attn_mask", 3), Tensor) or call.argument("is_causal", 5) is True:
+            self.hides = True
+            return
+        place = -2 if call.name == "scaled_dot_product_attention" else 0
+        lengths = {each.shape[place] for each in call.pair if each.dim() > 2}
+        if len(call.pair) > 1 and len(lengths) == 1:
+            self.unmasked += lengths
 
     def _note_logarithm(self, call: TorchCall) -> None:
         if isinstance(call.result, Tensor) and call.result.requires_grad:
