@@ -90,7 +90,7 @@ def make_case():
 def step(model, x):
     shares = model(x).add(1000).exp()
     shares = shares / shares.sum(1, keepdim=True)
-    return -torch.distributions.Categorical(shares).log_prob(torch.zeros(len(x))).mean()
+    return -torch.distributions.Categorical(shares, validate_args=True).log_prob(torch.zeros(len(x))).mean()
 
 if __name__ == "__main__":
     case = make_case()

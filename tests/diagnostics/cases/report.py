@@ -118,9 +118,9 @@ def run_scripts(only: str = "") -> dict[str, str]:
                 findings, same = programs.run_healthy_program(path)
             except Exception as error:  # noqa: BLE001 - that an audit raises is a result
                 _say(f"{name}: {type(error).__name__}: {error}"[:200])
-                found[f"{name}, a script"] = "crashed"
+                found[name] = "crashed"
             else:
-                found[f"{name}, a script"] = judge_quiet(findings) if same else "changed"
+                found[name] = judge_quiet(findings) if same else "changed"
     return found
 
 
@@ -277,6 +277,13 @@ first written 37 of the 44 were named, 2 partly and 5 missed; scaled-by-integer,
 views-without-negatives have wider ones in the table. An audit raised where the square of a gradient is 0, audit and
 monitor where a step pickles its model, and 3 more healthy programs were accused. Missed is sum-so-far, a sum of losses
 that is propagated after each.
+
+"programs" are eight whole scripts with two faults each, and twelve healthy ones that look unusual, written without a
+look at the rules. In 20 steps 7 of the 16 faults were named at first, 1 was a note and 8 were missed (code-copied is
+named when a script runs to its end); all healthy versions were quiet, and 5 of the 12 unusual scripts were accused.
+codebook was one of them, and right to be: its codes had collapsed, which was corrected. The answer of not-causal was
+widened to the rule that an audit of a function already had. Missed is losses-of-both, since several losses may be
+meant to train both networks.
 
 A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.

@@ -20,7 +20,9 @@ from diagnostics.auditing.scripts.script import STEPS, audit_script
 from tests.diagnostics.cases.case import Answer, Case
 
 FOLDER = Path(__file__).parent
-HEALTHY = {path.stem.replace("_", " "): path for path in sorted((FOLDER / "healthy").glob("*.py"))}
+HEALTHY = {
+    f"{path.stem.replace('_', ' ')}, a script": path for path in sorted((FOLDER / "healthy").glob("*.py"))
+}
 
 
 def audit_program(made: dict[str, Any], to_end: bool) -> Sequence[Finding]:
@@ -75,7 +77,7 @@ CASES: Sequence[Case] = (
         2,
         "schedule-of-old-optimizer",
         "a schedule has the optimiser that was replaced",
-        Answer("RATE001", "", "no-effect"),
+        Answer("RATE001", "", "schedule-of-idle-optimizer"),
     ),
     _case(
         "autoencoder",
