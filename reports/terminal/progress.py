@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from reports.markdown import duration, plain
+from reports.markdown import count, duration, plain
 from reports.terminal.console import open_console
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Phases:
 class InvestigationProgress(Phases):
     """The progress of a whole investigation: the time left for all of it, the current phase, and each verdict.
 
-    In a pipe, a departure from the reference and each verdict is one plain line, and nothing else is printed.
+    A pipe gets plain lines: the number of planned steps, departures from the reference and verdicts.
 
     Args:
         names: the titles of the hypotheses by id.
@@ -120,7 +120,10 @@ class InvestigationProgress(Phases):
 
     def plan(self, planned: PlannedWork) -> None:
         """Take the planned runs, from which the time left is estimated; without any, none is shown."""
-        if planned.look().total:
+        state = planned.look()
+        if state.done < state.total and not self.console.is_terminal:
+            self._print(Text(describe_plan(state.total - state.done)))
+        if state.total:
             self._planned = planned
             self._whole = self._bars.add_task("whole investigation", words="")
             self._look()
@@ -196,6 +199,11 @@ def describe_time_left(seconds: float | None, *, at_most: bool = False) -> str:
         return f"{about} {max(10, round(seconds / 10) * 10)} s left"
     minutes = round(seconds / 60)
     return f"{about} {minutes} min left" if minutes < 60 else f"{about} {seconds / 3600:.1f} h left"
+
+
+def describe_plan(steps: int) -> str:
+    """Return what an investigation is going to do, for a pipe, which is silent until the first verdict."""
+    return f"Training {count(steps, 'step')} in short runs. Each verdict is printed when it is final."
 
 
 def describe_stop(cause: str, *, resumes: bool = True) -> str:

@@ -19,6 +19,7 @@ from reports.terminal.progress import (
     InvestigationProgress,
     Phases,
     TrainProgress,
+    describe_plan,
     describe_time_left,
 )
 
@@ -89,6 +90,8 @@ def test_the_time_left_is_that_of_all_phases(console: Console) -> None:
         if console.is_terminal:
             assert (whole.completed, whole.total) == (100, 400)
             assert whole.fields["words"] == describe_time_left(200.0) == "about 3 min left"
+        else:
+            assert text_of(console) == f"{describe_plan(400)}\n"
     assert all(len(line) <= 80 for line in ESCAPES.sub("", text_of(console)).replace("\r", "\n").split("\n"))
 
 
