@@ -7,12 +7,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.probes.data_checks import check_seen_data
@@ -32,6 +31,7 @@ from diagnostics.auditing.probes.operations.operation_checks import check_operat
 from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
+from diagnostics.auditing.tracing.lowest_mode import LowestMode
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.auditing.tracing.torch_call import SKIPPED
 from diagnostics.causes import Cause
@@ -148,7 +148,7 @@ class FirstSteps:
         return fold_own_copies(without_idle(explain_by_probes(own, checked, flow)))
 
 
-class _BoundedTrace(OperationTrace):
+class _BoundedTrace(LowestMode, OperationTrace):
     """A trace that lets everything pass once it has seen too much; it leaves out what the toolkit calls.
 
     Attributes:
@@ -159,19 +159,6 @@ class _BoundedTrace(OperationTrace):
         super().__init__()
         self.ended: Cause | None = None
         self._count = 0
-
-    def __enter__(self) -> Self:
-        """Begin below the modes that the user has entered: each of them is left before or after this one."""
-        with without_modes():
-            super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End, whatever was entered since."""
-        with without_modes(until=self):
-            super().__exit__(kind, error, trace)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -212,20 +199,6 @@ class _BoundedTrace(OperationTrace):
             super()._note(func, name, args, kwargs, result)
         except Exception as error:  # noqa: BLE001 - the same
             self.ended = RECORDING_FAILED.of(error=type(error).__name__)
-
-
-@contextmanager
-def without_modes(until: TorchFunctionMode | None = None) -> Iterator[None]:
-    """Take the modes of torch functions away for the block, of those above `until` alone where it is given."""
-    taken: list[TorchFunctionMode] = []
-    while (top := _get_current_function_mode()) is not None and top is not until:
-        taken.append(top)
-        _pop_mode()
-    try:
-        yield
-    finally:
-        for each in reversed(taken):
-            _push_mode(each)
 
 
 def _is_own(frame: FrameType | None) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from diagnostics.auditing.first_steps import without_modes
 from diagnostics.auditing.probes.model_checks import IN_TRAINING_MODE, MODE004
+from diagnostics.auditing.tracing.lowest_mode import LowestMode
 from diagnostics.auditing.tracing.torch_call import name_of
 from diagnostics.findings import Finding
 from diagnostics.rules.parameter_checks import first_few
@@ -94,7 +92,7 @@ def _acting(module: nn.Module) -> list[str]:
     return [name or type(layer).__name__ for name, layer in layers.items()]
 
 
-class _Judging(TorchFunctionMode):
+class _Judging(LowestMode):
     """Looks for a loss, or for decisions that are compared, among functions that are called with gradients disabled.
 
     Attributes:
@@ -106,19 +104,6 @@ class _Judging(TorchFunctionMode):
         self.judged = False
         self._decisions: dict[int, Tensor] = {}  # kept, so that no id comes twice
         self._count = 0
-
-    def __enter__(self) -> Self:
-        """Begin below the modes of the program."""
-        with without_modes():
-            super().__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End, whatever was entered since."""
-        with without_modes(until=self):
-            super().__exit__(kind, error, trace)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
