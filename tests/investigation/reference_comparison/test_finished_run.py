@@ -98,7 +98,7 @@ def test_another_best_score_after_resuming_is_the_weights(
 def test_the_best_score_is_that_of_the_steps_before_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log goes on behind the checkpoint from which a run resumes."""
+    """The log has steps after the checkpoint from which the run resumes."""
     recall = HeldOutCurve.recall
     monkeypatch.setattr(HeldOutCurve, "recall", lambda self, path, size: recall(self, path, 1 << 30))
     assert [(found.stage, found.tensor) for found in compare_resumed(folder)] == [
