@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.auditing.tracing.recorders.first_nonfinite import count_bad
-from diagnostics.auditing.tracing.torch_call import is_users
 from diagnostics.findings import Evidence, Finding
+from diagnostics.recording.calls.callers import is_users
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.report.text import to_text
 from diagnostics.rules.families.gradients.reach import OVERFLOW, OVERFLOW_IN_OPERATION, REACH003

@@ -33,9 +33,9 @@ from diagnostics.auditing.probes.probe import explain_by_probes
 from diagnostics.auditing.probes.response_probe import check_draws
 from diagnostics.auditing.tracing.lowest_mode import LowestMode
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
-from diagnostics.auditing.tracing.torch_call import SKIPPED
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
+from diagnostics.recording.calls.callers import LIBRARIES
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.tensors import is_captured, is_transformed
 from diagnostics.rules.families.not_run import (
@@ -203,7 +203,7 @@ class _BoundedTrace(LowestMode, OperationTrace):
 
 def _is_own(frame: FrameType | None) -> bool:
     """Whether the innermost frame outside of torch is the toolkit's."""
-    torchs, own = SKIPPED
+    torchs, own = LIBRARIES
     while frame is not None and frame.f_code.co_filename.startswith((torchs, "<")):
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(own)

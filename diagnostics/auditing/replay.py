@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.auditing.tracing.recorded_calls import Operation
-from diagnostics.auditing.tracing.torch_call import is_users
+from diagnostics.recording.calls.callers import is_users
 from diagnostics.recording.random_numbers import RandomState
 from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.testing.trials import arrivals, untouched

@@ -17,15 +17,13 @@ from torch.nn import functional as F
 
 from diagnostics.auditing.probes.model_checks import IN_TRAINING_MODE, MODE004
 from diagnostics.auditing.tracing.lowest_mode import LowestMode
+from diagnostics.auditing.tracing.recorders.loss_calls import COMPARED
 from diagnostics.auditing.tracing.torch_call import name_of
 from diagnostics.findings import Finding
 from diagnostics.rules.parameter_checks import first_few
 from diagnostics.selection import moded
 
-_LOSSES = {
-    *(F.cross_entropy, F.nll_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
-    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div, F.ctc_loss),
-}
+_LOSSES = {*COMPARED, F.ctc_loss}
 _CHOICES = ("argmax", "max", "topk", "round", "gt", "ge", "lt", "le")
 """Functions that make a decision of scores; of two results the last one is it."""
 _COMPARISONS = ("eq", "ne")

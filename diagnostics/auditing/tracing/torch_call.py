@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.overrides import resolve_name
 
 from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.auditing.tracing.value_kinds import ValueKinds
 from diagnostics.auditing.tracing.value_origins import ValueOrigins
+from diagnostics.recording.calls.callers import calling_line
 from diagnostics.recording.calls.module_graph import Flow
-
-SKIPPED = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
-"""Folders whose frames are not the user's."""
 
 
 class TracedStep:
@@ -121,17 +116,7 @@ def name_of(func: Any) -> str:
     return str(full).rpartition(".")[2]
 
 
-def is_users(file: str) -> bool:
-    """Whether a file is neither torch's nor the toolkit's."""
-    return not file.startswith((*SKIPPED, "<")) and "contextlib" not in file
-
-
 def place_of() -> str:
     """File and line of the innermost frame that is neither torch's nor the toolkit's."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if is_users(name):
-            return f"{Path(name).name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+    file, line = calling_line()
+    return f"{Path(file).name}:{line}" if file else ""

@@ -1,4 +1,4 @@
-"""The line of the user's code that calls a module."""
+"""The line of the user's code that calls torch or the toolkit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from types import FrameType
 
 import torch
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
-"""Folders whose frames are not the user's."""
+LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+"""Folders whose frames are not the user's: torch's, and the toolkit's."""
+
+
+def is_users(file: str) -> bool:
+    """Whether a file is neither torch's nor the toolkit's."""
+    return not file.startswith((*LIBRARIES, "<")) and "contextlib" not in file
 
 
 def calling_line() -> tuple[str, int]:
@@ -17,7 +22,7 @@ def calling_line() -> tuple[str, int]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((*_LIBRARIES, "<")):
+        if is_users(file):
             return file, frame.f_lineno
         frame = frame.f_back
     return "", 0

@@ -97,7 +97,7 @@ def _choose_checkpoint(path: Path, steps: int) -> Path:
 
 
 def find_step(checkpoint: Path) -> int:
-    """The step of a checkpoint folder, by its name."""
+    """The step of a checkpoint folder, by its name; not as the code under test reads it."""
     return int(checkpoint.name.removeprefix("step_"))
 
 

@@ -162,9 +162,8 @@ def _compute_gradient(model: Variant, trained: Sequence[nn.Parameter], batch: Ba
         carry, output = model(carry, batch)
         loss = act_loss(output, batch.labels, config.train.loss)
         total = loss.total(config.train)
-        if (
-            total.requires_grad
-        ):  # of a cached context only the first step's does, if the encoder alone is trained
+        # With a cached context, only the first step reaches the encoder; the others may train nothing.
+        if total.requires_grad:
             torch.autograd.backward(total / (batch.size * act_steps), inputs=list(trained))
         lm += float(loss.lm.detach().mean()) / act_steps
     return lm

@@ -93,10 +93,14 @@ _HARD = 0.9  # share of the rows
 def judge_scores(
     traces: Sequence[OperationTrace], samples: int, owner: Callable[[str], str]
 ) -> Iterator[Placed]:
-    """What every step does wrong in making weights of scores."""
-    for softmax in traces[0].scores.softmaxes if traces else ():
-        if not all(any(_alike(softmax, other) for other in trace.scores.softmaxes) for trace in traces):
-            continue
+    """What every step does wrong when it makes weights of scores.
+
+    Args:
+        traces: One per step, of different batches.
+        samples: Number of samples in a batch.
+        owner: Function full name of a module -> the innermost watched module that contains it.
+    """
+    for softmax in _in_every_step(traces):
         module = softmax.operation.module
         for cause in _judge_softmax(softmax, samples):
             yield (module,) if owner(module) else softmax.sources, cause
@@ -112,13 +116,19 @@ def judge_scores(
 
 def find_hard(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> Iterator[Finding]:
     """Softmaxes that are nearly one-hot in every step: one finding each, with the modules that the scores come from."""
-    for call in traces[0].scores.softmaxes if traces else ():
-        every = all(any(_alike(call, other) for other in trace.scores.softmaxes) for trace in traces)
-        if every and _is_hard(call, traces):
+    for call in _in_every_step(traces):
+        if _is_hard(call, traces):
             first, *others = sorted({owner(name) for name in call.sources}) or [owner(call.operation.module)]
             cause = ONE_HOT.of(operation=call.operation)
             held = tuple(SOFTMAX001.found_once(module, cause) for module in others)
             yield replace(SOFTMAX001.found_once(first, cause), consequences=held)
+
+
+def _in_every_step(traces: Sequence[OperationTrace]) -> Iterator[SoftmaxCall]:
+    """The softmaxes of the first step that all other steps call too."""
+    for call in traces[0].scores.softmaxes if traces else ():
+        if all(any(_alike(call, other) for other in trace.scores.softmaxes) for trace in traces):
+            yield call
 
 
 def _find_read_padding(traces: Sequence[OperationTrace]) -> Iterator[Placed]:

@@ -16,7 +16,7 @@ from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.auditing.tracing.value_kinds import CONSTANT, DECIDED
 from diagnostics.recording.tensors import memory_of
 
-_COMPARED: tuple[Callable[..., Tensor], ...] = (
+COMPARED: tuple[Callable[..., Tensor], ...] = (
     F.cross_entropy,
     F.nll_loss,
     F.binary_cross_entropy,
@@ -27,6 +27,7 @@ _COMPARED: tuple[Callable[..., Tensor], ...] = (
     F.huber_loss,
     F.kl_div,
 )
+"""Losses that compare an input with its target element by element."""
 _SIGNED: Mapping[Callable[..., Tensor], int] = {
     F.margin_ranking_loss: 2,
     F.cosine_embedding_loss: 2,
@@ -38,7 +39,7 @@ _NEAR: Mapping[Callable[..., Tensor], int] = {F.cosine_similarity: 1} | dict.fro
     (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), -1
 )
 """Function that compares two tensors -> the sign of its change as they come nearer."""
-_NAMES = frozenset(each.__name__ for each in (*_COMPARED, F.ctc_loss, *_SIGNED, *_NEAR)) | {"mean"}
+_NAMES = frozenset(each.__name__ for each in (*COMPARED, F.ctc_loss, *_SIGNED, *_NEAR)) | {"mean"}
 _SHOWN = 8  # scores of a loss that are looked for in the output of the layer before it
 _MOST_COMPARED = 2**24
 """Elements of that output, 64 MB."""
@@ -97,12 +98,12 @@ class LossCalls:
             self.means.append(MeanCall(call.operation(), len(given), Arrived(result)))
 
     def _note_loss(self, call: TorchCall) -> None:
-        if not (call.func in _COMPARED or call.func is F.ctc_loss) or not call.args:
+        if not (call.func in COMPARED or call.func is F.ctc_loss) or not call.args:
             return
         settings = signature(call.func).bind(*call.args, **call.kwargs).arguments
         _, compared, *_ = settings
         if isinstance(call.args[0], Tensor) and isinstance(settings[compared], Tensor):
-            calls = self.compared if call.func in _COMPARED else self.alignments
+            calls = self.compared if call.func in COMPARED else self.alignments
             calls.append(self._describe(call, call.args[0], settings.pop(compared), settings))
 
     def _describe(
