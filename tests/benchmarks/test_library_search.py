@@ -39,6 +39,7 @@ def test_a_rule_that_fits_and_fails_the_query_solves_nothing() -> None:
     assert (judged.fit, judged.solves) == (1, False)
 
 
+@pytest.mark.slow
 def test_the_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--tasks", "1"])
     printed = capsys.readouterr().out

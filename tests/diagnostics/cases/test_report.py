@@ -106,7 +106,7 @@ CASES: Cases = {
 """For the tests of all rules."""
 
 
-EVERY = 6
+EVERY = 12
 """One of so many cases of a group is a fast test: each rule has fast tests of its own besides."""
 
 
@@ -129,7 +129,7 @@ def test_it_is_named_and_its_fix_is_quiet(case: Case) -> None:
 OTHERS = [name for name in HEALTHY if name not in variations.USES]
 
 
-@pytest.mark.parametrize("name", one_in(3, [*OTHERS, *variations.USES]))
+@pytest.mark.parametrize("name", one_in(6, [*OTHERS, *variations.USES]))
 def test_a_healthy_loop_is_quiet_and_unchanged(name: str) -> None:
     findings, same = run_use(HEALTHY[name])
     assert same
@@ -151,7 +151,7 @@ HALF_NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", one_in(4, sorted(PROGRAMS.keys() - ACCUSED)))
+@pytest.mark.parametrize("name", one_in(8, sorted(PROGRAMS.keys() - ACCUSED)))
 @pytest.mark.parametrize("run", [run_audit, pytest.param(run_monitor, marks=pytest.mark.slow)])
 def test_a_healthy_program_is_quiet(run: Callable[..., Sequence[Finding]], name: str) -> None:
     """An audit has a monitor too, for fewer steps."""

@@ -97,6 +97,7 @@ def cache(decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETRM_CACHE", str(decoder.parent.parent))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache", "equal")
 def test_the_weights_of_a_past_fault_name_its_hypothesis_although_new_runs_refute_it(
     with_past_fault: Callable[[str], Path], tmp_path: Path
