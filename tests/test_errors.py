@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import cli
-import etrm.checkpoints.format
-import etrm.training.nonfinite  # noqa: F401 -- the two modules with error classes of their own
+import etrm.checkpoints.format  # these three modules have error classes of their own
+import etrm.investigation.runs.pretrained_decoder
+import etrm.training.nonfinite  # noqa: F401
 from diagnostics.reference.error_catalog import Site
 from etrm.commands.error_codes import CODE, sites
 from etrm.errors import ArgumentError, ConfigError, EtrmError

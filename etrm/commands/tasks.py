@@ -44,8 +44,8 @@ def show(
     ] = 0,
 ) -> None:
     """Draw a task in the terminal, or one of its episodes in the form that the model gets."""
-    from etrm.data.draw import draw_episode, draw_task
     from etrm.data.episodes import build_episode
+    from reports.grid_drawing import draw_episode, draw_task
     from reports.terminal.console import open_console
 
     allow_named([source])

@@ -21,9 +21,10 @@ from etrm.config.data import DataConfig as DataConfig
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import list_sections as list_sections
 from etrm.config.describe import list_settings as list_settings
-from etrm.config.fitting import AdaptationConfig as AdaptationConfig
-from etrm.config.fitting import AdaptedPart as AdaptedPart
-from etrm.config.fitting import ContextSearchConfig as ContextSearchConfig
+from etrm.config.evaluate import AdaptationConfig as AdaptationConfig
+from etrm.config.evaluate import AdaptedPart as AdaptedPart
+from etrm.config.evaluate import ContextSearchConfig as ContextSearchConfig
+from etrm.config.evaluate import EvaluateConfig as EvaluateConfig
 from etrm.config.model import KINDS as KINDS
 from etrm.config.model import KNOBS as KNOBS
 from etrm.config.model import STATEFUL as STATEFUL
@@ -33,6 +34,7 @@ from etrm.config.model import EncoderKind as EncoderKind
 from etrm.config.model import HaltConfig as HaltConfig
 from etrm.config.model import ModelConfig as ModelConfig
 from etrm.config.model import VariantName as VariantName
+from etrm.config.monitor import MonitorConfig as MonitorConfig
 from etrm.config.resolve import Resolved as Resolved
 from etrm.config.resolve import Source as Source
 from etrm.config.resolve import list_presets as list_presets
@@ -50,6 +52,4 @@ from etrm.config.tree import parse_settings as parse_settings
 from etrm.config.tree import with_interventions as with_interventions
 from etrm.config.tree import with_overrides as with_overrides
 from etrm.config.tree import with_settings as with_settings
-from etrm.config.watch import EvaluateConfig as EvaluateConfig
-from etrm.config.watch import MonitorConfig as MonitorConfig
 from etrm.setting_texts import override as override

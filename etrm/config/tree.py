@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from etrm.config.code_names import Named, is_rules
 from etrm.config.curriculum import scale_curriculum
 from etrm.config.data import DataConfig
+from etrm.config.evaluate import EvaluateConfig
 from etrm.config.model import KINDS, SYMBOLIC, VARIATIONAL, ModelConfig, VariantName
+from etrm.config.monitor import MonitorConfig
 from etrm.config.section import Section, refused
 from etrm.config.train import TrainConfig
-from etrm.config.watch import EvaluateConfig, MonitorConfig
 from etrm.errors import ConfigError
 from etrm.setting_texts import merge, override
 

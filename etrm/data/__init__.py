@@ -3,8 +3,8 @@
 from etrm.data.augment import Augmentation, name_augmented, parse_name
 from etrm.data.check import RegionSummary, TaskSetSummary, describe
 from etrm.data.collate import collate, lay_out
+from etrm.data.demonstration_queries import pose_demonstrations
 from etrm.data.episodes import Episodes, build_evaluation_samples
-from etrm.data.posed import pose_demonstrations
 from etrm.data.region import find_region
 from etrm.data.rule_stream import choose_training_tasks, open_episodes
 from etrm.data.sample import DemoPair, Sample

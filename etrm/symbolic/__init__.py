@@ -1,8 +1,5 @@
 """The symbolic solver: formulas over grids, and a model that chooses among them (``docs/symbolic.md``)."""
 
-from etrm.symbolic.evaluate import Evaluator as Evaluator
-from etrm.symbolic.evaluate import apply_rule as apply_rule
-from etrm.symbolic.evaluate import evaluate_formula as evaluate_formula
 from etrm.symbolic.formula import Formula as Formula
 from etrm.symbolic.formula import Rule as Rule
 from etrm.symbolic.grids import Grids as Grids
@@ -17,3 +14,6 @@ from etrm.symbolic.semantics import Semantics as Semantics
 from etrm.symbolic.solver import Demonstrations as Demonstrations
 from etrm.symbolic.solver import Solution as Solution
 from etrm.symbolic.solver import SymbolicSolver as SymbolicSolver
+from etrm.symbolic.tensor_evaluator import Evaluator as Evaluator
+from etrm.symbolic.tensor_evaluator import apply_rule as apply_rule
+from etrm.symbolic.tensor_evaluator import evaluate_formula as evaluate_formula

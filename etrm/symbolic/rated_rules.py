@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_host
-from etrm.symbolic.evaluate import Evaluator, apply_rule
 from etrm.symbolic.formula import Also, Formula, Rule, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.search import Array, measure_agreement
 from etrm.symbolic.solver import Demonstrations, SymbolicCore
+from etrm.symbolic.tensor_evaluator import Evaluator, apply_rule
 
 
 @dataclass(frozen=True, eq=False)

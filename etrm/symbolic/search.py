@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from etrm.errors import ArgumentError
-from etrm.symbolic.evaluate import Evaluator, apply_rule
 from etrm.symbolic.formula import Also, And, Formula, Rule, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import Library, recolour
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.semantics import Semantics
+from etrm.symbolic.tensor_evaluator import Evaluator, apply_rule
 
 Array = np.ndarray[Any, Any]
 """A grid of colours, (rows, columns) of integers."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from etrm.symbolic.evaluate import Evaluator, apply_rule
 from etrm.symbolic.formula import BLACK, CELL, COLOURS, TRUE, And, Atom, Cell, Formula, Not, Rule, Then, Where
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.library import recolour
 from etrm.symbolic.pairwise import PAIRS, paint_pairs, pairwise_rule
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.semantics import Semantics
+from etrm.symbolic.tensor_evaluator import Evaluator, apply_rule
 
 SOURCES = COLOURS + 1
 """Sets of colours that a recolouring paints: each colour, and every colour but black."""

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from etrm.data import Grid, Pair
-from etrm.data.draw import COLOUR_HEX, INK_HEX, draw_grid
 from etrm.training.scoring.score_run import Evaluated
+from reports.grid_drawing import COLOUR_HEX, INK_HEX, draw_grid
 from reports.markdown import count
 from reports.plots.figures import GREY, fixed_style, png, shown
 from reports.runs.predictions import Answered, Mask, format_size

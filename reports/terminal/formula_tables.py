@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from etrm.data import Grid
-from etrm.data.draw import draw_grid
 from etrm.symbolic import Library
 from etrm.training.scoring.explain_run import ExplainedQuery, ExplainedTask, Mask
+from reports.grid_drawing import draw_grid
 from reports.pages.formula_page import FormulaFindings
 from reports.runs.explanations import (
     LEARNED,

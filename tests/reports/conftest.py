@@ -18,6 +18,7 @@ from etrm.investigation.result import (
     Result,
     Scenario,
 )
+from tests.data.conftest import as_plain, make_task, published, small_set  # noqa: F401 - fixtures
 
 SEEDS = (0, 1, 2)
 

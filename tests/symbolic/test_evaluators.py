@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from etrm.errors import FormulaError
-from etrm.symbolic import evaluate, loop
+from etrm.symbolic import loop_evaluator, tensor_evaluator
 from etrm.symbolic.formula import Formula, Rule
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.parser import parse, parse_formula
@@ -58,8 +58,8 @@ def assert_equal(fast: Tensor, slow: Tensor, grids: Grids, predicates: Predicate
 def test_both_evaluators_agree_on_formulas(formula: Formula, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics)
-    slow = loop.evaluate_formula(formula, grids, predicates, semantics)
+    fast = tensor_evaluator.evaluate_formula(formula, grids, predicates, semantics)
+    slow = loop_evaluator.evaluate_formula(formula, grids, predicates, semantics)
     assert_equal(fast, slow, grids, predicates)
 
 
@@ -67,8 +67,8 @@ def test_both_evaluators_agree_on_formulas(formula: Formula, grids: Grids, seman
 @given(strategies.formulas(("x", "y"), depth=2), strategies.grids(most=1, side=2, soft=True), SEMANTICS)
 def test_each_free_variable_is_an_axis(formula: Formula, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
-    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
-    slow = loop.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
+    fast = tensor_evaluator.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
+    slow = loop_evaluator.evaluate_formula(formula, grids, predicates, semantics, ("y", "x"))
     assert_equal(fast, slow, Grids(grids.colours.requires_grad_(), grids.heights, grids.widths), predicates)
 
 
@@ -79,8 +79,8 @@ def test_both_evaluators_agree_on_nested_quantifiers(
 ) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.evaluate_formula(formula, grids, predicates, semantics)
-    slow = loop.evaluate_formula(formula, grids, predicates, semantics)
+    fast = tensor_evaluator.evaluate_formula(formula, grids, predicates, semantics)
+    slow = loop_evaluator.evaluate_formula(formula, grids, predicates, semantics)
     assert_equal(fast, slow, grids, predicates)
 
 
@@ -89,8 +89,8 @@ def test_both_evaluators_agree_on_nested_quantifiers(
 def test_both_evaluators_agree_on_rules(rule: Rule, grids: Grids, semantics: Semantics) -> None:
     predicates = strategies.predicates()
     grids = Grids(grids.colours.requires_grad_(), grids.heights, grids.widths)
-    fast = evaluate.apply_rule(rule, grids, predicates, semantics)
-    slow = loop.apply_rule(rule, grids, predicates, semantics)
+    fast = tensor_evaluator.apply_rule(rule, grids, predicates, semantics)
+    slow = loop_evaluator.apply_rule(rule, grids, predicates, semantics)
     assert torch.equal(fast.heights, slow.heights)
     assert torch.equal(fast.widths, slow.widths)
     assert_equal(fast.colours, slow.colours, grids, predicates)
@@ -99,12 +99,12 @@ def test_both_evaluators_agree_on_rules(rule: Rule, grids: Grids, semantics: Sem
 @RELAXED
 @given(strategies.rules(), strategies.grids(soft=True), SEMANTICS)
 def test_a_painted_grid_is_a_distribution(rule: Rule, grids: Grids, semantics: Semantics) -> None:
-    painted = evaluate.apply_rule(rule, grids, strategies.predicates(), semantics)
+    painted = tensor_evaluator.apply_rule(rule, grids, strategies.predicates(), semantics)
     assert (painted.colours > -1e-9).all()
     torch.testing.assert_close(painted.colours.sum(-1), torch.ones_like(painted.colours[..., 0]))
 
 
-@pytest.mark.parametrize("evaluator", [evaluate, loop])
+@pytest.mark.parametrize("evaluator", [tensor_evaluator, loop_evaluator])
 @pytest.mark.parametrize("quantifier", ["product", "minimum", "mean"])
 @pytest.mark.parametrize("text", ["learned(x, 1)", "exists y: related(x, y, 0) and learned(y, 1)"])
 def test_the_gradient_reaches_every_weight_of_the_predicates_in_use(
@@ -123,7 +123,7 @@ def test_the_gradient_reaches_every_weight_of_the_predicates_in_use(
         assert all(weight.grad is not None and weight.grad.any() for weight in module.parameters())
 
 
-@pytest.mark.parametrize("evaluator", [evaluate, loop])
+@pytest.mark.parametrize("evaluator", [tensor_evaluator, loop_evaluator])
 def test_a_guard_keeps_its_gradient_where_an_implication_to_a_true_assignment_loses_it(
     evaluator: ModuleType,
 ) -> None:
@@ -138,14 +138,14 @@ def test_a_guard_keeps_its_gradient_where_an_implication_to_a_true_assignment_lo
     assert all(weight.grad is not None and weight.grad.any() for weight in predicates.guards.parameters())
 
 
-@pytest.mark.parametrize("evaluator", [evaluate, loop])
+@pytest.mark.parametrize("evaluator", [tensor_evaluator, loop_evaluator])
 def test_a_variable_without_a_value_is_refused(evaluator: ModuleType) -> None:
     grids, predicates = Grids.of([[[0]]]), Predicates()
     with raises_code(FormulaError, "formula.unbound-variable", got="y"):
         evaluator.evaluate_formula(parse_formula("touching(x, y)"), grids, predicates, Semantics())
 
 
-@pytest.mark.parametrize("evaluator", [evaluate, loop])
+@pytest.mark.parametrize("evaluator", [tensor_evaluator, loop_evaluator])
 def test_what_is_not_learned_is_refused(evaluator: ModuleType) -> None:
     grids, semantics = Grids.of([[[0]]], torch.float64), Semantics()
     with raises_code(FormulaError, "formula.nothing-learned", "learned"):
@@ -157,11 +157,11 @@ def test_what_is_not_learned_is_refused(evaluator: ModuleType) -> None:
 def test_quantifiers_range_over_the_true_grid_alone() -> None:
     """Beside a 3x3 grid, a 1x1 grid has eight cells of the canvas that do not exist."""
     grids = Grids.of([[[1]], [[1, 1, 1], [1, 1, 1], [1, 1, 0]]])
-    all_blue = evaluate.evaluate_formula(
+    all_blue = tensor_evaluator.evaluate_formula(
         parse_formula("forall y: colour(y, 1)"), grids, Predicates(), Semantics()
     )
     assert all_blue[:, 0].tolist() == [1, 0]
-    some_black = evaluate.evaluate_formula(
+    some_black = tensor_evaluator.evaluate_formula(
         parse_formula("exists y: colour(y, 0)"), grids, Predicates(), Semantics()
     )
     assert some_black[:, 0].tolist() == [0, 1]

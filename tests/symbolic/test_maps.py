@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from etrm.symbolic.evaluate import apply_rule
 from etrm.symbolic.formula import MAPS
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.parser import parse
 from etrm.symbolic.predicates import Predicates
 from etrm.symbolic.semantics import Semantics
+from etrm.symbolic.tensor_evaluator import apply_rule
 from tests.symbolic import strategies
 
 Array = Any

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from etrm.config import SymbolicConfig
-from etrm.symbolic import evaluate
+from etrm.symbolic import tensor_evaluator
 from etrm.symbolic.formula import LARGEST_COUNT, PREDICATES
 from etrm.symbolic.grids import Grids
 from etrm.symbolic.parser import parse_formula
@@ -26,7 +26,7 @@ Array = Any
 
 
 def truth(text: str, *grids: Array, variables: tuple[str, ...] = ("x",)) -> Tensor:
-    return evaluate.evaluate_formula(
+    return tensor_evaluator.evaluate_formula(
         parse_formula(text), Grids.of(grids), Predicates(), Semantics(), variables
     )
 
@@ -172,7 +172,7 @@ def test_every_predicate_of_the_language_has_a_meaning() -> None:
 def test_same_colour_of_distributions_is_the_chance_of_equal_draws() -> None:
     colours = torch.rand(1, 1, 2, 10, dtype=torch.float64).softmax(-1)
     grids = Grids(colours, torch.tensor([1]), torch.tensor([2]))
-    found = evaluate.evaluate_formula(
+    found = tensor_evaluator.evaluate_formula(
         parse_formula("same_colour(x, x.right)"), grids, Predicates(), Semantics()
     )
     chance = sum(float(colours[0, 0, 0, c] * colours[0, 0, 1, c]) for c in range(10))
@@ -196,7 +196,7 @@ def test_a_learned_guard_sees_as_far_as_its_reach(reach: int) -> None:
     after = before.copy()
     after[3, 3] = 4
     found = [
-        evaluate.evaluate_formula(
+        tensor_evaluator.evaluate_formula(
             parse_formula("learned(x, 1)"), Grids.of([grid]), predicates, Semantics()
         ).view(7, 7)
         for grid in (before, after)
@@ -210,7 +210,7 @@ def test_a_learned_pair_knows_the_offset_and_both_colours() -> None:
     predicates = strategies.predicates()
     grid = np.array([[1, 2, 1, 2]])
     grids = Grids.of([grid], torch.float64)
-    found = evaluate.evaluate_formula(
+    found = tensor_evaluator.evaluate_formula(
         parse_formula("related(x, y, 0)"), grids, predicates, Semantics(), ("x", "y")
     )[0]
     assert found[0, 1] == found[2, 3]  # one to the right, from 1 to 2

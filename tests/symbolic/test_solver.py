@@ -12,7 +12,7 @@ import torch
 from etrm.config import SymbolicConfig
 from etrm.config.symbolic import FAMILIES
 from etrm.device import to_device, to_host
-from etrm.symbolic import Grids, Semantics, apply_rule, evaluate, loop, parse
+from etrm.symbolic import Grids, Semantics, apply_rule, loop_evaluator, parse, tensor_evaluator
 from etrm.symbolic.search import apply_crisply
 from etrm.symbolic.solver import Demonstrations, SymbolicSolver
 from tests.devices.simulated import simulated_device
@@ -175,6 +175,6 @@ def test_nothing_is_left_on_the_host_where_the_model_is_on_a_device(selector: st
         tokens = model(to_device(given, device), there, REGION).tokens
         tokens.square().sum().backward()
         torch.testing.assert_close(to_host(tokens), expected)
-        for evaluator in (evaluate, loop):
+        for evaluator in (tensor_evaluator, loop_evaluator):
             (found,) = evaluator.apply_rule(rule, there, model.core.predicates, Semantics()).arrays()
             assert found.tolist() == painted[0].tolist()

@@ -11,7 +11,7 @@ from benchmarks.performance.section import BenchmarkSection, Conditions, Table
 from benchmarks.performance.timing import Contender, Timing, Work, compute_ratios, format_spread, take_turns
 from etrm.config import SymbolicConfig
 from etrm.device import to_device
-from etrm.symbolic import Grids, Predicates, Semantics, evaluate, loop, parse
+from etrm.symbolic import Grids, Predicates, Semantics, loop_evaluator, parse, tensor_evaluator
 
 SIDE, BATCH = 10, 16
 GOAL = 100
@@ -33,8 +33,8 @@ def compare_evaluators(conditions: Conditions) -> BenchmarkSection:
     for name, text in RULES.items():
         loop_grids = BATCH if name == "no quantifier" else 1
         contenders = [
-            contender(loop, text, loop_grids, conditions.device),
-            contender(evaluate, text, BATCH, conditions.device),
+            contender(loop_evaluator, text, loop_grids, conditions.device),
+            contender(tensor_evaluator, text, BATCH, conditions.device),
         ]
         slow, fast = take_turns(contenders, conditions.repetitions, conditions.device)
         times = compute_ratios(slow.seconds, fast.seconds)

@@ -11,7 +11,7 @@ import torch
 from etrm.data import Sample
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.model.symbolic_variant import SymbolicVariant
-from etrm.symbolic import loop
+from etrm.symbolic import loop_evaluator
 from etrm.symbolic.batches import read_queries
 from etrm.symbolic.formula import Formula, has_quantifier
 from etrm.symbolic.semantics import Semantics
@@ -67,7 +67,7 @@ def compare_truths(model: SymbolicVariant, samples: Sequence[Sample]) -> TruthCo
     gaps = {}
     for place in _choose(templates.conditions):
         condition = templates.conditions[place]
-        wanted = loop.evaluate_formula(condition, grids, templates.predicates, meaning)[0]
+        wanted = loop_evaluator.evaluate_formula(condition, grids, templates.predicates, meaning)[0]
         gaps[str(condition)] = float((found[place] - wanted).abs().max())
     worst = max(gaps, key=lambda text: gaps[text])
     return TruthComparison(gaps[worst], worst, len(gaps), int(grids.mask.sum()))

@@ -12,7 +12,7 @@ from diagnostics import Monitor, Severity
 from etrm.config import Config, load, with_settings
 from etrm.errors import ConfigError
 from etrm.model.symbolic_variant import SymbolicVariant
-from etrm.symbolic import Grids, evaluate, loop, parse
+from etrm.symbolic import Grids, loop_evaluator, parse, tensor_evaluator
 from etrm.symbolic.batches import read_queries
 from etrm.symbolic.templates import as_tokens
 from etrm.training.faults import FAULTS, RENAMED, build_recipe, find_all
@@ -147,7 +147,7 @@ def test_other_predicates_have_the_same_values_for_single_cells_too(fault: str) 
     for faults in ((), (fault,)):
         model = Trainer(rules(*faults)).model
         assert isinstance(model, SymbolicVariant)
-        for evaluator in (evaluate, loop):
+        for evaluator in (tensor_evaluator, loop_evaluator):
             painted = evaluator.apply_rule(
                 guard, grids, model.core.predicates, model.core.templates.semantics
             )

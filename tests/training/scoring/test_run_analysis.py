@@ -9,7 +9,7 @@ import pytest
 
 from etrm.config import Config
 from etrm.data import DemoPair, Sample, TaskSet, build_evaluation_samples, load_tasks
-from etrm.data.posed import read_pair
+from etrm.data.demonstration_queries import read_pair
 from etrm.evaluation import Prediction
 from etrm.evaluation.learning_stage import SolvedCount
 from etrm.training.scoring.run_analysis import (

@@ -1,4 +1,4 @@
-"""The truth of a formula for all cells at once, and what a rule paints: every variable is an axis of a tensor.
+"""The evaluator that a model uses: all cells of a formula or rule at once, every variable an axis of a tensor.
 
 Shapes: B grids, H rows and W columns, N = H * W cells.
 """

@@ -7,8 +7,8 @@ import pytest
 
 from etrm.config import DataConfig
 from etrm.data.augment import identity
+from etrm.data.demonstration_queries import pose_demonstrations, read_pair
 from etrm.data.episodes import Episodes
-from etrm.data.posed import pose_demonstrations, read_pair
 from etrm.data.sample import GridLayout, Sample, build, list_queries
 from etrm.data.sources import TaskSet
 from etrm.data.task import Pair, Task

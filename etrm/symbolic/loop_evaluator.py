@@ -1,6 +1,6 @@
 """The reference evaluator: one grid, one cell, one pair at a time, in Python loops whose results are stacked.
 
-It computes what :mod:`etrm.symbolic.evaluate` does, gradients included: a Python loop costs time and cuts no gradient.
+It computes what :mod:`etrm.symbolic.tensor_evaluator` does, with the same gradients.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from etrm.symbolic.evaluate import check_variables
 from etrm.symbolic.formula import (
     CELL,
     Also,
@@ -31,6 +30,7 @@ from etrm.symbolic.grids import Cells, Grids
 from etrm.symbolic.maps import make_black, map_cells
 from etrm.symbolic.predicates import Predicates, select_number
 from etrm.symbolic.semantics import Semantics, paint
+from etrm.symbolic.tensor_evaluator import check_variables
 
 Place = tuple[int, int]
 """Row and column of a cell."""
@@ -43,7 +43,7 @@ def evaluate_formula(
     semantics: Semantics,
     variables: Sequence[str] = (CELL,),
 ) -> Tensor:
-    """How true a formula is, as :func:`etrm.symbolic.evaluate.evaluate_formula` has it.
+    """How true a formula is, as :func:`etrm.symbolic.tensor_evaluator.evaluate_formula` has it.
 
     Raises:
         FormulaError: a free variable is not among the variables, or a learned predicate does not exist.
@@ -63,7 +63,7 @@ def evaluate_formula(
 
 
 def apply_rule(rule: Rule, grids: Grids, predicates: Predicates, semantics: Semantics) -> Grids:
-    """What a rule makes of grids, as :func:`etrm.symbolic.evaluate.apply_rule` has it.
+    """What a rule makes of grids, as :func:`etrm.symbolic.tensor_evaluator.apply_rule` has it.
 
     Raises:
         FormulaError: a learned predicate does not exist.

@@ -1,4 +1,4 @@
-"""Draw tasks and episodes in the terminal, in the colours of ARC."""
+"""Draw grids, tasks and episodes in the terminal, in the colours of ARC."""
 
 from __future__ import annotations
 

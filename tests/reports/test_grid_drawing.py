@@ -9,10 +9,10 @@ from rich.console import Console, RenderableType
 from etrm.config import DataConfig
 from etrm.data import Episodes, Task, TaskSet, build_evaluation_samples
 from etrm.data.augment import TRANSFORMS, dihedral
-from etrm.data.draw import COLOUR_HEX, COLOUR_NAMES, DrawnCanvas, draw_episode, draw_grid, draw_task
 from etrm.data.episodes import build_episode
 from etrm.data.sample import Query, Sample
 from etrm.errors import DataError
+from reports.grid_drawing import COLOUR_HEX, COLOUR_NAMES, DrawnCanvas, draw_episode, draw_grid, draw_task
 from tests.errors import raises_code
 
 
