@@ -44,16 +44,13 @@ from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScala
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.notebook import NotebookView, render_monitor
-from diagnostics.rules.families.gradients.spikes import SPIKE001, find_spikes
-from diagnostics.rules.families.not_run import ON_ACCELERATOR, find_not_run
-from diagnostics.rules.families.outputs.constant_loss import LOSS002, find_constant_losses, seen_again
-from diagnostics.rules.families.outputs.drifts import DRIFT001, find_drifts
-from diagnostics.rules.families.outputs.posterior_collapse import COLLAPSE002, find_posterior_collapse
-from diagnostics.rules.families.weights.rate_swings import RATE001, find_rate_swings
+from diagnostics.rules.families.not_run import ON_ACCELERATOR, MissingData, find_not_run
+from diagnostics.rules.families.outputs.drifts import DRIFT001
 from diagnostics.rules.folding import fold
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import first_steps, options_of, with_own
 from diagnostics.rules.rule import Rule
+from diagnostics.rules.run_history import RunHistory
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_patterns,
@@ -447,30 +444,20 @@ class Monitor:
             ValueError: A pattern names no rule and no module.
         """
         self._settle()
-        watched = [
-            *self._tally.findings(),
-            *find_constant_losses(self.history, self._options[LOSS002.id], self._terms.regularisers),
-            *find_posterior_collapse(self.history, self._options[COLLAPSE002.id]),
-            *find_spikes(self.history, self._options[SPIKE001.id], *self._heads()),
-            *find_rate_swings(self.history, self._options[RATE001.id]),
-            *find_drifts(self._probes),
-        ]
+        last = self.last if self._last is not None else None
+        run = RunHistory(self._history, last, self._terms.regularisers, self._probes)
+        watched = self._tally.findings()
+        for rule in self._rules:
+            if rule.history_check is not None:
+                watched += rule.history_check(run, self._options[rule.id])
         found = self.fold(watched)
-        if self._first is not None and self._last is not None:
-            found = self._first.explain(found, self.last.into)
-        found += self._not_run()
+        if self._first is not None and last is not None:
+            found = self._first.explain(found, last.into)
+        found += find_not_run(self._rules, self._options, run, self._missing_data())
         names = {*self._modules, *(module for finding in found if (module := finding.module))}
         rules = [rule.id for rule in self._rules]
         chosen = ordered(choose(found, rules, sorted(names), select, ignore, baseline))
         return [locate_finding(finding, self._model, self._recorder.quiet) for finding in chosen]
-
-    def _heads(self) -> tuple[frozenset[str], int]:
-        """The watched modules whose outputs no other one reads, and the number of samples in the latest step."""
-        if self._last is None:
-            return frozenset(), 0
-        record = self.last
-        read = {source for name, sources in record.into.items() for source in sources if source != name}
-        return frozenset(record.modules.keys() - read), record.samples
 
     def plot(self) -> StepPlot:
         """Pictures of the history: gradient flow and coverage by module and step, and samples by call in the last step.
@@ -506,20 +493,14 @@ class Monitor:
         outermost = [name for name in trained if innermost(name, modules) == ""]
         return fold(findings, outermost, last.order, self._recorder.flow, self._rules)
 
-    def _not_run(self) -> list[Finding]:
-        steps = [record.step for record in self.history]
-        return find_not_run(
-            self._rules,
-            steps,
-            bool(self._setup.optimizers),
-            self._probes,
-            self._options,
-            self._every,
-            self._terms.undeclared,
-            self._terms.unmeasured,
-            bool(self.history) and bool(self.history[-1].losses) and not seen_again(self.history),
-            self._lost,
-            self._unfollowed(),
+    def _missing_data(self) -> MissingData:
+        return MissingData(
+            optimizers=not self._setup.optimizers,
+            every=self._every,
+            regularisers=self._terms.undeclared,
+            unmeasured=self._terms.unmeasured,
+            lost=self._lost,
+            operations=self._unfollowed(),
         )
 
     def _unfollowed(self) -> Cause | None:

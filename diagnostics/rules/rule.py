@@ -15,6 +15,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.findings import Evidence, Finding, Severity
 from diagnostics.records import ModuleRecord, StepRecord
 from diagnostics.rules.options import Option, Values
+from diagnostics.rules.run_history import HistoryCheck
 
 CRITICAL, WARNING, NOTE = Severity.CRITICAL, Severity.WARNING, Severity.NOTE
 
@@ -80,6 +81,7 @@ class Rule:
         everywhere: Whether its finding about the whole model explains those of every module.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and
             explains none of its own findings.
+        history_check: Function that judges all recorded steps, where `source` is "history" or "probe".
     """
 
     id: str
@@ -106,6 +108,7 @@ class Rule:
     irreversible: bool = False
     everywhere: bool = False
     rank: int | None = None
+    history_check: HistoryCheck | None = None
 
     def found_once(self, module: str, cause: Cause, severity: Severity | None = None) -> Finding:
         """Make a finding that is no matter of numbers or steps, with its cause as the message.

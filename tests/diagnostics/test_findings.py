@@ -13,6 +13,7 @@ from diagnostics import RULES, Evidence, Finding, Monitor, Severity, explain, to
 from diagnostics.records import StepScalars
 from diagnostics.rules.families.gradients.spikes import SPIKE001, find_spikes
 from diagnostics.rules.options import settle
+from diagnostics.rules.run_history import RunHistory
 from tests.diagnostics.refusals import refused
 
 SPIKE = settle({"SPIKE001": SPIKE001.options})["SPIKE001"]
@@ -171,7 +172,7 @@ def history(spiking: set[str], metric: str, steps: int = 100) -> list[StepScalar
     ],
 )
 def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named: str) -> None:
-    (found,) = find_spikes(history(spiking, metric), SPIKE)
+    (found,) = find_spikes(RunHistory(history(spiking, metric)), SPIKE)
     assert found.module == named
     assert (found.evidence.first_step, found.evidence.last_step) == (30, 90)
     what = metric.partition("_")[0]
@@ -181,8 +182,8 @@ def test_spikes_are_named_where_they_arise(metric: str, spiking: set[str], named
 
 @pytest.mark.parametrize("metric", ["output_rms", "gradient_max"])
 def test_a_falling_series_without_spikes_is_quiet(metric: str) -> None:
-    assert find_spikes(history(set(), metric), SPIKE) == []
-    assert find_spikes([], SPIKE) == []
+    assert find_spikes(RunHistory(history(set(), metric)), SPIKE) == []
+    assert find_spikes(RunHistory([]), SPIKE) == []
 
 
 class Sameness(nn.Module):

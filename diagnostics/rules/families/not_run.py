@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
-from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
+from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD
 from diagnostics.recording.terms.loss_terms import NOT_DIFFERENTIABLE, REENTRANT_CHECKPOINT, SEVERAL_PROCESSES
+from diagnostics.rules.families.outputs.constant_loss import seen_again
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import NOTE, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 FEW_STEPS = Cause("few-steps", "fewer steps were recorded than the rules need")
 STEPS_LEFT_OUT = Cause("steps-left-out", "one step in {every} is recorded, and the rules need every step")
@@ -57,55 +59,57 @@ BY_OPERATIONS = (
 """Rules that a monitor judges by the operations of a few steps."""
 
 
-def find_not_run(
-    rules: Sequence[Rule],
-    steps: Sequence[int],
-    optimizers: bool,
-    probes: Mapping[str, DriftProbe],
-    options: Mapping[str, Values],
-    every: int,
-    regularisers: Sequence[str] = (),
-    unmeasured: Mapping[str, Cause] = MappingProxyType({}),
-    batches_differ: bool = False,
-    lost: Mapping[str, tuple[int, int]] = MappingProxyType({}),
-    unfollowed: Cause | None = None,
-) -> list[Finding]:
-    """One note per reason.
+@dataclass(frozen=True)
+class MissingData:
+    """What a monitor was not given, or could not record.
 
-    Args:
-        rules: The rules of the monitor.
-        steps: Numbers of the recorded steps that the monitor still holds.
-        optimizers: Whether the monitor was given any optimiser.
-        probes: Probes of the monitor, by module.
-        options: Values of every rule's options.
-        every: The monitor records one step in so many.
+    Attributes:
+        optimizers: Whether it was given no optimiser.
+        every: It records one step in so many.
         regularisers: Declared names that no term of the loss had.
-        batches_differ: Whether losses were given and no batch came back.
-        lost: Why steps could not be recorded, with the first and the last of them.
         unmeasured: Terms of the loss whose gradient could not be measured, and why.
-        unfollowed: Why the operations of the first steps could not be judged.
+        lost: Why steps could not be recorded, with the first and the last of them.
+        operations: Why the operations of the first steps could not be judged, None where they were.
     """
+
+    optimizers: bool
+    every: int
+    regularisers: Sequence[str]
+    unmeasured: Mapping[str, Cause]
+    lost: Mapping[str, tuple[int, int]]
+    operations: Cause | None
+
+
+def find_not_run(
+    rules: Sequence[Rule], options: Mapping[str, Values], run: RunHistory, missing: MissingData
+) -> list[Finding]:
+    """One note per reason."""
+    steps = [record.step for record in run.steps]
     watching = [rule for rule in rules if rule.source in ("step", "history")]
+    every_rule = [rule.id for rule in watching]
     drift = [rule.id for rule in rules if rule.source == "probe"]
-    blind = [rule.id for rule in watching if rule.needs_optimizer and not optimizers]
     early = [rule.id for rule in watching if options[rule.id].get("min_steps", 1.0) > len(steps)]
     found = [_note("", early, FEW_STEPS, steps)]
-    sampled = [rule.id for rule in watching if rule.needs_every_step and every > 1]
-    found.append(_note("", sampled, STEPS_LEFT_OUT.of(every=every), steps))
-    found.append(_note("", blind, NO_OPTIMIZER, steps))
-    if not probes:
+    if missing.every > 1:
+        sampled = [rule.id for rule in watching if rule.needs_every_step]
+        found.append(_note("", sampled, STEPS_LEFT_OUT.of(every=missing.every), steps))
+    if missing.optimizers:
+        blind = [rule.id for rule in watching if rule.needs_optimizer]
+        found.append(_note("", blind, NO_OPTIMIZER, steps))
+    if not run.probes:
         found.append(_note("", drift, NO_PROBE, steps))
-    if regularisers:
-        names = ", ".join(regularisers)
+    if missing.regularisers:
+        names = ", ".join(missing.regularisers)
         found.append(_note("", ["TERM001"], UNKNOWN_REGULARISER.of(names=names), steps))
-    if batches_differ:
+    if run.steps and run.steps[-1].losses and not seen_again(run.steps):
         found.append(_note("", ["LOSS002"], NO_REPETITION, steps))
-    found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(unmeasured.values())]
-    every_rule = [rule.id for rule in watching]
-    found += [_note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in lost.items()]
-    if unfollowed is not None:
-        found.append(_note("", BY_OPERATIONS, unfollowed, steps))
-    for name, probe in probes.items():
+    found += [_note("", ["TERM001"], cause, steps) for cause in dict.fromkeys(missing.unmeasured.values())]
+    found += [
+        _note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in missing.lost.items()
+    ]
+    if missing.operations is not None:
+        found.append(_note("", BY_OPERATIONS, missing.operations, steps))
+    for name, probe in run.probes.items():
         if probe.blocked is not None:
             found.append(_note(name, drift, probe.blocked, steps))
     return [finding for finding in found if finding.evidence.value]

@@ -8,14 +8,15 @@ module in execution order is reported; a gradient comes from the loss, so the la
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
-from diagnostics.records import Absent, StepScalars
+from diagnostics.records import Absent, StepRecord, StepScalars
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import WARNING, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 OUTPUT_SPIKES = Cause("output-spikes", "it arises here: modules before it do not spike on these steps")
 GRADIENT_SPIKES = Cause("gradient-spikes", "it arises here: modules after it do not spike on these steps")
@@ -30,26 +31,19 @@ _MAD_TO_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
 
-def find_spikes(
-    history: Sequence[StepScalars], options: Values, last: Collection[str] = (), samples: int = 0
-) -> list[Finding]:
-    """One finding per metric and module in which spikes arise; two spikes at least, not side by side.
+def find_spikes(run: RunHistory, options: Values) -> list[Finding]:
+    """SPIKE001: one finding per metric and module in which spikes arise; two spikes at least, not side by side.
 
     A gradient that a mean loss gives one sample is no spike of the modules whose outputs only the loss reads: a head
     for something rare has one when it happens, and hardly any else.
-
-    Args:
-        history: Scalars of the recorded steps, in order.
-        options: Options of SPIKE001.
-        last: Names of those modules.
-        samples: Number of samples in the loss, 0 where it is not known.
     """
-    findings = []
+    history, findings = run.steps, []
+    of_one_sample = dict.fromkeys(_find_heads(run.last), 1.0 / run.last.samples) if run.last else {}
     explained: set[int] = set()
     for metric, what in _METRICS.items():
         ratio = options[what]
         origin: dict[str, dict[int, float]] = {}
-        small = dict.fromkeys(last, 1.0 / samples) if samples and metric == "gradient_max" else {}
+        small = of_one_sample if metric == "gradient_max" else {}
         for step, sizes in _by_step(history, metric, options, small).items():
             if step in explained:
                 continue
@@ -60,6 +54,12 @@ def find_spikes(
             origin.setdefault(name, {})[step] = sizes[name]
         findings += [_finding(name, metric, ratio, found) for name, found in origin.items() if _apart(found)]
     return findings
+
+
+def _find_heads(record: StepRecord) -> frozenset[str]:
+    """The watched modules whose outputs no other one reads."""
+    read = {source for name, sources in record.into.items() for source in sources if source != name}
+    return frozenset(record.modules.keys() - read)
 
 
 def _by_step(
@@ -166,6 +166,7 @@ SPIKE001 = Rule(
         ),
     },
     source="history",
+    history_check=find_spikes,
     causes=(OUTPUT_SPIKES, GRADIENT_SPIKES),
     what="On at least two steps, not side by side, the root mean square of the output is 8 times, or the largest"
     " gradient at it 20 times, the median of the 21 steps around, and six robust deviations away. An output is"

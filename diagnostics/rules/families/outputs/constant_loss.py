@@ -9,6 +9,7 @@ from diagnostics.findings import Evidence, Finding
 from diagnostics.records import Absent, StepScalars
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import CRITICAL, NOTE, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 LOSS_CONSTANT = Cause(
     "loss-constant",
@@ -22,18 +23,15 @@ PENALTY_CONSTANT = Cause(
 )
 
 
-def find_constant_losses(
-    history: Sequence[StepScalars], options: Values, regularisers: frozenset[str] = frozenset()
-) -> list[Finding]:
-    """One finding per loss, and per named term of it, that no update changed.
+def find_constant_losses(run: RunHistory, options: Values) -> list[Finding]:
+    """LOSS002: one finding per loss, and per named term of it, that no update changed.
 
-    Args:
-        history: Scalars of the recorded steps, in order; steps whose batch is not known do not count.
-        options: Options of LOSS002.
-        regularisers: Names of the terms that are not of the task.
+    Steps whose batch is not known do not count.
     """
-    names = dict.fromkeys(name for record in history for name in record.losses)
-    return [finding for name in names for finding in _judge(history, name, options, name in regularisers)]
+    names = dict.fromkeys(name for record in run.steps for name in record.losses)
+    return [
+        finding for name in names for finding in _judge(run.steps, name, options, name in run.regularisers)
+    ]
 
 
 def seen_again(history: Sequence[StepScalars]) -> bool:
@@ -97,6 +95,7 @@ LOSS002 = Rule(
     },
     bound="repeats",
     source="history",
+    history_check=find_constant_losses,
     causes=(LOSS_CONSTANT, LOSS_ZERO, PENALTY_CONSTANT),
     what="Each time that a batch comes back, the loss or a term of it is the same to the last bit, although weights"
     " moved. `Monitor.step(batch=...)` names batches, `audit` compares them. Half precision does not count.",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding, Severity
-from diagnostics.measures.drift import DriftProbe
 from diagnostics.measures.series import DriftEvent
-from diagnostics.rules.options import Option
+from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import WARNING, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 OWN_WEIGHTS = Cause(
     "own-weights", "its weights or its internal state changed, because the probe batch is always the same"
@@ -20,18 +18,15 @@ UNDER_WAY = Cause(
 )
 
 
-def find_drifts(probes: Mapping[str, DriftProbe]) -> list[Finding]:
-    """One finding per drift of each module; SPIKE001, which sees every step, reports spikes.
+def find_drifts(run: RunHistory, options: Values) -> list[Finding]:
+    """DRIFT001: one finding per drift of each module; SPIKE001, which sees every step, reports spikes.
 
     A drift that was under way when the reference ended is a note: nothing shows that the output was steady before,
-    and learning from a random start looks the same.
-
-    Args:
-        probes: Probes of the monitor, by module.
+    and learning from a random start looks the same. The probes were made with the options of the rule.
     """
     return [
         _finding(name, event)
-        for name, probe in probes.items()
+        for name, probe in run.probes.items()
         for event in probe.events()
         if event.kind == "drift"
     ]
@@ -83,6 +78,7 @@ DRIFT001 = Rule(
     },
     "min_size",
     source="probe",
+    history_check=find_drifts,
     causes=(OWN_WEIGHTS, UNDER_WAY),
     what="The module's output on a fixed probe batch, given to `Monitor.probe`, leaves its reference by more than"
     " one reference spread and twelve robust deviations (sliced Wasserstein distance), for at least four of at"

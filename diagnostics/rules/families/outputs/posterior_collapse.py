@@ -9,6 +9,7 @@ from diagnostics.findings import Evidence, Finding
 from diagnostics.records import Absent, StepScalars
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import WARNING, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 DECODER_IGNORES = Cause(
     "decoder-ignores",
@@ -30,20 +31,20 @@ _VARIANCES = (
 )
 
 
-def find_posterior_collapse(history: Sequence[StepScalars], options: Values) -> list[Finding]:
-    """One finding per pair of modules that give the mean and the log variance of a latent variable.
+def find_posterior_collapse(run: RunHistory, options: Values) -> list[Finding]:
+    """COLLAPSE002: one finding per pair of modules that give the mean and the log variance of a latent variable.
 
     Its divergence from a standard normal, per dimension, is (mean^2 + exp(v) - 1 - v) / 2, about mean^2 / 2 + v^2 / 4
     where v, the log variance, is small: it is only judged where it is.
     """
-    names = history[-1].modules if history else {}
+    names = run.steps[-1].modules if run.steps else {}
     pairs = [
         (mean, variance)
         for mean in names
         for variance in names
         if _own(mean) in _MEANS and _own(variance) in _VARIANCES and _parent(mean) == _parent(variance)
     ]
-    return [finding for mean, variance in pairs for finding in _judge(history, mean, variance, options)]
+    return [finding for mean, variance in pairs for finding in _judge(run.steps, mean, variance, options)]
 
 
 def _judge(history: Sequence[StepScalars], mean: str, variance: str, options: Values) -> Iterator[Finding]:
@@ -95,6 +96,7 @@ COLLAPSE002 = Rule(
     },
     bound="below",
     source="history",
+    history_check=find_posterior_collapse,
     causes=(DECODER_IGNORES,),
     what="Two modules named as mean and log variance (`mu`, `logvar` and the like) give a distribution. Its"
     " divergence from a standard normal fell below half of its first value, and stays low.",

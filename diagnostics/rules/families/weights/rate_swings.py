@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
-from diagnostics.records import StepScalars
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import WARNING, Family, Rule
+from diagnostics.rules.run_history import RunHistory
 
 SWINGS = Cause(
     "rate-swings",
@@ -36,13 +36,9 @@ _LOW, _HIGH = 0.05, 0.9
 _JUMP = 0.5  # share of the largest rate: a restart is one jump
 
 
-def find_rate_swings(history: Sequence[StepScalars], options: Values) -> list[Finding]:
-    """RATE001, for the first group of the optimisers whose rate falls to nearly nothing and comes back.
-
-    Args:
-        history: Scalars of the recorded steps, in order.
-        options: Options of RATE001.
-    """
+def find_rate_swings(run: RunHistory, options: Values) -> list[Finding]:
+    """RATE001, for the first group of the optimisers whose rate falls to nearly nothing and comes back."""
+    history = run.steps
     groups = min((len(record.rates) for record in history), default=0)
     for group in range(groups):
         rates = [record.rates[group] for record in history]
@@ -114,6 +110,7 @@ RATE001 = Rule(
         ),
     },
     source="history",
+    history_check=find_rate_swings,
     needs_optimizer=True,
     explains=frozenset({"MOVE001"}),  # weights stand still at a rate that has vanished
     rank=118,  # before MOVE001
