@@ -33,13 +33,12 @@ from diagnostics.findings import Finding, ordered
 from diagnostics.measures.drift import DriftProbe, DriftRecord
 from diagnostics.module_sources import locate_finding
 from diagnostics.recording.calls.capture import RowsFunction, sample_index
-from diagnostics.recording.calls.forward_calls import not_measured
-from diagnostics.recording.evaluation import Evaluation, FinishedStep, RecordedSteps
+from diagnostics.recording.finished_steps import RecordBuilder, RecordedSteps
 from diagnostics.recording.inspection.aliases import check_ties
-from diagnostics.recording.readout import fetch_all
 from diagnostics.recording.recorder import Recorder, Setup
 from diagnostics.recording.terms.loss_terms import LossTerms
 from diagnostics.recording.updates.optimizers import list_optimizers
+from diagnostics.recording.waiting_steps import WaitingSteps
 from diagnostics.records import CallRecord, Number, Reach, StepRecord, StepScalars
 from diagnostics.report.figures import StepPlot, draw_steps
 from diagnostics.report.finding_filter import choose
@@ -64,8 +63,6 @@ from diagnostics.selection import (
 
 _MOST_WAITING = 256
 """Steps whose records are made together, in one transfer from a GPU."""
-_MOST_NUMBERS = 2**21
-"""Numbers of 4 bytes that may wait for that."""
 
 
 class Monitor:
@@ -161,23 +158,19 @@ class Monitor:
         self._setup, self._model = setup, model
         self._terms = LossTerms(model, regularisers, shared=group is not None)
         self._recorder = Recorder(model, setup, self._terms)
-        self._evaluation = Evaluation(self._recorder.constant, self._recorder.flow, group)
+        builder = RecordBuilder(self._recorder.constant, self._recorder.flow, group)
+        self._waiting = WaitingSteps(builder, 1 if group is not None or rules else _MOST_WAITING)
         elsewhere = any(parameter.device.type != "cpu" for parameter in model.parameters())
         self._waits = operations is None and elsewhere and group is None
         follow = (not elsewhere if operations is None else operations) and group is None
         watched = self._modules  # without a reference to the monitor, which could not be released then
         self._first = first_steps(model, lambda name: innermost(f"{name}.", watched)) if follow else None
         self._steps = 0
-        self._waiting: list[tuple[FinishedStep, Hashable]] = []  # steps whose records nobody has read yet
-        self._numbers_waiting = 0
-        self._most_waiting = 1 if group is not None or rules else _MOST_WAITING
         self._last: RecordedSteps | None = None
         self._last_position = 0
         self._tally = Tally(self._rules, self._options)
         self._history: deque[StepScalars] = deque(maxlen=history)
-        self._lost: dict[str, tuple[int, int]] = {}  # why steps were not recorded -> the first and the last
         self._view: NotebookView | None = None
-        self._view_every = self._unseen = 0  # recorded steps
         self.attach()
 
     def attach(self) -> None:
@@ -307,34 +300,18 @@ class Monitor:
     def _finish(self, number: int, batch: Hashable) -> None:
         """Keep what the step left until its record is read; where measuring it failed, a note says so."""
         try:
-            self._waiting.append((self._recorder.finish(number), batch))
-            self._numbers_waiting += self._waiting[-1][0].readout.size
+            self._waiting.add(self._recorder.finish(number), batch)
         except ToolkitError:
             raise
         except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
-            self._note_lost(number, error)
-        many = self._numbers_waiting > _MOST_NUMBERS
-        if many or len(self._waiting) >= self._most_waiting or self._view is not None:
+            self._waiting.note_lost(number, error)
+        if self._waiting.is_full or self._view is not None:
             self._settle()
 
     def _settle(self) -> None:
         """Make the records of the steps that wait, and apply the rules to them."""
-        waiting, self._waiting, self._numbers_waiting = self._waiting, [], 0
-        fetch_all(step.readout for step, _ in waiting)
-        names = [batch for _, batch in waiting]
-        for run in self._evaluation.runs([step for step, _ in waiting]):
-            batches, names = names[: len(run)], names[len(run) :]
-            try:
-                found = self._evaluation.records(run)
-            except Exception as error:  # noqa: BLE001 - the same
-                for step in run:
-                    self._note_lost(step.number, error)
-                continue
+        for found, batches in self._waiting.take():
             self._keep(found, batches)
-
-    def _note_lost(self, number: int, error: Exception) -> None:
-        reason = str(not_measured(error))
-        self._lost[reason] = (self._lost.get(reason, (number, number))[0], number)
 
     def _keep(self, found: Sequence[RecordedSteps], batches: Sequence[Hashable]) -> None:
         """Keep the scalars of steps of one kind, and apply the rules to them."""
@@ -349,10 +326,7 @@ class Monitor:
         self._last = next(each for each in found if self._last_position in each.positions)
         self._tally.observe(found)
         if self._view is not None:
-            self._unseen += len(batches)
-            if self._unseen >= self._view_every:
-                self._unseen = 0
-                self._view.update(self._repr_html_())
+            self._view.advance(len(batches), self._repr_html_)
 
     @property
     def history(self) -> deque[StepScalars]:
@@ -474,7 +448,7 @@ class Monitor:
         Raises:
             UnknownName: IPython is not installed.
         """
-        self._view, self._view_every, self._unseen = NotebookView(), every, every - 1
+        self._view = NotebookView(every)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -499,7 +473,7 @@ class Monitor:
             every=self._every,
             regularisers=self._terms.undeclared,
             unmeasured=self._terms.unmeasured,
-            lost=self._lost,
+            lost=self._waiting.lost,
             operations=self._unfollowed(),
         )
 

@@ -22,7 +22,7 @@ from diagnostics.recording.calls import unknown_rows
 from diagnostics.recording.calls.capture import Capture, RowsFunction
 from diagnostics.recording.calls.forward_calls import WHOLE_LOSS
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.evaluation import ConstantFacts, FinishedStep
+from diagnostics.recording.finished_steps import ConstantFacts, FinishedStep
 from diagnostics.recording.inspection.aliases import Ties, find_aliases, find_lost_ties
 from diagnostics.recording.inspection.buffers import FrozenBuffers
 from diagnostics.recording.inspection.freezing_attributes import find_freezing_attributes

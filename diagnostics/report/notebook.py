@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -35,15 +35,26 @@ def render_monitor(
 
 
 class NotebookView:
-    """An output of a notebook that `update` replaces.
+    """An output of a notebook that is replaced while training runs.
+
+    Args:
+        every: Number of recorded steps between two updates; the first step is shown at once.
 
     Raises:
         UnknownName: IPython is not installed, so that this is no notebook.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
         self._display: Any = _import_display()
         self._handle: Any = None
+        self._every, self._unseen = every, every - 1
+
+    def advance(self, steps: int, render: Callable[[], str]) -> None:
+        """Count newly recorded steps, and show what `render` returns if that is due."""
+        self._unseen += steps
+        if self._unseen >= self._every:
+            self._unseen = 0
+            self.update(render())
 
     def update(self, html: str) -> None:
         """Show new content in the same place."""

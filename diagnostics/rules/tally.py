@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding
-from diagnostics.recording.evaluation import RecordedSteps
+from diagnostics.recording.finished_steps import RecordedSteps
 from diagnostics.records import StepRecord
 from diagnostics.records.columns import Apart, number_at
 from diagnostics.rules.options import Values

@@ -1,4 +1,4 @@
-"""Turns what steps left into their records, once it is read; steps of one kind together.
+"""What a step leaves at its end, and how that becomes its record; steps of one kind together.
 
 What is the same in all steps of one kind is looked at once; their numbers are columns. A step that differs, or whose
 number falls on the other side of a comparison, is recorded apart.
@@ -105,7 +105,7 @@ class RecordedSteps:
     Attributes:
         record: Its numbers are columns where `agreement` is not None.
         losses: The losses, as in `StepScalars`.
-        positions: Which of the steps given to `Evaluation.records` these are.
+        positions: Which of the steps given to `RecordBuilder.records` these are.
     """
 
     record: StepRecord
@@ -133,7 +133,7 @@ def _kind_of(step: FinishedStep) -> object:
     return step.kind
 
 
-class Evaluation:
+class RecordBuilder:
     """Makes the records of the steps of one monitor, in their order.
 
     Args:

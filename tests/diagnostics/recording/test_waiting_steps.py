@@ -43,7 +43,7 @@ def train(
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     monitor = Monitor(model, optimizer)
-    monitor._most_waiting = waiting
+    monitor._waiting.most = waiting
     for number in range(STEPS):
         optimizer.param_groups[0]["lr"] = 1e-4 * (1 + number)
         now = fault if starts <= number < ends else ""
