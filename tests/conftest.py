@@ -31,6 +31,7 @@ if not torch.cuda.is_available():
     for backend in (torch.cuda, torch.xpu, torch.mtia):
         vars(backend)["traceback"] = SimpleNamespace(format_stack=list)
 
+os.fsync = os.fstat  # to wait for the disk matters where the power fails, and takes 5 ms
 STARTED = time.monotonic()
 gc.disable()  # until the tests are collected: what is imported and collected stays
 

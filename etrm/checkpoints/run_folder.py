@@ -26,6 +26,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -61,8 +62,12 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+@cache
 def read_source_state() -> tuple[str, bool]:
-    """Return the commit of the source tree ('unknown' outside git), and whether it has uncommitted changes."""
+    """Return the commit of the source tree ('unknown' outside git), and whether it has uncommitted changes.
+
+    It is read once per process: an edit after that is not what this process runs.
+    """
     here = Path(__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD")

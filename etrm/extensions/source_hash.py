@@ -10,8 +10,8 @@ import hashlib
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -41,13 +41,14 @@ def outside_digests(things: Iterable[object]) -> list[str]:
     waiting = list(things)
     given = {id(thing) for thing in waiting}
     seen: dict[int, object] = {}  # keeps each object alive, so that its id is not reused
+    resolve = cache(_resolve)  # for this call alone: a user may move a file before the next one
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen:
             continue
         seen[id(thing)] = thing
         waiting += _enclosed(thing)
-        file = _file(thing)
+        file = _file(thing, resolve)
         if file is None or _within(file, _OURS):
             continue
         if _is_installed(file):
@@ -86,16 +87,20 @@ def _filled(cell: Any) -> bool:
     return True
 
 
-def _file(thing: object) -> Path | None:
+def _resolve(name: str) -> Path:
+    return Path(name).resolve()
+
+
+def _file(thing: object, resolve: Callable[[str], Path]) -> Path | None:
     """Return the file of a function, class or module; None if it has none, like a builtin.
 
     The file of a function may not exist: a cell of a notebook has a name but no file.
     """
-    written = Path(thing.__code__.co_filename).resolve() if isinstance(thing, FunctionType) else None
+    written = resolve(thing.__code__.co_filename) if isinstance(thing, FunctionType) else None
     if written is not None and written.is_file():
         return written
     name = _namespace(thing).get("__file__")  # a function that a decorator generated has no file of its own
-    return Path(name).resolve() if name else written
+    return resolve(name) if name else written
 
 
 def _namespace(thing: object) -> Mapping[str, Any]:
@@ -107,7 +112,7 @@ def _namespace(thing: object) -> Mapping[str, Any]:
 
 
 def _within(file: Path, folders: Iterable[Path]) -> bool:
-    return any(file.is_relative_to(folder) for folder in folders)
+    return any(file.parts[: len(folder.parts)] == folder.parts for folder in folders)
 
 
 def _is_installed(file: Path) -> bool:

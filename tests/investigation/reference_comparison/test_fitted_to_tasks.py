@@ -20,8 +20,14 @@ from etrm.training.trainer import Trainer
 from tests.reference.test_step import config_of
 
 
+def small_trainer(**changes: Any) -> Trainer:
+    """A new trainer of two steps per sample."""
+    small = config_of(data={"max_side": 5}, model={"halt": {"max_steps": 2}})
+    return Trainer(with_settings(small, **changes))
+
+
 def fit(**changes: Any) -> list[Departure]:
-    trainer = Trainer(with_settings(config_of(data={"max_side": 5}), **changes))
+    trainer = small_trainer(**changes)
     for _ in range(4):
         trainer.advance()
     return compare_fits(trainer)
@@ -184,7 +190,7 @@ def test_rounding_is_no_departure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("etrm.reference.answers.LOGIT_LIMIT", 0.0)
     monkeypatch.setattr(fitted_to_tasks, "FITTED", 1e-7)
     monkeypatch.setattr(fitted_to_tasks, "TASKS", 1)
-    trainer = Trainer(config_of(data={"max_side": 5}))
+    trainer = small_trainer()
     torch.nn.init.normal_(trainer.model.core.q_head.weight)  # type: ignore[union-attr]
     assert compare_fits(trainer) == []
     monkeypatch.setattr(fitted_to_tasks, "SAMPLES", 0)
