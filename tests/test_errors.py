@@ -12,7 +12,7 @@ import pytest
 import cli
 import etrm.checkpoints.format  # these three modules have error classes of their own
 import etrm.investigation.runs.pretrained_decoder
-import etrm.training.nonfinite  # noqa: F401
+import etrm.training.monitoring.nonfinite  # noqa: F401
 from diagnostics.reference.error_catalog import Site
 from etrm.commands.error_codes import CODE, sites
 from etrm.errors import ArgumentError, ConfigError, EtrmError
@@ -82,8 +82,8 @@ def test_no_error_is_made_without_a_code_that_is_listed(found: list[Site]) -> No
         "etrm/config/tree.py: code",
         "etrm/investigation/own_model/adapter_errors.py: code",
         "etrm/symbolic/parser.py: error.code",
-        "etrm/training/nonfinite.py: error.code",
-        "etrm/training/nonfinite.py: error.code",
+        "etrm/training/monitoring/nonfinite.py: error.code",
+        "etrm/training/monitoring/nonfinite.py: error.code",
     ]
 
 

@@ -8,9 +8,9 @@ metrics.jsonl      one line per step; the same seed gives the same lines on the 
 timing.jsonl       one line per step with its duration in seconds
 code/              copies of the code files that the config names; nothing is imported from there
 findings.json      the toolkit's findings of the last process that trained and ended
-reference.jsonl    one line per step that was compared with the reference (:mod:`etrm.training.step_check`)
+reference.jsonl    one line per step that was compared with the reference (:mod:`etrm.training.monitoring.step_check`)
 checkpoints/       see etrm.checkpoints.format
-nonfinite/         see etrm.training.nonfinite
+nonfinite/         see etrm.training.monitoring.nonfinite
 lock               locked by the process that writes to the folder; contains the id of that process
 """
 

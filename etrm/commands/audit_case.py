@@ -15,7 +15,7 @@ from diagnostics.report.text import is_colored, terminal_width
 from etrm.atomic_files import write_atomically
 from etrm.errors import ConfigError, WriteError
 from etrm.extensions import ExtensionPoint, in_users_code
-from etrm.training.observer import find_rule
+from etrm.training.monitoring.own_rules import find_rule
 
 EXTENSION_POINT: ExtensionPoint[Probe] = ExtensionPoint(
     "probes",

@@ -52,7 +52,7 @@ def _own_rule(name: str) -> str:
     """Return the page of a rule that the user named as code."""
     from diagnostics.rules.page import page
     from etrm.commands.shared import allow_named
-    from etrm.training.observer import find_rule
+    from etrm.training.monitoring.own_rules import find_rule
 
     allow_named([name])
     return page(find_rule(name))

@@ -9,7 +9,7 @@ from etrm.investigation.reference_comparison.reference_check import check_course
 from etrm.investigation.reference_verdict import course_job, find_beginning, judge_reference
 from etrm.investigation.result import ReferenceResult
 from etrm.investigation.session import Investigation
-from etrm.training.step_check import REFERENCE, ComparedStep
+from etrm.training.monitoring.step_check import REFERENCE, ComparedStep
 
 
 class CourseWatch:

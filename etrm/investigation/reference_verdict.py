@@ -30,7 +30,7 @@ from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.stages.before_model import FROZEN_PART
-from etrm.training.step_check import ComparedStep
+from etrm.training.monitoring.step_check import ComparedStep
 
 STUDY = "reference"
 MOST_EVERY = MonitorConfig().reference_every

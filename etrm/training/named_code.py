@@ -11,7 +11,7 @@ from etrm.extensions import source_digest
 from etrm.model.construct import VARIANTS, find_variant
 from etrm.model.encoders import ENCODERS, find_encoder
 from etrm.training.faults import Fault, apply_faults, build_recipe, find, find_all, is_listed
-from etrm.training.observer import find_rule
+from etrm.training.monitoring.own_rules import find_rule
 
 
 def objects(config: Config) -> dict[str, object]:

@@ -35,7 +35,7 @@ from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
 from etrm.model.forward_context import Shapes, recomputing, rounded_to
-from etrm.training import named_code, nonfinite
+from etrm.training import named_code
 from etrm.training.ema import Ema
 from etrm.training.execution.compiling import compile_networks
 from etrm.training.execution.cuda_graphs import CudaGraphs, watched
@@ -50,11 +50,12 @@ from etrm.training.loss import act_loss
 from etrm.training.metric_log import Landing, LoggedStep
 from etrm.training.metrics import sum_step
 from etrm.training.micro_batches import MicroBatch, build_micro_batches, count_positions, split
-from etrm.training.observer import Observer
+from etrm.training.monitoring import nonfinite
+from etrm.training.monitoring.observer import Observer
+from etrm.training.monitoring.step_check import REFERENCE, StepCheck, read_compared
 from etrm.training.optim import schedule, set_rates
 from etrm.training.scoring.held_out_curve import HeldOutCurve, HeldOutScore
 from etrm.training.slots import Slots
-from etrm.training.step_check import REFERENCE, StepCheck, read_compared
 from etrm.training.train_state import TrainState
 
 _log = logging.getLogger(__name__)

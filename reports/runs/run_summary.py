@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from etrm.training.step_check import read_compared
+from etrm.training.monitoring.step_check import read_compared
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
 from reports.runs.learning_course import describe_course

@@ -9,7 +9,7 @@ import torch
 
 from etrm.config import load, with_settings
 from etrm.investigation.reference_comparison.reference_check import check_course, check_start
-from etrm.training.step_check import read_compared
+from etrm.training.monitoring.step_check import read_compared
 from etrm.training.trainer import train
 from tests.devices.test_training import SUBJECTS
 

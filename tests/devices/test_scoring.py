@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from etrm.config import Changes, load, with_settings
+from etrm.training.monitoring.step_check import read_compared
 from etrm.training.scoring.fitted_scores import Fit
 from etrm.training.scoring.held_out_curve import SOLVED
 from etrm.training.scoring.run_analysis import analyse_run
 from etrm.training.scoring.score_run import score_run
-from etrm.training.step_check import read_compared
 from etrm.training.trainer import Trainer, train
 
 BRIEF: Changes = {"train": {"threads": 1, "steps": 4, "warmup_steps": 0}, "evaluate": {"max_tasks": 3}}

@@ -28,7 +28,7 @@ from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.pretrained_decoder import UnkeptDecoderError
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import PipelineStage
-from etrm.training.step_check import ComparedStep
+from etrm.training.monitoring.step_check import ComparedStep
 from tests.investigation.planted import inline
 
 EQUAL = ReferenceResult(codes=("reference.equal",), sentence="start", steps=(1,))

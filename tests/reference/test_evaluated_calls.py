@@ -15,7 +15,7 @@ from etrm.model.recursive import RecursiveModel, recursive_core
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluated_calls import compare_calls
 from etrm.reference.recorded import RecordedCore, RecordedEncoding
-from etrm.training.recorded_step import record_demos
+from etrm.training.monitoring.recorded_step import record_demos
 from etrm.training.trainer import Trainer
 
 VARIANTS: dict[str, dict[str, Any]] = {

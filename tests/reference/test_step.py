@@ -19,8 +19,8 @@ from etrm.reference.step import compare_step
 from etrm.training import trainer as trainer_module
 from etrm.training.ema import Ema
 from etrm.training.metrics import StepSums
+from etrm.training.monitoring.recorded_step import record_step
 from etrm.training.optim import build_optimizers
-from etrm.training.recorded_step import record_step
 from etrm.training.slots import Slots
 from etrm.training.trainer import Trainer
 from tests.sampled import one_in

@@ -15,7 +15,7 @@ from etrm.model.construct import build_variant
 from etrm.training.context_fit import PosedDemos
 from etrm.training.inner_steps import InnerSteps
 from etrm.training.loss import act_loss
-from etrm.training.step_check import read_compared
+from etrm.training.monitoring.step_check import read_compared
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from etrm.investigation.controls import HEALTHY
 from etrm.investigation.evidence.figures import Figure, Series, average_so_far, logged_curve
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.training.observer import LAYER
+from etrm.training.monitoring.observer import LAYER
 
 FIGURES = (
     Figure(

@@ -16,7 +16,7 @@ from etrm.reference.departure import Departure
 from etrm.reference.evaluated_weights import compare_weights
 from etrm.reference.kept_state import compare_states
 from etrm.reference.recorded import Snapshot
-from etrm.training.recorded_step import take_snapshot
+from etrm.training.monitoring.recorded_step import take_snapshot
 from etrm.training.train_state import TrainState
 
 

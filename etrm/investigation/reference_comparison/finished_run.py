@@ -27,10 +27,10 @@ from etrm.reference.evaluation import ROUNDING, CountedScores, agree
 from etrm.reference.logged_numbers import GRADIENT_NORM
 from etrm.reference.stages.differences import LIMITS
 from etrm.training.faults import build_recipe
+from etrm.training.monitoring.step_check import StepCheck
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
 from etrm.training.scoring.score_run import evaluate_run
-from etrm.training.step_check import StepCheck
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ from etrm.model.variant import Variant
 from etrm.reference.departure import Departure
 from etrm.reference.evaluated_calls import compare_calls
 from etrm.reference.recorded import RecordedCore, RecordedEncoding
-from etrm.training.recorded_step import record_demos
+from etrm.training.monitoring.recorded_step import record_demos
 
 
 def compare_networks(model: Variant, use: Callable[[], object]) -> list[Departure]:

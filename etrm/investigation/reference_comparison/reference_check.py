@@ -52,9 +52,9 @@ from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.stages.checked_step import covers_model
 from etrm.reference.start_weights import compare_start_weights
 from etrm.training.faults import build_recipe
+from etrm.training.monitoring.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import BEST, evaluate_tasks, load_model, make_predictor
-from etrm.training.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 

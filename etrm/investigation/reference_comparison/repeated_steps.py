@@ -13,7 +13,7 @@ from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.saved_steps import list_saved, name_of
 from etrm.config import Config, with_settings
 from etrm.investigation.reference_comparison.reference_check import ReferenceFacts
-from etrm.training.step_check import ComparedStep, StepCheck
+from etrm.training.monitoring.step_check import ComparedStep, StepCheck
 from etrm.training.trainer import Trainer
 
 

@@ -21,7 +21,7 @@ from etrm.investigation.reference_comparison.reference_check import TURNS, check
 from etrm.model.act import Carry
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation
-from etrm.training.recorded_step import record_step
+from etrm.training.monitoring.recorded_step import record_step
 from etrm.training.trainer import Trainer
 
 

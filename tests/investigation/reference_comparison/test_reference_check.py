@@ -25,10 +25,10 @@ from etrm.model.encoders.variational import Latent
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.scoring import predictor
 from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
 from etrm.training.scoring.predictor import make_predictor
-from etrm.training.step_check import ComparedStep
 from etrm.training.trainer import Trainer, train
 
 

@@ -15,7 +15,7 @@ from etrm.investigation.reference_comparison.reference_check import ReferenceFac
 from etrm.investigation.reference_comparison.repeated_steps import add_steps_before_departure
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training import recipe
-from etrm.training.step_check import ComparedStep
+from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.trainer import Trainer, train
 
 BEGINS = 11

@@ -9,7 +9,7 @@ import pytest
 from etrm.checkpoints.run_folder import RunFolder, read_metrics
 from etrm.config import load, with_settings
 from etrm.investigation.runs.measured_run import measured_run, rebuild_trainer
-from etrm.training.step_check import read_compared
+from etrm.training.monitoring.step_check import read_compared
 from etrm.training.trainer import Trainer
 
 

@@ -17,7 +17,7 @@ from etrm.data.tokens import EOS
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.reference.data.loaded_rows import choose_places, compare_batch, compare_passes, compare_task_sets
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.training.recorded_step import record_batch
+from etrm.training.monitoring.recorded_step import record_batch
 from tests.reference.invented import build_loaders, few_of, make_task, make_tasks
 
 CONFIG = few_of("smoke", data={"queries": "all"})

@@ -15,7 +15,13 @@ from etrm.checkpoints.run_folder import RunFolder
 from etrm.config import Config, load, with_settings
 from etrm.errors import RunFolderError
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.training.step_check import REFERENCE, ComparedStep, StepCheck, planned_steps, read_compared
+from etrm.training.monitoring.step_check import (
+    REFERENCE,
+    ComparedStep,
+    StepCheck,
+    planned_steps,
+    read_compared,
+)
 from etrm.training.train_state import TrainState
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
@@ -122,7 +128,7 @@ def test_a_comparison_that_fails_does_not_end_the_run(
     def fail(*args: object) -> None:
         raise IndexError("planted")
 
-    monkeypatch.setattr("etrm.training.step_check.compare_step", fail)
+    monkeypatch.setattr("etrm.training.monitoring.step_check.compare_step", fail)
     assert train(config_of(train={"steps": 3}), tmp_path / "run")
     assert {step.absent for step in read_compared(tmp_path / "run")} == {"IndexError: planted"}
 

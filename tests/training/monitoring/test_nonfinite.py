@@ -20,7 +20,7 @@ from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.data import collate
 from etrm.errors import NonFiniteError
-from etrm.training import nonfinite
+from etrm.training.monitoring import nonfinite
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 from tests.sampled import one_in

@@ -27,7 +27,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.kept_state import compare_states
 from etrm.reference.recorded import RecordedStep, Snapshot
 from etrm.reference.step import compare_step
-from etrm.training.recorded_step import Stepping, record_step
+from etrm.training.monitoring.recorded_step import Stepping, record_step
 from etrm.training.train_state import TrainState
 
 REFERENCE = "reference.jsonl"

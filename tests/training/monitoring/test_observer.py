@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from etrm.config import Config
-from etrm.training.observer import LAYER, name_layer
+from etrm.training.monitoring.observer import LAYER, name_layer
 from etrm.training.trainer import Trainer
 
 Smoke = Callable[..., Config]

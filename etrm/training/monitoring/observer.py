@@ -10,37 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics import Absent, Finding, Monitor, RowsFunction, Rule, representation
+from diagnostics import Absent, Finding, Monitor, RowsFunction, representation
 from diagnostics.errors import ToolkitError
-from diagnostics.rules.registry import check_rule
 from etrm.batch import Batch
 from etrm.data import build_evaluation_samples, collate
 from etrm.device import to_device
-from etrm.extensions import ExtensionPoint
 from etrm.training.execution.compiling import uncompiled
 from etrm.training.loss import act_loss
+from etrm.training.monitoring.own_rules import EXTENSION_POINT, find_rule
 from etrm.training.train_state import TrainState
-
-EXTENSION_POINT: ExtensionPoint[Rule] = ExtensionPoint(
-    "rules",
-    "diagnostics rule",
-    "diagnostics.Rule(id, severity, title, metric, remedy, check=..., causes=(...,))",
-    lambda found: isinstance(found, Rule),
-)
-
-
-def find_rule(name: str) -> Rule:
-    """Load the diagnostics rule that a name of code refers to.
-
-    Raises:
-        ExtensionError: its code cannot be loaded, or is not a rule that a monitor can run.
-    """
-    rule = EXTENSION_POINT.load(name)
-    try:
-        return check_rule(rule, name)
-    except ToolkitError as error:
-        raise EXTENSION_POINT.wrong(name, str(error)) from error
-
 
 LAYER = "layer."
 """What the keys of the gradient norms of layers begin with."""

@@ -1,0 +1,1 @@
+"""What a run measures and checks of itself while it trains."""
