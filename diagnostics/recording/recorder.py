@@ -109,7 +109,6 @@ class Recorder:
         self._guessed_ties = tuple(tie for tie in lost if not tie.declared)
         self.attached = False
         self._handles: list[RemovableHandle] = []
-        self._model_handle: RemovableHandle | None = None  # removed as soon as nothing is sought any more
         self._before: FinishedStep | None = None
         self.capture: Capture | None = None
         self.quiet: dict[str, tuple[str, int]] = {}
@@ -128,10 +127,9 @@ class Recorder:
                 self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
             except RuntimeError:  # of a ScriptModule that was compiled
                 self._blind.add(name)
-        if self._strangers.looking:
-            hook = WeakHook(self._note_model_call)
-            self._model_handle = self._model.register_forward_hook(hook, with_kwargs=True)
-            self._handles.append(self._model_handle)
+        begins, ends = WeakHook(self._note_model_begins), WeakHook(self._note_model_call)
+        self._handles.append(self._model.register_forward_pre_hook(begins))
+        self._handles.append(self._model.register_forward_hook(ends, with_kwargs=True))
         self._parameters.attach()
 
     def detach(self) -> None:
@@ -165,8 +163,15 @@ class Recorder:
             if self._strangers.looking:
                 self._look_for_strangers(name, (args, kwargs), output)
 
+    def _note_model_begins(self, module: nn.Module, args: Any) -> None:
+        if self.capture is not None and module is self._model:
+            self.capture.begin_model_call()
+
     def _note_model_call(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self._strangers.looking and module is self._model:
+        if self.capture is None or module is not self._model:
+            return
+        self.capture.end_model_call((args, kwargs))
+        if self._strangers.looking:
             self._look_for_strangers("", (args, kwargs), output)
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
@@ -248,8 +253,6 @@ class Recorder:
         if self._strangers.looking:
             known = {id(parameter) for parameter in self._model.parameters()}
             self._strangers.close(self._model, known | self._parameters.in_optimizers())
-            if not self._strangers.looking and self._model_handle is not None:
-                self._model_handle.remove()
         readout.pack()
         tasks = sorted(capture.passes | parameters.passes.tasks)
         numbers = {task: number for number, task in enumerate(tasks)}

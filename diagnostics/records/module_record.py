@@ -40,6 +40,7 @@ class CallRecord:
         checkpointed: Whether it ran in the forward pass of a reentrant checkpoint.
         passes: Numbers in the step, from 0, of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
+        in_sampling: Whether it ran in a call of the whole model with gradients disabled that was given integers alone.
         largest: The largest of `row_gradients`, 0 where there are none.
     """
 
@@ -54,6 +55,7 @@ class CallRecord:
     unknown: Cause | None = None
     checkpointed: bool = False
     raw: bool = False
+    in_sampling: bool = False
     passes: frozenset[int] = frozenset()
     largest: float = 0.0
 

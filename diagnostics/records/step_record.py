@@ -94,6 +94,12 @@ class StepRecord:
         names = [each.name for each in self.targets if each.declared]
         return any(module == name or module.startswith(f"{name}.") for name in names)
 
+    def changed_by_hand(self) -> bool:
+        """Whether every trainable weight changes, none has a gradient, and no optimiser steps."""
+        every = [each for each in self.parameters.values() if each.requires_grad and not each.expect_frozen]
+        changed = all(each.changed and each.reach.kind == "none" and not each.assigned for each in every)
+        return bool(every) and changed and not any(self.optimizers)
+
     def is_head_of_some(self, module: str) -> bool:
         """Whether no module reads it, and every sample trains all modules that feed it: a head for some samples."""
         feeders = self.into.get(module, frozenset()) - {module}

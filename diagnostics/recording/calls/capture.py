@@ -72,6 +72,7 @@ class Capture:
         self._flow = flow
         self._before_backward: Callable[[], None] | None = before_backward
         self._statistics: dict[str, OutputStatistics] = {}
+        self._before_model: dict[str, int] = {}  # calls of each module when a call of the whole model began
 
     @contextmanager
     def of_term(self, name: str) -> Iterator[None]:
@@ -99,6 +100,25 @@ class Capture:
         call = Call(recomputed=False)
         call.unknown = cause
         self.calls[name] = [call]
+
+    def begin_model_call(self) -> None:
+        """A call of the whole model begins."""
+        self._before_model = {name: len(calls) for name, calls in self.calls.items()}
+
+    def end_model_call(self, given: Any) -> None:
+        """A call of the whole model ends: mark those inside it if it can only have sampled words or actions.
+
+        With gradients disabled, integers carry nothing from one call to the next that a gradient could follow.
+
+        Args:
+            given: Its arguments.
+        """
+        tensors = list_tensors(given)
+        if torch.is_grad_enabled() or not tensors or any(map(_holds_numbers, tensors)) or find_opaque(given):
+            return
+        for name, calls in self.calls.items():
+            for call in calls[self._before_model.get(name, 0) :]:
+                call.in_sampling = not call.grad_enabled
 
     def on_forward(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -163,8 +183,7 @@ class Capture:
         seen: list[int] = []
         inputs = [id(tensor) for tensor in given]
         for tensor in outputs:
-            numbers = tensor.is_floating_point() or tensor.is_complex()
-            if not numbers or id(tensor) in seen:
+            if not _holds_numbers(tensor) or id(tensor) in seen:
                 continue
             layout = _layout(module, tensor, first=not seen, declared=call.index is not None)
             seen.append(id(tensor))
@@ -341,6 +360,7 @@ class Capture:
             unknown=call.unknown,
             checkpointed=call.checkpointed,
             raw=call.raw,
+            in_sampling=call.in_sampling,
             passes=frozenset(call.passes),
             largest=largest,
         )
@@ -402,6 +422,10 @@ def _unmeasurable(outputs: Sequence[Tensor]) -> Cause | None:
         if tensor.is_meta:
             return unknown_rows.NO_DATA
     return None
+
+
+def _holds_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _layout(module: nn.Module, tensor: Tensor, first: bool, declared: bool) -> Cause | None:

@@ -88,6 +88,7 @@ class Call:
         "blind",
         "checkpointed",
         "grad_enabled",
+        "in_sampling",
         "index",
         "key",
         "passes",
@@ -116,6 +117,7 @@ class Call:
         self.checkpointed = not self.grad_enabled and not recomputed and in_reentrant_checkpoint()
         self.passes: set[int] = set()
         self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
+        self.in_sampling = False  # in a call of the whole model on integers, with gradients disabled
         self.returned: list[int] = []  # addresses of its outputs
         self.blind = False  # an output lost its hook
         self.key = -1  # of the index
@@ -135,6 +137,7 @@ class Call:
             self.recomputed,
             self.checkpointed,
             self.raw,
+            self.in_sampling,
             self.rows,
             self.unknown,
             self.unmatched_reason,

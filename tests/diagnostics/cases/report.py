@@ -38,6 +38,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "planted": faults.planted.CASES,
     "variations": faults.variations.CASES,
     "programs": programs.CASES,
+    "libraries": (*faults.libraries.CASES, *programs.LIBRARIES),
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -50,6 +51,7 @@ PROGRAMS = {
     **healthy.kept.PROGRAMS,
     **healthy.planted.PROGRAMS,
     **healthy.variations.PROGRAMS,
+    **healthy.libraries.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES, **healthy.variations.USES}
@@ -227,6 +229,7 @@ _TITLES = {
     "planted": "Planted in whole training scripts",
     "variations": "Variations of the kinds that users report",
     "programs": "Planted in whole scripts, which are audited as they are: 20 steps, and to their end",
+    "libraries": "After bug reports of public libraries",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\
@@ -287,6 +290,9 @@ named when a script runs to its end); all healthy versions were quiet, and 5 of 
 codebook was one of them, and right to be: its codes had collapsed, which was corrected. The answer of not-causal was
 widened to the rule that an audit of a function already had. Missed is losses-of-both, since several losses may be
 meant to train both networks.
+
+"libraries" was written after bug reports of public libraries, without a look at the rules: 10 of its 20 faults were
+named at first try, all fixes were quiet, and 3 of its 11 healthy programs were accused.
 
 A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.

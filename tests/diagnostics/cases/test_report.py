@@ -224,6 +224,30 @@ UNSEEN_IN_20_STEPS = {
 }
 
 
+@pytest.mark.parametrize("case", mark(GROUPS["libraries"]))
+def test_a_report_to_a_library_is_named_and_its_fix_is_quiet(case: Case) -> None:
+    def run(made: dict[str, Any]) -> Sequence[Finding]:
+        return programs.audit_program(made, to_end=True) if "script" in made else run_audit(made)
+
+    assert [each for each in run(case.make(False)) if each.severity > Severity.NOTE] == []
+    verdict = judge(run(case.make(True)), case.answers)
+    assert verdict == ("missed" if case.name in UNSEEN_IN_LIBRARIES else "named")
+
+
+UNSEEN_IN_LIBRARIES = {
+    "difference-with-gradient",
+    "upstream-forgotten",
+    "convolution-sees-ahead",
+    "probabilities-of-all-samples",
+    "class-always-dropped",
+    "twin-is-neighbour",
+    "factors-exchanged",
+    "merged-and-not-taken-out",
+    "best-by-reference",
+    "optimizer-of-each-epoch",
+}
+
+
 @pytest.mark.parametrize("name", one_in(4, programs.HEALTHY))
 def test_a_healthy_script_is_quiet_and_unchanged(name: str) -> None:
     findings, same = programs.run_healthy_program(programs.HEALTHY[name])

@@ -61,9 +61,11 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
         disabled = total - module.calls_grad_enabled
         cut = total - reached - disabled - zero
         declared = name in record.partial and not cut and disabled > 0
+        sampling = not cut and all(call.in_sampling for call in module.calls if not call.grad_enabled)
         cause = CALLS_DECLARED if declared else _CAUSES[disabled > 0, cut > 0]
         minor = (
             declared
+            or (cause is CALLS_WITHOUT_GRAD and sampling)
             or (cause is CALLS_ZERO and zero < WASTED * total)
             or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name, cause))
         )
@@ -161,7 +163,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="Some of the module's calls in a step receive no gradient. A note if `expect_partial` names the module"
     " and these calls ran with gradients disabled, if fewer than half of the calls received only zeros, or if"
-    " at most half of the calls on data have no gradient, as for targets. Calls that checkpointing repeats do"
+    " at most half of the calls on data have no gradient, as for targets, or if all of them ran when the whole model"
+    " was given integers alone with gradients disabled, as to sample words. Calls that checkpointing repeats do"
     " not count.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",
     example="Three of four cycles of a shared core run under `no_grad`.",

@@ -126,8 +126,11 @@ def _meant(record: StepRecord, seen: Observation) -> Observation | None:
 
 
 def _is_set_aside(record: StepRecord, name: str) -> bool:
-    """Whether a step does without the module: a target or one faded out; one whose readers or optimiser wait too."""
-    if is_target(record, name) or is_faded_out(record, name):
+    """Whether a step does without the module: a target or one faded out; one whose readers or optimiser wait too.
+
+    Or without gradients in all modules.
+    """
+    if record.changed_by_hand() or is_target(record, name) or is_faded_out(record, name):
         return True
     state = record.modules[name].state
     if state == "arrived":

@@ -85,6 +85,10 @@ TARGET = Cause(
     "target",
     "no gradient reaches it and it is in no optimiser: a target network, or an average of another module",
 )
+WITHOUT_GRADIENTS = Cause(
+    "without-gradients",
+    "the step changes every weight itself, without gradients and without an optimiser: a search without derivatives",
+)
 CHECKPOINT = Cause(
     "checkpoint-without-gradient",
     "reentrant checkpointing: none of the inputs of the checkpoint requires gradient, so it has no backward pass",
@@ -127,11 +131,18 @@ def find_no_gradient(record: StepRecord, options: Values) -> Iterator[Observatio
                 cause = CHECKPOINT
             elif target:
                 cause = TARGET
+            elif record.changed_by_hand():
+                cause = WITHOUT_GRADIENTS
             calls = module.calls_total
             times = "once" if calls == 1 else f"{calls} times"
             message = f"{name}: no gradient; {happened.format(calls=calls, times=times)}"
             yield Observation(
-                name, 0.0, message, cause, key=cause, severity=NOTE if cause is TARGET else None
+                name,
+                0.0,
+                message,
+                cause,
+                key=cause,
+                severity=NOTE if cause in (TARGET, WITHOUT_GRADIENTS) else None,
             )
 
 
@@ -329,8 +340,9 @@ GRAD001 = Rule(
     " to False.",
     find_no_gradient,
     lasting(5),
-    causes=(NO_GRAD, DETACHED, CUT_INSIDE, CHECKPOINT, TARGET),
-    what="No gradient reaches the module at all.",
+    causes=(NO_GRAD, DETACHED, CUT_INSIDE, CHECKPOINT, TARGET, WITHOUT_GRADIENTS),
+    what="No gradient reaches the module at all. A note for a target network, and where the step changes every weight"
+    " itself, without an optimiser.",
     why="It keeps its initial weights.",
     example="`scores = torch.tensor([scorer(row).item() for row in x])`.",
     false_alarms="A target network or feature extractor that must not train: set `requires_grad` to False, and it"

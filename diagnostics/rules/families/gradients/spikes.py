@@ -8,7 +8,7 @@ module in execution order is reported; a gradient comes from the loss, so the la
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import median
 
 from diagnostics.causes import Cause
@@ -27,6 +27,8 @@ _HALF_WINDOW = 10
 """Steps on each side of the neighbourhood: a median of 21 is not moved by the few spikes that a window may hold."""
 _WARM_UP = 5
 """First steps that are left out: losses and gradients fall steeply there."""
+_OF_A_KIND = 3
+"""Steps that make a kind: of fewer, a median is one of the spikes."""
 _MAD_TO_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
@@ -67,6 +69,7 @@ def _by_step(
 ) -> dict[int, dict[str, float]]:
     """Size of the spikes, as a multiple of the neighbourhood, by step and module; none up to the small values."""
     found: dict[int, dict[str, float]] = {}
+    kinds = {record.step: _kind(record) for record in history}
     for name in history[0].modules if history else ():
         points = [
             (record.step, float(value))
@@ -76,6 +79,7 @@ def _by_step(
             and math.isfinite(value)
         ]
         spiking = _outliers(points, options[_METRICS[metric]], options)
+        spiking = _without_usual(spiking, dict(points), kinds, options[_METRICS[metric]])
         values = dict(points) if name in small else {}
         spiking = {
             step: size for step, size in spiking.items() if values.get(step, math.inf) > small.get(name, 0)
@@ -84,6 +88,25 @@ def _by_step(
             for step, size in spiking.items():
                 found.setdefault(step, {})[name] = size
     return dict(sorted(found.items()))
+
+
+def _kind(record: StepScalars) -> Hashable:
+    """The calls of a step: one that applies a penalty calls modules in another way than the others."""
+    return tuple((each["calls"], each["calls_with_gradient"]) for each in record.modules.values())
+
+
+def _without_usual(
+    spiking: Mapping[int, float], values: Mapping[int, float], kinds: Mapping[int, Hashable], ratio: float
+) -> dict[int, float]:
+    """Those spikes that are far above the other steps of their kind too, where these are three at least."""
+    alike: dict[Hashable, list[float]] = {}
+    for step, value in values.items():
+        alike.setdefault(kinds[step], []).append(value)
+    return {
+        step: size
+        for step, size in spiking.items()
+        if len(same := alike[kinds[step]]) < _OF_A_KIND or values[step] > ratio * median(same)
+    }
 
 
 def _outliers(points: Sequence[tuple[int, float]], ratio: float, options: Values) -> dict[int, float]:
@@ -170,7 +193,8 @@ SPIKE001 = Rule(
     causes=(OUTPUT_SPIKES, GRADIENT_SPIKES),
     what="On at least two steps, not side by side, the root mean square of the output is 8 times, or the largest"
     " gradient at it 20 times, the median of the 21 steps around, and six robust deviations away. An output is"
-    " reported at the first module that spikes, a gradient at the last.",
+    " reported at the first module that spikes, a gradient at the last. Steps that call modules in another way than"
+    " their neighbours, as every fourth that applies a penalty, are compared with each other.",
     why="Spikes undo training, and a mean or z-score hides them.",
     example="Outputs times 40 on 4 % of the steps.",
     false_alarms="Batches of very different kinds in turn.",

@@ -263,7 +263,11 @@ def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause 
     if parameter.expect_frozen or not parameter.changed or record.is_declared_target(parameter.owner):
         return None
     cause = movement_cause(parameter)
-    if cause in (TRAINED, TRAINED_ELSEWHERE) or judge_rounding(record, parameter) is not None:
+    if (
+        cause in (TRAINED, TRAINED_ELSEWHERE)
+        or record.changed_by_hand()
+        or judge_rounding(record, parameter) is not None
+    ):
         return None  # what cannot change the loss may decay
     return cause
 

@@ -168,3 +168,39 @@ CASES: Sequence[Case] = (
         Answer("MOVE001", "", "zero-rate"),
     ),
 )
+LIBRARIES: Sequence[Case] = (
+    _case(
+        "adapters",
+        1,
+        "merged-and-not-taken-out",
+        "each evaluation adds the adapters to the frozen weights, and never takes them out",
+        Answer("FROZEN001", "*base*"),
+        Answer("MOVE002", "*base*"),
+        Answer("*", "*base*"),
+    ),
+    _case(
+        "adapters",
+        2,
+        "best-by-reference",
+        "the best state is the memory of the current one",
+        Answer("SHARE004"),
+    ),
+    _case(
+        "features",
+        1,
+        "optimizer-of-each-epoch",
+        "each epoch makes a new optimiser, which forgets its averages",
+        Answer("MOVE*", "", "*renew*"),
+        Answer("MOVE003"),
+        Answer("RATE001"),
+    ),
+    _case(
+        "features",
+        2,
+        "hook-keeps-detached",
+        "a hook keeps detached features, so that the backbone gets no gradient",
+        Answer("GRAD001", "backbone*"),
+        Answer("REACH001", "backbone*"),
+    ),
+)
+"""Of the group `libraries`."""

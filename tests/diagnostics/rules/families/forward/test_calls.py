@@ -247,3 +247,30 @@ def test_a_sequence_without_gradient_is_a_target_unless_the_next_one_goes_on_fro
             optimizer.step()
             optimizer.zero_grad()
     assert any(each.severity > Severity.NOTE for each in calls(monitor)) == carried
+
+
+class Sampler(nn.Module):
+    """Reads numbers of words, or their embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(5, 4), nn.Linear(4, 5)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.embed(words) if words.dtype == torch.long else words).mean(1)
+
+
+@pytest.mark.parametrize(("sampled", "severity"), [(True, Severity.NOTE), (False, Severity.WARNING)])
+def test_words_may_be_sampled_in_the_step_but_states_may_not(sampled: bool, severity: Severity) -> None:
+    model = Sampler()
+    monitor = Monitor(model)
+    for _ in range(6):
+        with monitor.step(samples=3):
+            words = torch.randint(0, 5, (3, 2))
+            with torch.no_grad():
+                for _ in range(4):
+                    found = model(words if sampled else model.embed(words))
+                    words = torch.cat([words, found.argmax(1, keepdim=True)], 1)
+            model(words).square().mean().backward()
+    assert {each.severity for each in calls(monitor)} == {severity}

@@ -146,3 +146,17 @@ def test_a_layer_of_zeros_that_is_frozen(zero: bool, frozen: bool, code: str | N
     found = {each.code: each.severity for each in monitor.findings() if each.rule == "GRAD003"}
     assert set(found) == ({code} if code else set())
     assert Severity.WARNING in found.values() or code != "frozen-at-zero"
+
+
+@pytest.mark.parametrize(("layers", "severity"), [(2, Severity.NOTE), (1, Severity.CRITICAL)])
+def test_a_search_without_derivatives_changes_every_weight_itself(layers: int, severity: Severity) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    monitor = Monitor(model)
+    for _ in range(6):
+        with monitor.step(samples=BATCH), torch.no_grad():
+            model(torch.randn(BATCH, 4))
+            for weight in model[:layers].parameters():
+                weight.add_(0.01 * torch.randn_like(weight))
+    assert {each.severity for each in monitor.findings() if each.rule == "GRAD001"} == {severity}
+    assert all(each.severity <= severity for each in monitor.findings())
