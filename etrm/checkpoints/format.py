@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from etrm.atomic_files import sync_folder
 from etrm.checkpoints.saved_steps import PREFIX, list_saved, name_of
 from etrm.device import to_host
 from etrm.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 WeightsKind = Literal["ema", "raw"]
 WEIGHTS: dict[WeightsKind, str] = {"raw": "model.safetensors", "ema": "ema.safetensors"}
@@ -144,6 +147,32 @@ def read(path: Path) -> Checkpoint:
             _read_tensors(path / name, digests) for name in (WEIGHTS["raw"], WEIGHTS["ema"], TENSORS)
         )
     return Checkpoint(step, model, ema, tensors, state)
+
+
+def read_newest(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """Read the newest checkpoint of a folder that is intact; None if there is no checkpoint.
+
+    Raises:
+        FormatError: another version of etrm wrote it.
+        CheckpointError: there are checkpoints, and none is intact.
+    """
+    problems = []
+    for path in reversed(list_saved(folder)):
+        try:
+            return path, read(path)
+        except FormatError:
+            raise
+        except CheckpointError as error:  # it was altered; an older one may be whole
+            _log.warning("skipped: %s [%s]", error.brief, error.code)
+            problems.append(error)
+    if problems:
+        raise CheckpointError(
+            "checkpoint.none-whole",
+            f"no checkpoint in {folder} is intact",
+            got=problems[0].brief,
+            next_step="restore the original files, or begin another run",
+        ) from problems[0]
+    return None
 
 
 def read_weights(path: Path, weights: WeightsKind) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,12 +11,10 @@ Each size bucket has its own rows and carry; the schedule chooses the bucket of 
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,13 +22,11 @@ from torch import Tensor
 
 from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
-from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, TrainConfig
 from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
-from etrm.errors import CheckpointError, ExtensionError, TrainingError
+from etrm.errors import ExtensionError, TrainingError
 from etrm.extensions import explained
 from etrm.hardware import compute
 from etrm.model.act import Carry
@@ -43,6 +39,7 @@ from etrm.training.execution.distributed import ALONE, World, join_processes
 from etrm.training.execution.memory import explain_shortage
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.execution.stop_request import StopRequest
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.freeze_schedule import Stage
 from etrm.training.inner_steps import InnerSteps
@@ -56,6 +53,7 @@ from etrm.training.monitoring.step_check import REFERENCE, StepCheck, read_compa
 from etrm.training.optim import schedule, set_rates
 from etrm.training.scoring.held_out_curve import HeldOutCurve, HeldOutScore
 from etrm.training.slots import Slots
+from etrm.training.step_times import StepTimes
 from etrm.training.train_state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -134,8 +132,11 @@ class Trainer:
         self.stage = Stage(self.model, train, self.recipe.freeze, folder.path if folder else None)
         self.observer = Observer(self.state)
         self.check = StepCheck(config)
+        self.times = StepTimes()
+        self._stop = StopRequest()
         self._recorded = world.any(folder is not None)
-        self._stop = False
+        self._metrics_bytes = 0
+        self._saved_step = -1
 
     def _choose_shapes(self, train: TrainConfig) -> Shapes:
         if train.static_shapes:
@@ -149,7 +150,7 @@ class Trainer:
 
     def stop(self) -> None:
         """End :meth:`run` after the current step, as a signal does."""
-        self._stop = True
+        self._stop.made = True
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -192,8 +193,7 @@ class Trainer:
                 self.model, slots, self.carries[bucket], self._slices, self.world, self.halting
             )
             positions, padding = count_positions(self.model, slots, parts)
-        self._positions, self._padding = self._positions + positions, self._padding + padding
-        self._loading += time.perf_counter() - requested
+        self.times.add_loading(time.perf_counter() - requested, positions, padding)
 
         with self.observer.step(len(self.mine)), watched() if self.observer.due else nullcontext():
             carry, halted, sums = self._forward_and_backward(slots, parts, all(resets))
@@ -276,32 +276,14 @@ class Trainer:
         Returns:
             False if a signal stopped the run early; a checkpoint of that step is kept.
         """
-        on = compute(self.config.train, self.device)
-        record = describe_environment() | {
-            "device": on.device,
-            "precision": on.precision,
-            "threads": on.threads,
-        }
-        record |= {"seed": self.config.train.seed, "data_hash": self.tasks.hash}
-        ended = self.step >= self.config.train.steps  # a finished run that is resumed: what it recorded stays
-        record |= {"queries": len(self.episodes.queries), "skipped_queries": len(self.episodes.skipped)}
-        record |= {"tasks": len(self.tasks), "parameters": sum(p.numel() for p in self.model.parameters())}
-        if self.config.data.curriculum:
-            record["stage_tasks"] = list(self.episodes.stage_tasks)
-        code = named_code.digests(self._requested)
-        record |= {"code": code} if code else {}
-        if self.folder:
-            self.folder.keep_code(code)
-            for change in self.folder.start(record, self._metrics_bytes, self.step, trains=not ended):
-                _log.warning(
-                    "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before
-                )
+        train = self.config.train
+        ended = self.step >= train.steps  # a finished run that is resumed: what it recorded stays
+        self._start_record(trains=not ended)
         if self.step == 0:
             self._save()
-        with self._signals(), closing(self.prefetch) if self.prefetch else nullcontext():
-            began = time.perf_counter()
-            train = self.config.train
-            while self.step < self.config.train.steps and not self.world.any(self._stop):
+        with self._stop.on_signals(), closing(self.prefetch) if self.prefetch else nullcontext():
+            self.times.restart()
+            while self.step < train.steps and not self.world.any(self._stop.made):
                 with (
                     explain_shortage(train, len(self.mine)),
                     nonfinite.explain_nonfinite(self.state, self.train_step),
@@ -309,20 +291,20 @@ class Trainer:
                 ):
                     found = self.advance(read=self._due(self.step + 1))
                 if found:
-                    timing = self._time_steps(began, len(found))
+                    timing = self.times.mean(len(found))
                     score = self.curve.score(self.state)
                     found[-1] |= score.metrics if score else {}
                     self._log(found, timing, on_step, score)
-                    began = time.perf_counter()
-                if self.step % self.config.train.checkpoint_every == 0:
+                    self.times.restart()
+                if self.step % train.checkpoint_every == 0:
                     self._save()
             if unread := self.state.journal.read():  # stopped between two readings
-                self._log(unread, self._time_steps(began, len(unread)), on_step)
+                self._log(unread, self.times.mean(len(unread)), on_step)
             self.stage.close(self.step)
             self._save()
         if self.folder and not (ended and (self.folder.path / "findings.json").exists()):
             self.folder.write("findings.json", to_json(self.observer.findings()) + "\n")
-        return self.step >= self.config.train.steps
+        return self.step >= train.steps
 
     def resume(self) -> bool:
         """Continue from the newest whole checkpoint of the folder; return False if there is none.
@@ -330,7 +312,7 @@ class Trainer:
         Raises:
             CheckpointError: checkpoints exist but none is whole, or another version of etrm wrote it.
         """
-        found = self._newest() if self.folder else None
+        found = checkpoints.read_newest(self.folder.checkpoints) if self.folder else None
         path = self.world.tell(found and found[0])
         if path is None:
             return False
@@ -346,30 +328,32 @@ class Trainer:
             checkpoints.tidy(path, self.config.train.keep_checkpoints)
         return True
 
-    def _newest(self) -> tuple[Path, Checkpoint] | None:
-        assert self.folder is not None
-        problems = []
-        for path in reversed(list_saved(self.folder.checkpoints)):
-            try:
-                return path, checkpoints.read(path)
-            except checkpoints.FormatError:
-                raise
-            except CheckpointError as error:  # it was altered; an older one may be whole
-                _log.warning("skipped: %s [%s]", error.brief, error.code)
-                problems.append(error)
-        if problems:
-            raise CheckpointError(
-                "checkpoint.none-whole",
-                f"no checkpoint in {self.folder.checkpoints} is intact",
-                got=problems[0].brief,
-                next_step="restore the original files, or begin another run",
-            ) from problems[0]
-        return None
-
-    _loading = 0.0
-    _positions = _padding = 0
-    _metrics_bytes = 0
-    _saved_step = -1
+    def _start_record(self, trains: bool) -> None:
+        """Record what the run is made of and where it runs, and warn of what changed since an earlier part of it."""
+        if not self.folder:
+            return
+        on = compute(self.config.train, self.device)
+        record = describe_environment() | {
+            "device": on.device,
+            "precision": on.precision,
+            "threads": on.threads,
+            "seed": self.config.train.seed,
+            "data_hash": self.tasks.hash,
+            "queries": len(self.episodes.queries),
+            "skipped_queries": len(self.episodes.skipped),
+            "tasks": len(self.tasks),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        if self.config.data.curriculum:
+            record["stage_tasks"] = list(self.episodes.stage_tasks)
+        code = named_code.digests(self._requested)
+        if code:
+            record["code"] = code
+        self.folder.keep_code(code)
+        for change in self.folder.start(record, self._metrics_bytes, self.step, trains=trains):
+            _log.warning(
+                "%s changed at step %d: %s, was %s", change.name, change.step, change.now, change.before
+            )
 
     @contextmanager
     def _compared(self) -> Iterator[None]:
@@ -393,16 +377,6 @@ class Trainer:
             return True
         return self.curve.due(step)
 
-    def _time_steps(self, began: float, steps: int) -> dict[str, float]:
-        """The mean seconds of the steps since a time, those in which they waited for their rows, and their padding."""
-        found = {
-            "seconds": (time.perf_counter() - began) / steps,
-            "loading_seconds": self._loading / steps,
-            "padded_share": self._padding / self._positions,
-        }
-        self._loading, self._positions, self._padding = 0.0, 0, 0
-        return found
-
     def _log(
         self,
         found: Sequence[dict[str, Any]],
@@ -425,31 +399,6 @@ class Trainer:
         if self.folder:
             checkpoints.save(self.folder.checkpoints, captured, self.config.train.keep_checkpoints)
         self._saved_step = self.step
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and a closed terminal end the run after the current step; a second Ctrl-C ends it at once.
-
-        A signal that was ignored before (``nohup``, or a worker whose parent handles Ctrl-C) stays ignored.
-        """
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stop and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        heeded = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-        try:
-            before = {number: signal.signal(number, stop) for number in heeded}
-        except ValueError:  # not the main thread: the caller's own handlers stay
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def train(

@@ -80,7 +80,8 @@ def test_a_run_with_inner_steps_departs_from_no_reference_and_resumes(
     assert [(step.departures, step.absent) for step in compared] == [((), "")] * 4
 
     def stop(trainer: Trainer, metrics: dict[str, object]) -> None:
-        trainer._stop = metrics["step"] == 2
+        if metrics["step"] == 2:
+            trainer.stop()
 
     assert not train(config, tmp_path / "parts", on_step=stop)
     assert train(config, tmp_path / "parts", resume=True)

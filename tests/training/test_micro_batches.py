@@ -90,7 +90,7 @@ def test_padding_is_what_the_networks_get_beyond_the_tokens(
         for tokens in (sample.tokens, *(d.tokens for d in sample.demos))
     )
     positions = sum(numel for numel, _ in seen)
-    assert (trainer._positions, trainer._padding) == (positions, positions - real)
+    assert (trainer.times.positions, trainer.times.padding) == (positions, positions - real)
     assert static or real == sum(
         valid for _, valid in seen
     )  # static shapes repeat pairs, which count as padding

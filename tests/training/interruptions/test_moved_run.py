@@ -27,7 +27,8 @@ def stopped_at(config: Config, folder: Path, step: int) -> None:
     """Train, and stop as a signal does."""
 
     def stop(trainer: Trainer, metrics: dict[str, Any]) -> None:
-        trainer._stop = metrics["step"] == step
+        if metrics["step"] == step:
+            trainer.stop()
 
     assert not train(config, folder, on_step=stop)
 
@@ -74,7 +75,7 @@ def test_changes_are_kept_over_further_resumes_and_nothing_is_added_without_one(
         with_folder = RunFolder(tmp_path, config, resume=True)
         trainer = Trainer(config, with_folder)
         trainer.resume()
-        trainer.run(lambda trainer, metrics, step=step: setattr(trainer, "_stop", metrics["step"] == step))
+        trainer.run(lambda trainer, metrics, step=step: trainer.stop() if metrics["step"] == step else None)
         with_folder.close()
     found = [(change["step"], change["before"], change["now"]) for change in read_record(tmp_path)["changes"]]
     assert found == [(2, "a", "b"), (5, "b", "a")]

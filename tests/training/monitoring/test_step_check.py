@@ -137,7 +137,7 @@ def test_a_resumed_run_has_the_same_file(tmp_path: Path) -> None:
     config = config_of(train={"steps": 6, "checkpoint_every": 2})
     train(config, tmp_path / "whole")
     half = Trainer(config, folder := RunFolder(tmp_path / "half", config, resume=False))
-    half.run(lambda trainer, metrics: setattr(trainer, "_stop", trainer.step == 3))
+    half.run(lambda trainer, metrics: trainer.stop() if trainer.step == 3 else None)
     folder.close()
     train(config, tmp_path / "half", resume=True)
     assert (tmp_path / "half" / REFERENCE).read_text() == (tmp_path / "whole" / REFERENCE).read_text()
