@@ -31,6 +31,12 @@ class PipelineStage(StrEnum):
     SCORE = "score"  # of an evaluation, and the numbers that a step logs
 
 
+def find_carry_stage(name: str) -> PipelineStage:
+    """Return the stage that a tensor of the carry belongs to: the context for what an encoder keeps between steps."""
+    kept_by_encoder = name.partition(".")[0] in ("context", "encoder_state")
+    return PipelineStage.CONTEXT if kept_by_encoder else PipelineStage.CARRY
+
+
 @dataclass(frozen=True)
 class Departure:
     """One value of a real run that differs from that of the reference.

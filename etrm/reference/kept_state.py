@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.recorded import Snapshot
 
 
@@ -39,12 +40,10 @@ def compare_states(left: Snapshot, found: Snapshot, when: str, *, noise: bool = 
 def _carries(left: Snapshot, found: Snapshot, when: str) -> Iterator[Departure]:
     yield from _values(PipelineStage.CARRY, "buckets", sorted(left.carries), sorted(found.carries), when)
     for bucket in left.carries.keys() & found.carries.keys():
-        old, new = (_named(state.carries[bucket], bucket) for state in (left, found))
-        yield from _tensors(PipelineStage.CARRY, old, new, when)
-
-
-def _named(carry: Mapping[str, Tensor], bucket: int) -> dict[str, Tensor]:
-    return {f"{name} of bucket {bucket}": value for name, value in carry.items()}
+        old, new = left.carries[bucket], found.carries[bucket]
+        for departure in _tensors(PipelineStage.CARRY, old, new, when):
+            stage, name = find_carry_stage(departure.tensor), f"{departure.tensor} of bucket {bucket}"
+            yield replace(departure, stage=stage, tensor=name)
 
 
 def _generators(left: Snapshot, found: Snapshot, when: str, noise: bool) -> Iterator[Departure]:

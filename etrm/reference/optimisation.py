@@ -38,11 +38,16 @@ def rate_of(name: str, train: TrainConfig) -> float:
     return train.lr * (train.encoder_lr_scale if name.startswith("encoder.") else 1.0)
 
 
+FROZEN_PARTS = "core.", "encoder."
+"""The prefixes of the parameters of the parts that a stage of training may freeze."""
+
+
 def frozen_part(step: int, train: TrainConfig) -> str | None:
     """The prefix of the parameters that the 0-based ``step`` does not train, None where it trains all."""
+    decoder, encoder = FROZEN_PARTS
     if step < train.freeze_decoder_steps:
-        return "core."
-    return "encoder." if step < train.freeze_encoder_steps else None
+        return decoder
+    return encoder if step < train.freeze_encoder_steps else None
 
 
 def clipped(gradients: Mapping[str, Tensor], train: TrainConfig) -> dict[str, Tensor]:

@@ -21,7 +21,10 @@ def make_state() -> Snapshot:
         moments={"core.a.exp_avg": torch.ones(4)},
         averages={"core.a": torch.ones(4)},
         average_updates=3,
-        carries={0: {"z_H": torch.ones(2, 3, 1)}, 1: {"z_H": torch.zeros(2, 0, 1)}},
+        carries={
+            0: {"z_H": torch.ones(2, 3, 1), "encoder_state.z": torch.ones(2, 1, 1)},
+            1: {"z_H": torch.zeros(2, 0, 1)},
+        },
         rows={0: ((4, 5), 6), 1: ((-1, -1), 0)},
         random_torch=torch.tensor([1, 2], dtype=torch.uint8),
         random_halting=torch.tensor([3, 4], dtype=torch.uint8),
@@ -42,9 +45,14 @@ CHANGES: list[tuple[Callable[[Snapshot], Snapshot], PipelineStage, str]] = [
     (lambda s: replace(s, averages=moved(dict(s.averages), "core.a")), PipelineStage.AVERAGE, "core.a"),
     (lambda s: replace(s, average_updates=0), PipelineStage.AVERAGE, "updates of the average"),
     (
-        lambda s: replace(s, carries={**s.carries, 0: {"z_H": torch.zeros(2, 3, 1)}}),
+        lambda s: replace(s, carries={**s.carries, 0: moved(dict(s.carries[0]), "z_H")}),
         PipelineStage.CARRY,
         "z_H of bucket 0",
+    ),
+    (
+        lambda s: replace(s, carries={**s.carries, 0: {"z_H": s.carries[0]["z_H"]}}),
+        PipelineStage.CONTEXT,
+        "encoder_state.z of bucket 0",
     ),
     (lambda s: replace(s, carries={0: s.carries[0]}), PipelineStage.CARRY, "buckets"),
     (lambda s: replace(s, rows={**s.rows, 0: ((4, 5), 7)}), PipelineStage.DATA, "rows"),

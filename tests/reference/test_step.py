@@ -422,6 +422,20 @@ def test_a_part_that_is_not_frozen_is_the_schedule_and_a_decoder_that_moves_is_n
     assert (PipelineStage.LOADING in stages) is (part == "decoder")
 
 
+def test_a_tensor_that_stays_frozen_is_the_gradient_and_no_matter_of_the_schedule() -> None:
+    def change(trainer: Trainer) -> None:
+        def freeze(model: Any, part: str, frozen: bool) -> None:
+            own(model, part, frozen)
+            model.core.embed_tokens.requires_grad_(False)
+
+        own = trainer.stage._freeze
+        trainer.stage._freeze = freeze
+
+    found = departures(config_of(train={"freeze_decoder_steps": 1}), 2, change)
+    assert (found[0].stage, found[0].step) == (PipelineStage.GRADIENT, 2)
+    assert found[0].tensor == "core.embed_tokens.embedding_weight"
+
+
 @pytest.mark.parametrize(
     ("fault", "stage", "unmoved"),
     [

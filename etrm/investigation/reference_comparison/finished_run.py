@@ -22,7 +22,9 @@ from etrm.config import Changes, Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.investigation.reference_comparison.plain_values import plain_report
-from etrm.reference.departure import Departure, PipelineStage
+from etrm.model.construct import build_variant
+from etrm.model.variant import Variant
+from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.evaluation import ROUNDING, CountedScores, agree
 from etrm.reference.logged_numbers import GRADIENT_NORM
 from etrm.reference.stages.differences import LIMITS
@@ -30,7 +32,7 @@ from etrm.training.faults import build_recipe
 from etrm.training.monitoring.step_check import StepCheck
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
-from etrm.training.scoring.score_run import evaluate_run
+from etrm.training.scoring.score_run import UNTRAINED, score_run
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
@@ -38,6 +40,7 @@ TASKS = 4
 """Tasks of an evaluation by command."""
 OTHERS = "best", "nonfinite", "reference.jsonl"
 """Files of a run folder that resuming does not read."""
+REPORTED = "reported by the command"
 Score: TypeAlias = tuple[float, float]
 """The share of solved tasks, and of right tokens."""
 BEST_SCORE, LOWER_SCORE, LATER_SCORE = (0.5, 0.1), (0.2, 0.9), (0.9, 0.9)
@@ -53,9 +56,8 @@ STAGES = {
     "ema": PipelineStage.AVERAGE,
     "optimizer": PipelineStage.UPDATE,
     "random": PipelineStage.HALTING,
-    "carry": PipelineStage.CARRY,
 }
-"""By the first part of the name of a tensor of a checkpoint."""
+"""By the first part of the name of a tensor of a checkpoint, but for those of a carry."""
 
 
 # -- the run that resumes ---------------------------------------------------------------------------
@@ -131,11 +133,16 @@ def _compare_checkpoints(held: Checkpoint, found: Checkpoint, noise: bool) -> It
             yield Departure(PipelineStage.UPDATE, name, 1.0, 0.0, where)
     for name in sorted(held.tensors.keys() | found.tensors.keys()):
         if not _equal(held.tensors.get(name), found.tensors.get(name)) and (noise or name != "random.torch"):
-            yield Departure(STAGES[name.partition(".")[0]], name, 1.0, 0.0, where)
+            yield Departure(_find_stage(name), name, 1.0, 0.0, where)
     if found.state["slots"] != held.state["slots"]:
         yield Departure(PipelineStage.DATA, "rows", 1.0, 0.0, where)
     if found.state["ema_updates"] != held.state["ema_updates"]:
         yield Departure(PipelineStage.AVERAGE, "updates of the average", 1.0, 0.0, where)
+
+
+def _find_stage(name: str) -> PipelineStage:
+    kind, _, rest = name.partition(".")
+    return STAGES[kind] if kind in STAGES else find_carry_stage(rest.partition(".")[2])  # behind the bucket
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -191,26 +198,36 @@ def _compare_numbers(
 
 
 def compare_requested(path: Path) -> list[Departure]:
-    """Compare what ``etrm evaluate`` reports of a run folder with an evaluation of the weights as the config says.
+    """Compare what ``etrm evaluate`` reports of a run folder with evaluations of the weights as the config says.
 
-    Both are of a few tasks. Only models with an encoder are compared, since a puzzle table may lack the tasks.
+    It also reports the model as it was before training, whose weights follow from the seed. All are of a few tasks.
+    Only models with an encoder are compared, since a puzzle table may lack the tasks.
     """
     config = read_config(path)
     if not config.model.has_encoder:
         return []
     few: Changes = {"evaluate": {"max_tasks": min(TASKS, config.evaluate.max_tasks or TASKS)}}
-    reported = plain_report(evaluate_run(path, few).report)
+    scores = score_run(path, few)
     asked = with_settings(config, **few).evaluate
     model, trained_with, tasks, _ = load_model(path, asked.weights, which=asked.checkpoint)
     used = with_settings(trained_with, **few)
-    predictor = make_predictor(model, asked)
-    held_out = load_held_out_tasks(used)
-    wanted = plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
-    return list(_compare_reports(reported, wanted))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(used.train.seed)
+        untrained = build_variant(used.model).eval()
+
+    def evaluate(model: Variant) -> CountedScores:
+        predictor, held_out = make_predictor(model, asked), load_held_out_tasks(used)
+        return plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
+
+    return [
+        *_compare_reports(plain_report(scores.model), evaluate(model), REPORTED),
+        *_compare_reports(
+            plain_report(scores.others[UNTRAINED]), evaluate(untrained), f"{REPORTED} of the {UNTRAINED}"
+        ),
+    ]
 
 
-def _compare_reports(reported: CountedScores, wanted: CountedScores) -> Iterator[Departure]:
-    where = "reported by the command"
+def _compare_reports(reported: CountedScores, wanted: CountedScores, where: str) -> Iterator[Departure]:
     for query, candidates in wanted.candidates.items():
         if not agree(candidates, reported.candidates.get(query, ())):
             yield Departure(

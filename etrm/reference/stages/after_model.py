@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_host
-from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.logged_numbers import GRADIENT_NORM, compute_logged
 from etrm.reference.objective import row_losses
 from etrm.reference.optimisation import averaged, clipped, rate_factor, rate_of, update
@@ -146,7 +146,7 @@ def compare_kept_carry(checked: CheckedStep) -> Iterator[Departure]:
         for name, value in recorded.carry_out.items():
             kept = after[checked.step.bucket].get(name)
             if kept is None or not torch.equal(kept[recorded.rows], value):
-                yield Departure(stage, f"{name} kept for the next step", 1.0, 0.0)
+                yield Departure(find_carry_stage(name), f"{name} kept for the next step", 1.0, 0.0)
         core = recorded.core
         if core is not None:
             for name, made in (("z_H", core.z_H_out), ("z_L", core.z_L_out)):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 
 from etrm.reference.data.loaded_rows import compare_batch
-from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.optimisation import frozen_part, rate_factor, rate_of
+from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
+from etrm.reference.optimisation import FROZEN_PARTS, frozen_part, rate_factor, rate_of
 from etrm.reference.recorded import RecordedPart
 from etrm.reference.stages.checked_step import CheckedStep
 from etrm.reference.stages.differences import (
@@ -28,8 +28,8 @@ def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
     stage, done = PipelineStage.SCHEDULE, checked.before.step
     if checked.ended:
         yield from compare_values(stage, "step", checked.after.step, done + 1)
-    staged = checked.train.freeze_decoder_steps or checked.train.freeze_encoder_steps
-    if staged and set(checked.step.requiring) != set(checked.trained):
+    requiring = set(checked.step.requiring)
+    if requiring != set(checked.trained) and requiring in _list_stages(checked):
         yield Departure(
             stage, FROZEN_PART, 1.0, 0.0, f"{frozen_part(done, checked.train) or 'no part'} is expected"
         )
@@ -39,6 +39,17 @@ def compare_schedule(checked: CheckedStep) -> Iterator[Departure]:
         if not math.isclose(rate, wanted, rel_tol=checked.limits.exact, abs_tol=1e-30):
             yield Departure(stage, f"rate of {name}", share_of(rate, wanted), checked.limits.exact)
             break
+
+
+def _list_stages(checked: CheckedStep) -> list[set[str]]:
+    """The parameters that each stage of training can train; a part of a frozen or trained part is no matter of time."""
+    if not (checked.train.freeze_decoder_steps or checked.train.freeze_encoder_steps):
+        return []
+    every = checked.step.parameters
+    return [
+        {name for name in every if part is None or not name.startswith(part)}
+        for part in (None, *FROZEN_PARTS)
+    ]
 
 
 def compare_samples(checked: CheckedStep) -> Iterator[Departure]:
@@ -71,13 +82,12 @@ def compare_weights_in_use(checked: CheckedStep) -> Iterator[Departure]:
 
 def compare_given_carry(checked: CheckedStep) -> Iterator[Departure]:
     """The states of the rows, as the model and its core get them."""
-    stage = PipelineStage.CARRY
     for recorded in checked.step.parts:
         for name, value in checked.carry.items():
             given = recorded.carry.get(name)
             wanted = value[recorded.rows]
             if given is None or given.shape != wanted.shape or not torch.equal(given, wanted):
-                yield Departure(stage, f"{name} given to the model", 1.0, 0.0)
+                yield Departure(find_carry_stage(name), f"{name} given to the model", 1.0, 0.0)
         yield from _compare_begun(checked, recorded)
 
 

@@ -26,6 +26,9 @@ from etrm.training.task_sets import load_held_out_tasks, load_whole_set
 OWN_SECTIONS = frozenset({"evaluate", "data"})
 """Sections of the settings that an evaluation reads; the others are those of the training."""
 
+UNTRAINED = "untrained model"
+"""The name of the baseline that is the same model before training."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -141,7 +144,7 @@ def score_run(
     found = evaluate_run(folder, settings)
     config, asked = found.config, found.asked
     others = evaluate_baselines(asked, config.data)
-    others["untrained model"] = _evaluate(_build_untrained(found), asked, config, found.trained)
+    others[UNTRAINED] = _evaluate(_build_untrained(found), asked, config, found.trained)
     fitted = Fitted({})
     if search or adapted is not None:
         fitted = score_fitted(

@@ -13,6 +13,8 @@ from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Episodes
 from etrm.investigation.reference_comparison.finished_run import compare_requested, compare_resumed
+from etrm.model.construct import build_variant
+from etrm.model.variant import Variant
 from etrm.reference.departure import PipelineStage
 from etrm.training import trainer
 from etrm.training.execution.prefetch import Prefetch
@@ -145,6 +147,24 @@ def test_states_that_are_not_restored_are_the_carry(folder: Path, monkeypatch: p
     first = TrainState.set_carry
     monkeypatch.setattr(TrainState, "set_carry", keep)
     assert {found.stage for found in compare_resumed(folder)} == {PipelineStage.CARRY}
+
+
+def test_an_untrained_model_of_another_seed_is_the_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a baseline: no answer of the run shows that it is another one."""
+
+    def build(found: score_run.Evaluated) -> Variant:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(found.config.train.seed + 1)
+            return build_variant(found.config.model).eval()
+
+    monkeypatch.setattr(score_run, "_build_untrained", build)
+    found = compare_requested(folder)
+    assert {one.stage for one in found} <= {PipelineStage.ANSWERS, PipelineStage.SCORE}
+    assert {one.where.partition(",")[0] for one in found} == {
+        "reported by the command of the untrained model"
+    }
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.precision")
