@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import FOLLOW, app
+from etrm.commands.chosen_config import allow_code_of
 from etrm.commands.options import AllowCodeOption, SetOption
-from etrm.commands.shared import allow_code_of
 
 
 @app.command(rich_help_panel=FOLLOW)

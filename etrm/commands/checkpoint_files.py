@@ -9,8 +9,7 @@ import typer
 
 from etrm.commands.apps import checkpoint_app
 from etrm.commands.completion import complete_run
-from etrm.commands.options import CheckpointArgument, JsonOption, SetOption, WeightsOption
-from etrm.commands.shared import check_choice
+from etrm.commands.options import CheckpointArgument, JsonOption, SetOption, WeightsOption, check_choice
 
 
 @checkpoint_app.command("inspect")

@@ -51,7 +51,7 @@ def explain(
 def _own_rule(name: str) -> str:
     """Return the page of a rule that the user named as code."""
     from diagnostics.rules.page import page
-    from etrm.commands.shared import allow_named
+    from etrm.commands.chosen_config import allow_named
     from etrm.training.monitoring.own_rules import find_rule
 
     allow_named([name])

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import FOLLOW, app
+from etrm.commands.chosen_config import allow_code_of
 from etrm.commands.completion import complete_column, complete_run
 from etrm.commands.options import AllowCodeOption, RunArgument, RunsArgument, SetOption
-from etrm.commands.shared import allow_code_of
 
 
 @app.command(rich_help_panel=FOLLOW)

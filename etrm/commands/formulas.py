@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import symbolic_app
+from etrm.commands.chosen_config import allow_code_of, resolve_config
 from etrm.commands.completion import complete_run
-from etrm.commands.options import AllowCodeOption, ConfigOption, JobsOption, PresetOption, SetOption
-from etrm.commands.shared import allow_code_of, print_report_paths, resolve_config
+from etrm.commands.options import (
+    AllowCodeOption,
+    ConfigOption,
+    JobsOption,
+    PresetOption,
+    SetOption,
+    check_choice,
+)
+from etrm.commands.resumable_work import print_report_paths
 
 
 @symbolic_app.command()
@@ -21,7 +29,6 @@ def templates(
     family: Annotated[str | None, typer.Option(help="Family whose formulas to print, one per line.")] = None,
 ) -> None:
     """Count the formulas of each family of a library."""
-    from etrm.commands.shared import check_choice
     from etrm.symbolic import Library
     from etrm.symbolic.solver import SymbolicCore
     from reports.terminal.console import open_console
@@ -72,7 +79,7 @@ def story(
     out: Annotated[Path, typer.Option(help="Folder for runs and page.")] = Path("runs/story"),
 ) -> None:
     """Rebuild the original solver with its faults, and repair, train and investigate it step by step."""
-    from etrm.commands.shared import make_launcher, resumable_work
+    from etrm.commands.resumable_work import make_launcher, resumable_work
     from etrm.investigation.original_solver import tell
     from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
     from reports.terminal.console import print_page

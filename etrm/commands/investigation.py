@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etrm.commands.apps import INVESTIGATE, app, bench_app
+from etrm.commands.chosen_config import allow_code_of, allow_named, read_subject, resolve_config
 from etrm.commands.completion import choose_from, complete_investigation, complete_run
 from etrm.commands.options import (
     HYPOTHESES,
@@ -27,14 +28,10 @@ from etrm.commands.options import (
     TierOption,
 )
 from etrm.commands.own_models import names_own_model, run_own_model
-from etrm.commands.shared import (
-    allow_code_of,
-    allow_named,
+from etrm.commands.resumable_work import (
     budget_of,
     make_launcher,
     print_report_paths,
-    read_subject,
-    resolve_config,
     resumable_work,
     run_investigation,
 )

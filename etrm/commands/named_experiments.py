@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etrm.commands.apps import experiment_app
+from etrm.commands.chosen_config import allow_named, resolve_config
 from etrm.commands.options import (
     ConfigOption,
     JobsOption,
@@ -18,7 +19,7 @@ from etrm.commands.options import (
     SetOption,
     ThreadsOption,
 )
-from etrm.commands.shared import allow_named, make_launcher, resolve_config, resumable_work
+from etrm.commands.resumable_work import make_launcher, resumable_work
 
 if TYPE_CHECKING:
     from etrm.config import Config

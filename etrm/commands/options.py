@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -152,3 +152,16 @@ SideOption = Annotated[
         min=1, max=30, help="Largest side of a grid, in cells. Tasks with a larger grid are left out."
     ),
 ]
+
+
+def check_choice(option: str, given: str, *allowed: str) -> Any:
+    from etrm.errors import ConfigError
+
+    if given not in allowed:
+        raise ConfigError(
+            "cli.unknown-choice",
+            f"unknown {option} {given!r}",
+            allowed=" or ".join(allowed),
+            next_step="the same command with --help lists the options",
+        )
+    return given

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from etrm.commands.shared import print_report_paths, resumable_work
+from etrm.commands.resumable_work import print_report_paths, resumable_work
 
 if TYPE_CHECKING:
     from etrm.investigation.result import Result

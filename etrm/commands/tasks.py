@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from etrm.commands.apps import data_app
+from etrm.commands.chosen_config import allow_named, resolve_config
 from etrm.commands.options import (
     ConfigOption,
     PresetOption,
@@ -16,7 +17,7 @@ from etrm.commands.options import (
     SourceOption,
     SubsetOption,
 )
-from etrm.commands.shared import allow_named, resolve_config, resumable_work
+from etrm.commands.resumable_work import resumable_work
 
 
 @data_app.command()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from etrm.commands.apps import INVESTIGATE, app
-from etrm.commands.shared import allow_named
+from etrm.commands.chosen_config import allow_named
 
 
 @app.command("audit", rich_help_panel=INVESTIGATE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from etrm.commands.apps import TRAIN, app
+from etrm.commands.chosen_config import allow_code_of, resolve_config, resolve_settings
 from etrm.commands.completion import choose_from, complete_run
 from etrm.commands.options import (
     AllowCodeOption,
@@ -19,7 +20,6 @@ from etrm.commands.options import (
     RunArgument,
     SetOption,
 )
-from etrm.commands.shared import allow_code_of, resolve_config, resolve_settings
 
 if TYPE_CHECKING:
     from etrm.config import Config

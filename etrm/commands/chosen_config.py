@@ -1,0 +1,113 @@
+"""The config that a command line chooses, and the code from outside that it allows to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etrm.config import Config, Resolved
+
+
+def read_subject(
+    run: Path | None,
+    preset: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    inject: list[str] | None,
+) -> tuple[Config, str]:
+    """Return the config under test and its name in the report."""
+    chosen = check_faults(resolve_settings(run, preset, config, overrides_of(settings, inject)).config)
+    if run is not None:
+        name = f"{'checkpoint' if is_checkpoint(run) else 'run'} {run}"
+    else:
+        name = str(config) if config else f"preset {chosen.preset}"
+    faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
+    return chosen, name + faults
+
+
+def resolve_config(
+    preset: str | None,
+    path: Path | None,
+    settings: list[str] | None,
+    inject: list[str] | None,
+    *,
+    run: Path | None = None,
+) -> Config:
+    return check_faults(resolve_settings(run, preset, path, overrides_of(settings, inject)).config)
+
+
+def resolve_settings(
+    run: Path | None, preset: str | None, path: Path | None, overrides: tuple[str, ...]
+) -> Resolved:
+    """Return the config of a run, a preset or a file, with its overrides applied. Default: the preset small."""
+    from etrm.config import resolve, resolve_run
+    from etrm.errors import ConfigError
+
+    if run is None:
+        return resolve("small" if preset is None and path is None else preset, path, overrides)
+    if preset or path:
+        raise ConfigError(
+            "cli.two-subjects",
+            "a run and a preset or config file were given together",
+            allowed="a run, or a preset or config file",
+            next_step=f"leave out {run}, or leave out --preset and --config",
+        )
+    if run.is_file():
+        raise ConfigError(
+            "cli.file-without-config",
+            f"{run} is a file, which does not contain the config of a run",
+            allowed="a run folder, or a checkpoint in one",
+            next_step=f"etrm checkpoint import {run} --out DIR, then use DIR",
+        )
+    from etrm.checkpoints.run_folder import read_config
+
+    folder = run.parents[1] if is_checkpoint(run) else run
+    return resolve_run(folder, read_config(folder), overrides)
+
+
+def check_faults(config: Config) -> Config:
+    """Return the config after checking that its faults exist."""
+    from etrm.training.faults import build_recipe
+
+    build_recipe(config)
+    return config
+
+
+def is_checkpoint(run: Path) -> bool:
+    return run.parent.name == "checkpoints"
+
+
+def overrides_of(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
+    names = ", ".join(f'"{name}"' for name in inject or ())
+    return (*(settings or ()), *((f"faults=[{names}]",) if inject else ()))
+
+
+def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None = None) -> None:
+    """Allow code to run: the code that the command line names and, if ``allowed``, that of the run's config.
+
+    Raises:
+        EtrmError: a file cannot be read, or there is no run.
+    """
+    from etrm.checkpoints.run_folder import read_config
+    from etrm.config import named_code
+    from etrm.extensions import allow
+    from etrm.setting_texts import parse
+
+    names = named_code(dict(parse(text) for text in settings or ()))
+    if allowed and run is not None:
+        folder = run.parents[1] if is_checkpoint(run) else run
+        names += named_code(read_config(folder).model_dump(mode="json"))
+    for name in names:
+        allow(name)
+
+
+def allow_named(names: Iterable[str]) -> None:
+    """Allow code that the command line names to run. Words that are not names of code are ignored."""
+    from etrm.config import is_rules
+    from etrm.extensions import allow
+
+    for name in names:
+        if not is_rules(name):
+            allow(name)
