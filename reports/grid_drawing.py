@@ -131,18 +131,18 @@ def draw_episode(sample: Sample, query: Query) -> RenderableType:
 
     table = Table.grid(padding=(0, 2, 1, 0))
     for number, pair in enumerate(demos):
-        first, second = (_titled(_size(_grid(canvas)), DrawnCanvas(canvas)) for canvas in pair)
+        first, second = (_titled(format_size(_grid(canvas)), DrawnCanvas(canvas)) for canvas in pair)
         table.add_row(Text(f"demo {number}"), first, Text("→"), second)
-    table.add_row(Text("query"), _titled(_size(_grid(asked)), DrawnCanvas(asked)), Text("→"), Text("?"))
+    table.add_row(Text("query"), _titled(format_size(_grid(asked)), DrawnCanvas(asked)), Text("→"), Text("?"))
     if sample.target is None:
         table.add_row(Text("target"), Text("unknown"))
     else:
         back = inverse.apply(sample.target)
         table.add_row(
             Text("target"),
-            _titled(f"{_size(sample.target)}, hidden", draw_grid(sample.target)),
+            _titled(f"{format_size(sample.target)}, hidden", draw_grid(sample.target)),
             Text("←"),
-            _titled(f"{_size(back)}, its inverse", draw_grid(back)),
+            _titled(f"{format_size(back)}, its inverse", draw_grid(back)),
         )
     kind = "a left-out demonstration" if query.left_out else "a test pair"
     return Group(
@@ -185,9 +185,10 @@ def _titled(title: str, drawn: RenderableType) -> RenderableType:
 def _add(table: Table, label: str, pair: Pair, *, answer: bool) -> None:
     output: RenderableType = Text("?")
     if answer and pair.output is not None:
-        output = _titled(_size(pair.output), draw_grid(pair.output))
-    table.add_row(Text(label), _titled(_size(pair.input), draw_grid(pair.input)), Text("→"), output)
+        output = _titled(format_size(pair.output), draw_grid(pair.output))
+    table.add_row(Text(label), _titled(format_size(pair.input), draw_grid(pair.input)), Text("→"), output)
 
 
-def _size(grid: Grid) -> str:
+def format_size(grid: Grid) -> str:
+    """Return the size of a grid as text, rows x columns."""
     return f"{grid.shape[0]}x{grid.shape[1]}"

@@ -16,8 +16,6 @@ from diagnostics.report.figures import draw_steps
 from diagnostics.report.sarif_and_html import to_fragment
 from diagnostics.report.tables import module_table
 
-_ALT = "Gradient flow, coverage, and samples by call"
-
 
 def render_monitor(
     findings: Sequence[Finding], last: StepRecord | None, history: Sequence[StepScalars]

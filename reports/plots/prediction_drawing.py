@@ -15,10 +15,10 @@ from rich.text import Text
 
 from etrm.data import Grid, Pair
 from etrm.training.scoring.score_run import Evaluated
-from reports.grid_drawing import COLOUR_HEX, INK_HEX, draw_grid
+from reports.grid_drawing import COLOUR_HEX, INK_HEX, draw_grid, format_size
 from reports.markdown import count
 from reports.plots.figures import GREY, fixed_style, png, shown
-from reports.runs.predictions import Answered, Mask, format_size
+from reports.runs.predictions import Answered, Mask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

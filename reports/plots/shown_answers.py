@@ -8,8 +8,9 @@ import numpy as np
 
 from etrm.data import Grid
 from etrm.investigation.records import Cells, ShownAnswer
+from reports.grid_drawing import format_size
 from reports.plots.prediction_drawing import RIGHT, WRONG, GridPanel, PanelRow, draw_rows
-from reports.runs.predictions import find_wrong_cells, format_size
+from reports.runs.predictions import find_wrong_cells
 
 TITLE = "Answers to held-out tasks"
 CAPTION = (

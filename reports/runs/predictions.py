@@ -15,6 +15,7 @@ from etrm.data.task import Task
 from etrm.errors import DataError
 from etrm.evaluation import Candidate, QueryResult
 from etrm.training.scoring.score_run import Evaluated, evaluate_run
+from reports.grid_drawing import format_size
 
 Mask = npt.NDArray[np.bool_]
 
@@ -121,8 +122,3 @@ def _of_task(found: Evaluated, task: Task) -> Iterator[Answered]:
     results = {result.query: result for result in found.report.queries if result.task_id == task.id}
     for query, candidates in enumerate(found.report.candidates[task.id]):
         yield Answered(task, query, candidates[0] if candidates else None, results[query])
-
-
-def format_size(grid: Grid) -> str:
-    """Return the size of a grid as text, rows x columns."""
-    return f"{grid.shape[0]}x{grid.shape[1]}"

@@ -24,6 +24,11 @@ def as_texts(changes: Changes) -> tuple[str, ...]:
     return tuple(f"{name}={_as_text(value)}" for name, value in flatten(dict(changes)).items())
 
 
+def round_rate(rate: float) -> float:
+    """A rate to six digits, as a person would write it."""
+    return float(f"{rate:.6g}")
+
+
 def _as_text(value: Any) -> str:
     if value is None:
         return "none"

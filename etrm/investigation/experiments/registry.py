@@ -15,6 +15,7 @@ from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
 from etrm.extensions import ExtensionPoint
+from etrm.investigation.comparison.interventions import round_rate
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
@@ -49,20 +50,15 @@ def _set_values(**settings: Unpack[Changes]) -> Settings:
 
 
 def _scale_rates(factor: float) -> Settings:
-    return lambda config: {"train": {"lr": _round_rate(factor * config.train.lr)}}
-
-
-def _round_rate(rate: float) -> float:
-    """The rate to six digits, as a person would write it."""
-    return float(f"{rate:.6g}")
+    return lambda config: {"train": {"lr": round_rate(factor * config.train.lr)}}
 
 
 def _scale_encoder_rate(config: Config) -> Changes:
-    return {"train": {"encoder_lr_scale": _round_rate(0.1 * config.train.encoder_lr_scale)}}
+    return {"train": {"encoder_lr_scale": round_rate(0.1 * config.train.encoder_lr_scale)}}
 
 
 def _scale_rates_and_clip(config: Config) -> Changes:
-    return {"train": {"lr": _round_rate(0.3 * config.train.lr), "clip_norm": 1.0}}
+    return {"train": {"lr": round_rate(0.3 * config.train.lr), "clip_norm": 1.0}}
 
 
 def _shrink_to_ten_tasks(config: Config) -> Changes:

@@ -17,6 +17,7 @@ from typing import Any
 from etrm.config import Config
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
+from etrm.investigation.comparison.interventions import round_rate
 from etrm.investigation.comparison.longer_runs import (
     LEAST_USE,
     LONGER,
@@ -24,9 +25,7 @@ from etrm.investigation.comparison.longer_runs import (
     compare_longer,
     with_longer_runs,
 )
-from etrm.investigation.comparison.paired_contrast import (
-    TreatmentComparison,
-)
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import (
     SMALLEST_EFFECT,
     Screen,
@@ -129,11 +128,11 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
             Treatment(
                 "rate-x.1",
                 "encoder rate x0.1",
-                {"train": {"encoder_lr_scale": _round(0.1 * train.encoder_lr_scale)}},
+                {"train": {"encoder_lr_scale": round_rate(0.1 * train.encoder_lr_scale)}},
             ),
             still,
         ),
-        (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": _round(0.3 * train.lr)}}), ""),
+        (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": round_rate(0.3 * train.lr)}}), ""),
         (Treatment("clip", "gradients clipped at norm 1", {"train": {"clip_norm": 1.0}}), clipped),
         (
             Treatment("warm-up", "warm-up of 10 % of the run", {"train": {"warmup_steps": longest}}),
@@ -157,11 +156,6 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
         ),
     ]
     return [t for t, why in every if not why], [(t, why) for t, why in every if why]
-
-
-def _round(rate: float) -> float:
-    """To six digits, as a person would write it."""
-    return float(f"{rate:.6g}")
 
 
 class TrainingDynamics(Hypothesis):

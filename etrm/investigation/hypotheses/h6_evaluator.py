@@ -24,9 +24,8 @@ from etrm.investigation.controls import Control, inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
-from etrm.investigation.hypotheses.inspection import inspect_controls, judge, judge_controls, judge_inspection
+from etrm.investigation.hypotheses.inspection import inspect_controls, judge, judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
-from etrm.investigation.judgement import Judgement
 from etrm.investigation.measurements.formula_reference import TOLERANCE, TruthComparison, compare_truths
 from etrm.investigation.measurements.known_answers import (
     VOTES,
@@ -192,11 +191,6 @@ def list_formula_controls() -> tuple[Control, ...]:
     )
 
 
-def _judge_config(config: Config) -> Judgement:
-    found = inspect_evaluator(config)
-    return judge_inspection(found, found.words)
-
-
 class MisreportingEvaluator(Hypothesis):
     """H6."""
 
@@ -230,7 +224,9 @@ class MisreportingEvaluator(Hypothesis):
         controls = inspect_controls(investigation, self.study, self.controls, inspect_evaluator)
         if not investigation.subject.model.recursive:
             formulas = list_formula_controls()
-            controls += judge_controls(f"{self.study}-formulas", formulas, _judge_config, inspect_evaluator)
+            controls += judge_controls(
+                f"{self.study}-formulas", formulas, judge_by(inspect_evaluator), inspect_evaluator
+            )
         return self.statement.decided(
             judge(facts, error, controls),
             arms=self.arms(investigation),

@@ -30,11 +30,10 @@ def inspect_controls(
         inspect: called with the config of each control.
     """
 
-    def judge_config(config: Config) -> Judgement:
-        found = inspect(investigation.control_config(config.faults))
-        return judge_inspection(found, found.words)
+    def inspect_with_decoder(config: Config) -> InspectionFacts:
+        return inspect(investigation.control_config(config.faults))
 
-    return judge_controls(id, preset_controls(positive), judge_config, inspect)
+    return judge_controls(id, preset_controls(positive), judge_by(inspect_with_decoder), inspect)
 
 
 def judge_controls(
@@ -77,6 +76,16 @@ def judge(
         words = f"The model could not be built: {error}"
         return Judgement(Verdict.ERROR, (CommonReason.SUBJECT_NOT_BUILT,), words)
     return judge_inspection(worst, f"{capitalise(worst.words)} {scope}".rstrip() + ".")
+
+
+def judge_by(inspect: Callable[[Config], InspectionFacts]) -> Callable[[Config], Judgement]:
+    """A function that judges a config by its inspection alone."""
+
+    def judge_config(config: Config) -> Judgement:
+        found = inspect(config)
+        return judge_inspection(found, found.words)
+
+    return judge_config
 
 
 def judge_inspection(found: InspectionFacts, words: str) -> Judgement:

@@ -16,14 +16,13 @@ from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls, judge_inspection
+from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SymbolicHypothesis,
     control_config,
     describe_arms,
     fault_controls,
 )
-from etrm.investigation.judgement import Judgement
 from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
 from etrm.investigation.records import Arm
 from etrm.investigation.result import HypothesisResult
@@ -113,7 +112,9 @@ class AnswerResponse(SymbolicHypothesis):
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Change the weights of every seed and of the controls."""
         began = time.perf_counter()
-        controls = judge_controls(self.study, fault_controls(control_config(), FAULT), _judge_config)
+        controls = judge_controls(
+            self.study, fault_controls(control_config(), FAULT), judge_by(inspect_response)
+        )
         seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_response)
         worst = min(seen, key=lambda found: found.change, default=None)
         return self.statement.decided(
@@ -123,11 +124,6 @@ class AnswerResponse(SymbolicHypothesis):
             controls=controls,
             wall_s=round(time.perf_counter() - began, 1),
         )
-
-
-def _judge_config(config: Config) -> Judgement:
-    found = inspect_response(config)
-    return judge_inspection(found, found.words)
 
 
 CHANGE = Metric(

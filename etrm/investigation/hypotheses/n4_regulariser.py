@@ -18,14 +18,13 @@ from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_controls, judge_inspection
+from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SymbolicHypothesis,
     control_config,
     describe_arms,
     fault_controls,
 )
-from etrm.investigation.judgement import Judgement
 from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
 from etrm.investigation.records import Arm, NotMeasured, Value
 from etrm.investigation.result import HypothesisResult
@@ -125,7 +124,7 @@ class RegulariserAlone(SymbolicHypothesis):
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Take the gradients of every seed and of the controls."""
         began = time.perf_counter()
-        controls = judge_controls(self.study, make_controls(), _judge_config)
+        controls = judge_controls(self.study, make_controls(), judge_by(inspect_teachers))
         seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_teachers)
         worst = max(seen, key=lambda found: found.holds, default=None)
         return self.statement.decided(
@@ -140,11 +139,6 @@ class RegulariserAlone(SymbolicHypothesis):
 def make_controls() -> list[Control]:
     """The control preset with a penalty on the entropy, healthy and with the fault."""
     return fault_controls(with_settings(control_config(), train={"entropy_weight": PENALTY}), FAULT)
-
-
-def _judge_config(config: Config) -> Judgement:
-    found = inspect_teachers(config)
-    return judge_inspection(found, found.words)
 
 
 NORM = Metric("n4.gradient-norm", "norm of the gradient of the term {item} in the selector", Direction.HOLDS)

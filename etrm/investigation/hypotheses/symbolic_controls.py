@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from etrm.config import Config, with_settings
 from etrm.investigation.controls import Control
 from etrm.investigation.evidence.reasons import InspectionFacts
-from etrm.investigation.hypotheses.inspection import judge_controls, judge_inspection
+from etrm.investigation.hypotheses.inspection import judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
-from etrm.investigation.judgement import Judgement
 from etrm.investigation.records import Arm, ControlOutcome, Role
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
@@ -45,12 +44,7 @@ def inspect_controls(
     study: str, faults: Sequence[str], inspect: Callable[[Config], InspectionFacts]
 ) -> tuple[ControlOutcome, ...]:
     """Inspect each control; the outcomes are kept between investigations."""
-
-    def judge_config(config: Config) -> Judgement:
-        found = inspect(config)
-        return judge_inspection(found, found.words)
-
-    return judge_controls(f"{study}-symbolic", list_controls(faults), judge_config, inspect)
+    return judge_controls(f"{study}-symbolic", list_controls(faults), judge_by(inspect), inspect)
 
 
 def _arms(study: str, faults: Sequence[str]) -> Iterator[tuple[Control, ArmId]]:

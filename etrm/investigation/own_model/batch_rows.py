@@ -55,11 +55,6 @@ def join_batches(batches: Sequence[RowBatch]) -> RowBatch:
     }
 
 
-def replace_values(batch: RowBatch, **values: Any) -> RowBatch:
-    """The batch with other values for some keys."""
-    return {**batch, **values}
-
-
 def exchange_rows(batch: RowBatch, keys: Sequence[str], index: Sequence[int] | Tensor) -> RowBatch:
     """The batch with the values of some keys taken from other rows."""
     return {**batch, **{key: take(batch[key], index) for key in keys}}

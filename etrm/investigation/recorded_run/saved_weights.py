@@ -109,7 +109,7 @@ def _check_movement(run: RunUnderTest, newest: Checkpoint) -> Iterator[RecordedF
         still = [name for name in names if newest.model[name].equal(before[name])]
         change = _measure_change(newest.model, before, names)
         yield RecordedFact(MOVED.row(change, item=part, threshold="context", n=scope))
-        trains = _trains(run.used, part, since, newest.step)
+        trains = _trains(run.used, part, newest.step)
         if trains:
             # Only of an encoder must every tensor move: a halting head without a weight in the loss does not.
             fails = bool(still) if part == "encoder" else len(still) == len(names)
@@ -139,8 +139,8 @@ def _measure_change(now: Mapping[str, Tensor], before: Mapping[str, Tensor], nam
     return math.sqrt(change / size) if size else NotMeasured(absent="all weights were zero")
 
 
-def _trains(used: Config, part: str, since: int, until: int) -> bool | None:
-    """Whether the settings train a part in these steps; None if a learning rate is 0, which may leave decay."""
+def _trains(used: Config, part: str, until: int) -> bool | None:
+    """Whether the settings train a part up to a step; None if a learning rate is 0, which may leave decay."""
     train = used.train
     frozen = {"core": train.freeze_decoder_steps, "encoder": train.freeze_encoder_steps}.get(part, 0)
     if until <= frozen:

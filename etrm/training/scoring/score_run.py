@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from etrm.checkpoints.run_folder import read_config
-from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.errors import ConfigError
@@ -208,19 +207,6 @@ def _check_encoder(folder: Path) -> None:
             allowed="a variant with an encoder",
             next_step=f"etrm evaluate {folder}",
         )
-
-
-def score_steps(folder: Path) -> dict[int, EvaluationReport]:
-    """Evaluate every kept checkpoint of a run on its held-out tasks, by step.
-
-    Raises:
-        EtrmError: as :func:`score_run`.
-    """
-    reports = {}
-    for place in range(max(1, len(list_saved(folder / "checkpoints")))):
-        model, config, tasks, step = load_model(folder, read_config(folder).evaluate.weights, place)
-        reports[step] = _evaluate(model, load_held_out_tasks(config), config, tasks)
-    return reports
 
 
 def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:

@@ -204,7 +204,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
                 seen.not_finite += [] if bool(loss.isfinite()) else [number]
                 trial.update(loss)
             if expected is not None and not seen.not_finite:
-                _compare(seen, trial, parts, expected, captured, before)
+                _compare(seen, trial, expected, captured, before)
             for part in parts:
                 covered = monitor.coverage(part)
                 if isinstance(covered, Absent):
@@ -248,7 +248,6 @@ def _copy_parts(trial: TrainingTrial, parts: Sequence[str]) -> dict[str, list[Te
 def _compare(
     seen: WatchedSteps,
     trial: TrainingTrial,
-    parts: Sequence[str],
     expected: Gradients,
     captured: _CapturedGradients,
     before: dict[str, list[Tensor]],
