@@ -52,10 +52,12 @@ SUBJECTS: dict[str, Changes] = {
 
 
 def subject(**settings: Any) -> Config:
+    """A run of few operations, for the simulation of a device is slow."""
     smoke = with_settings(
         load("smoke"),
-        train={"threads": 1, "steps": STEPS, "warmup_steps": 0},
-        monitor={"reference_every": None},  # tests/devices/test_reference.py compares
+        model={"halt": {"max_steps": 2}},
+        train={"threads": 1, "steps": STEPS, "warmup_steps": 0, "batch_size": 4},
+        monitor={"reference_every": None, "probe_tasks": 2},  # tests/devices/test_reference.py compares
     )
     return with_settings(smoke, **settings)
 

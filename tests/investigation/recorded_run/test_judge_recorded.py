@@ -12,6 +12,7 @@ import pytest
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import with_settings
 from etrm.errors import CheckpointError
+from etrm.investigation.hypotheses.h2_encoder_gradients import HYPOTHESIS
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.encoder_gradients import GradientReason
 from etrm.investigation.recorded_run import judge_recorded
@@ -19,6 +20,7 @@ from etrm.investigation.recorded_run.judge_recorded import SOURCES, judge_record
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import TRAIN_AGAIN, TRAIN_LONGER
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
+from etrm.investigation.records import Verdict
 from etrm.investigation.result import CauseCode, RecordedRun, Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import SCREENING
@@ -154,7 +156,11 @@ def test_what_the_run_found_itself_is_never_answered_with_nothing(healthy: Path,
 
 
 @pytest.mark.usefixtures("cache", "equal")
-def test_a_critical_finding_makes_its_hypothesis_the_leading_candidate(healthy: Path, tmp_path: Path) -> None:
+def test_a_critical_finding_makes_its_hypothesis_the_leading_candidate(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_finding(healthy, "GRAD001")
+    refuted = HYPOTHESIS.not_run("test.planted", "planted").replace(verdict=Verdict.INVALIDATED)
+    monkeypatch.setattr(type(HYPOTHESIS), "decide", lambda self, investigation: refuted)
     result = investigate_run(healthy, tmp_path, "H2")
     assert (result.root_cause, result.root_cause_confidence) == ("H2", "candidate")
