@@ -1,4 +1,4 @@
-"""A run folder against what a command makes of it: the run that resumes there, and its evaluation."""
+"""A run folder against the steps that it compared while it trained, and against the run that resumes there."""
 
 from __future__ import annotations
 
@@ -18,22 +18,14 @@ from torch import Tensor
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint
 from etrm.checkpoints.run_folder import RunFolder, read_config, read_metrics
-from etrm.config import Changes, Config, with_settings
+from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
-from etrm.investigation.reference_comparison.plain_values import plain_report
-from etrm.model.construct import build_variant
-from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
-from etrm.reference.evaluation import ROUNDING, CountedScores, agree
 from etrm.reference.logged_numbers import GRADIENT_NORM
 from etrm.reference.stages.differences import LIMITS
-from etrm.training.faults import build_recipe
-from etrm.training.monitoring.step_check import StepCheck
+from etrm.training.monitoring.step_check import StepCheck, read_compared
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
-from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
-from etrm.training.scoring.score_run import UNTRAINED, score_run
-from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 TASKS = 4
@@ -58,6 +50,27 @@ STAGES = {
     "random": PipelineStage.HALTING,
 }
 """By the first part of the name of a tensor of a checkpoint, but for those of a carry."""
+
+
+def compare_log(path: Path) -> list[Departure]:
+    """Compare the lines of the log with what the compared steps had to log.
+
+    A line is written when numbers are read, which may be many steps later.
+    """
+    lines = {line["step"]: line for line in read_metrics(path)}
+    found = []
+    for compared in read_compared(path):
+        line = lines.get(compared.step, {})
+        wrong = [name for name, value in compared.logged.items() if line.get(name) != value]
+        if wrong:
+            where = f"{line.get(wrong[0])} is in the log instead of {compared.logged[wrong[0]]}"
+            share = len(wrong) / len(compared.logged)
+            found.append(
+                Departure(
+                    PipelineStage.SCORE, f"logged {wrong[0]}", share, 0.0, f"{where}, step {compared.step}"
+                )
+            )
+    return found[:1]
 
 
 # -- the run that resumes ---------------------------------------------------------------------------
@@ -192,49 +205,3 @@ def _compare_numbers(
         if not size <= limit:
             yield Departure(PipelineStage.WEIGHTS, f"logged {name} from the checkpoint", size, limit, where)
             return
-
-
-# -- the evaluation ---------------------------------------------------------------------------------
-
-
-def compare_requested(path: Path) -> list[Departure]:
-    """Compare what ``etrm evaluate`` reports of a run folder with evaluations of the weights as the config says.
-
-    It also reports the model as it was before training, whose weights follow from the seed. All are of a few tasks.
-    Only models with an encoder are compared, since a puzzle table may lack the tasks.
-    """
-    config = read_config(path)
-    if not config.model.has_encoder:
-        return []
-    few: Changes = {"evaluate": {"max_tasks": min(TASKS, config.evaluate.max_tasks or TASKS)}}
-    scores = score_run(path, few)
-    asked = with_settings(config, **few).evaluate
-    model, trained_with, tasks, _ = load_model(path, asked.weights, which=asked.checkpoint)
-    used = with_settings(trained_with, **few)
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(used.train.seed)
-        untrained = build_variant(used.model).eval()
-
-    def evaluate(model: Variant) -> CountedScores:
-        predictor, held_out = make_predictor(model, asked), load_held_out_tasks(used)
-        return plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
-
-    return [
-        *_compare_reports(plain_report(scores.model), evaluate(model), REPORTED),
-        *_compare_reports(
-            plain_report(scores.others[UNTRAINED]), evaluate(untrained), f"{REPORTED} of the {UNTRAINED}"
-        ),
-    ]
-
-
-def _compare_reports(reported: CountedScores, wanted: CountedScores, where: str) -> Iterator[Departure]:
-    for query, candidates in wanted.candidates.items():
-        if not agree(candidates, reported.candidates.get(query, ())):
-            yield Departure(
-                PipelineStage.ANSWERS, "candidates", 1.0, 0.0, f"{where}, task {query[0]}, query {query[1]}"
-            )
-            break
-    for name, value in wanted.values.items():
-        size = abs(reported.values.get(name, torch.inf) - value)
-        if not size <= ROUNDING:
-            yield Departure(PipelineStage.SCORE, name, size, ROUNDING, where)

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 from etrm.checkpoints.run_folder import read_config, read_metrics
-from etrm.config import Config, with_settings
+from etrm.config import Config, is_rules, with_settings
 from etrm.device import to_host
 from etrm.errors import EtrmError
 from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck, draws_noise
-from etrm.investigation.reference_comparison.finished_run import (
+from etrm.investigation.reference_comparison.evaluate_command import (
     compare_requested,
-    compare_resumed,
-    find_step,
+    compare_requested_fits,
 )
+from etrm.investigation.reference_comparison.finished_run import compare_log, compare_resumed, find_step
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
 from etrm.investigation.reference_comparison.later_training import (
@@ -44,9 +44,10 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
 from etrm.investigation.reference_comparison.whole_schedule import check_schedule
 from etrm.model.core import VOCABULARY
 from etrm.reference.answers import compare_answers
-from etrm.reference.data.held_out_tasks import compare_choice
+from etrm.reference.data.held_out_tasks import compare_choice, compare_rules
 from etrm.reference.data.leaked_tasks import compare_split
 from etrm.reference.data.loaded_rows import LoadedRow, compare_passes, compare_task_sets
+from etrm.reference.decoder_file import compare_decoder, read_decoder
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
 from etrm.reference.stages.checked_step import covers_model
@@ -254,7 +255,13 @@ def check_course(path: Path, evaluated: bool = False) -> ReferenceFacts:
     """
     comparisons = _Comparisons()
     if evaluated:
-        for compare in (check_evaluated, compare_resumed, compare_requested):
+        for compare in (
+            check_evaluated,
+            compare_log,
+            compare_resumed,
+            compare_requested,
+            compare_requested_fits,
+        ):
             comparisons.run(partial(compare, path))
     return ReferenceFacts(tuple(read_compared(path)), tuple(comparisons.found), comparisons.error)
 
@@ -313,7 +320,7 @@ def _check_logged(path: Path, logged: dict[str, Any]) -> tuple[Departure, ...]:
 
 
 def _check_loading(trainer: Trainer) -> Sequence[Departure]:
-    """The first weights: those of the checkpoint that the core starts from, if it is a run folder; else random ones."""
+    """The first weights: those of the checkpoint or file that the core starts from; else random ones."""
     source, model = trainer.config.train.decoder, trainer.config.model
     if covers_model(trainer.config):
         random = compare_start_weights(trainer.model.state_dict(), model, loaded=source is not None)
@@ -322,25 +329,16 @@ def _check_loading(trainer: Trainer) -> Sequence[Departure]:
 
 
 def _check_decoder(trainer: Trainer, source: Path | None) -> Sequence[Departure]:
-    saved = [] if source is None else sorted((source / "checkpoints").glob("step_*"), key=find_step)
-    if not saved:
-        return []
-    kind = "ema" if trainer.config.train.decoder_weights == "ema" else "model"
-    held = load_file(saved[-1] / f"{kind}.safetensors")
-    core = {f"core.{name}": to_host(value) for name, value in trainer.model.core.state_dict().items()}
-    wrong = [name for name, value in core.items() if name not in held or not torch.equal(held[name], value)]
-    if not wrong:
-        return []
-    return [
-        Departure(
-            PipelineStage.LOADING, wrong[0], len(wrong) / len(core), 0.0, f"checkpoint {saved[-1].name}"
-        )
-    ]
+    held = None if source is None else read_decoder(source, trainer.config.train.decoder_weights)
+    core = {name: to_host(value) for name, value in trainer.model.core.state_dict().items()}
+    return [] if held is None else compare_decoder(core, held)
 
 
 def _check_tasks(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
     used = trainer.config
     found = compare_task_sets(trainer.tasks, check.rows.tasks)
+    if is_rules(used.data.source):
+        found += compare_rules(trainer.tasks, PipelineStage.DATA)
     return [*found, *compare_split(trainer.tasks, load_held_out_tasks(used), used.evaluate.allow_trained)]
 
 

@@ -11,9 +11,9 @@ import math
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -48,6 +48,7 @@ class ComparedStep:
         departures: the departures from the reference, in the order of the stages.
         count: the number of all departures, of which the first are kept.
         absent: why it could not be compared; empty if it was.
+        logged: the numbers that the step logs, by name; empty if it could not be compared.
     """
 
     step: int
@@ -55,6 +56,7 @@ class ComparedStep:
     departures: tuple[Departure, ...] = ()
     count: int = 0
     absent: str = ""
+    logged: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of ``reference.jsonl``."""
@@ -160,7 +162,8 @@ class StepCheck:
         except Exception as error:  # noqa: BLE001  (a comparison never ends a run)
             self.compared.append(ComparedStep(step, bucket, absent=f"{type(error).__name__}: {error}"))
             return
-        self.compared.append(ComparedStep(step, bucket, _keep_some(found), len(found)))
+        logged = recorded.logged or {}
+        self.compared.append(ComparedStep(step, bucket, _keep_some(found), len(found), logged=logged))
 
 
 def _compare_between(left: Snapshot, recorded: RecordedStep) -> list[Departure]:

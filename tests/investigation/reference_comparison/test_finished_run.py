@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,16 @@ import torch
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
-from etrm.config import Config, EvaluateConfig
+from etrm.config import Config
 from etrm.data import Episodes
-from etrm.investigation.reference_comparison.finished_run import compare_requested, compare_resumed
-from etrm.model.construct import build_variant
-from etrm.model.variant import Variant
+from etrm.investigation.reference_comparison.evaluate_command import compare_requested, compare_requested_fits
+from etrm.investigation.reference_comparison.finished_run import compare_log, compare_resumed
 from etrm.reference.departure import PipelineStage
 from etrm.training import trainer
 from etrm.training.execution.prefetch import Prefetch
+from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.optim import schedule
-from etrm.training.scoring import score_run
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutCurve
-from etrm.training.scoring.predictor import make_predictor
 from etrm.training.train_state import TrainState
 from etrm.training.trainer import train
 from tests.reference.test_step import config_of
@@ -48,8 +47,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_healthy_run_is_resumed_and_evaluated_as_it_is(folder: Path) -> None:
     before = sorted(one.name for one in folder.rglob("*"))
     assert compare_resumed(folder) == []
-    assert compare_requested(folder) == []
+    assert compare_log(folder) == []
     assert sorted(one.name for one in folder.rglob("*")) == before
+
+
+def test_a_line_of_the_log_that_is_not_what_its_step_logged_is_the_score(tmp_path: Path) -> None:
+    lines = [{"step": 1, "loss": 2.0, "frozen": None}, {"step": 2, "loss": 1.5, "frozen": None}]
+    steps = [ComparedStep(line["step"], 0, logged=line) for line in lines]
+    (tmp_path / "reference.jsonl").write_text("".join(f"{step.to_json()}\n" for step in steps))
+    for loss, where in (
+        (1.5, []),
+        (1.75, ["1.75 is in the log instead of 1.5, step 2"]),
+    ):
+        log = [lines[0], lines[1] | {"loss": loss, "held_out.solved": 0.5}]
+        (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in log))
+        found = compare_log(tmp_path)
+        assert [one.where for one in found] == where
+        assert {one.stage for one in found} <= {PipelineStage.SCORE}
 
 
 def test_no_process_that_draws_samples_is_started_again(
@@ -82,6 +96,7 @@ def test_a_table_of_ids_is_resumed_and_not_evaluated(tmp_path: Path) -> None:
     run_of(tmp_path / "run", model={"variant": "trm"}, data={"augmentations": 2}, evaluate={"max_tasks": 2})
     assert compare_resumed(tmp_path / "run") == []
     assert compare_requested(tmp_path / "run") == []
+    assert compare_requested_fits(tmp_path / "run") == []
 
 
 def test_another_best_score_after_resuming_is_the_weights(
@@ -147,29 +162,3 @@ def test_states_that_are_not_restored_are_the_carry(folder: Path, monkeypatch: p
     first = TrainState.set_carry
     monkeypatch.setattr(TrainState, "set_carry", keep)
     assert {found.stage for found in compare_resumed(folder)} == {PipelineStage.CARRY}
-
-
-def test_an_untrained_model_of_another_seed_is_the_evaluation(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is a baseline: no answer of the run shows that it is another one."""
-
-    def build(found: score_run.Evaluated) -> Variant:
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(found.config.train.seed + 1)
-            return build_variant(found.config.model).eval()
-
-    monkeypatch.setattr(score_run, "_build_untrained", build)
-    found = compare_requested(folder)
-    assert {one.stage for one in found} <= {PipelineStage.ANSWERS, PipelineStage.SCORE}
-    assert {one.where.partition(",")[0] for one in found} == {
-        "reported by the command of the untrained model"
-    }
-
-
-@pytest.mark.filterwarnings("ignore:evaluate.precision")
-def test_an_evaluation_of_other_answers_is_the_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    low = EvaluateConfig(precision="bfloat16")
-    monkeypatch.setattr(score_run, "make_predictor", lambda model, settings: make_predictor(model, low))
-    found = compare_requested(folder)
-    assert found[0].stage is PipelineStage.ANSWERS

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from etrm.config import load, with_settings
 from etrm.data import load_tasks
 from etrm.reference.data.held_out_tasks import compare_choice
@@ -24,6 +26,12 @@ def test_tasks_that_are_too_large_or_too_many_are_a_departure() -> None:
         assert found.size == (1 / 3 if most == 4 else 2.0)
 
 
-def test_drawn_rules_are_not_compared() -> None:
+def test_of_drawn_rules_the_subset_is_compared() -> None:
     config = with_settings(load("rules"), evaluate={"max_tasks": 5})
-    assert compare_choice(load_tasks("rules", "evaluation", 3, 2), config) == []
+    for subset in ("training", "evaluation"):
+        tasks = load_tasks("rules:colours", subset, 3, 4)
+        assert compare_choice(tasks, config) == []
+        (found,) = compare_choice(
+            replace(tasks, subset="other" if subset == "evaluation" else "evaluation"), config
+        )
+        assert (found.stage, found.size) == (PipelineStage.QUERIES, 1.0)

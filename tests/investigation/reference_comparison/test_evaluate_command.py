@@ -1,0 +1,81 @@
+"""What `etrm evaluate` reports against the same evaluations, put together alone: equal, or a change is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from etrm.config import EvaluateConfig
+from etrm.investigation.reference_comparison.evaluate_command import compare_requested, compare_requested_fits
+from etrm.model.construct import build_variant
+from etrm.model.variant import Variant
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.training.scoring import fitted_scores, score_run
+from etrm.training.scoring.predictor import make_predictor
+from etrm.training.trainer import train
+from tests.reference.test_step import config_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("evaluated") / "run"
+    config = config_of(train={"steps": 2, "lr": 1e-2}, data={"max_side": 4})  # several held-out tasks
+    train(config, path)
+    return path
+
+
+def test_what_is_reported_of_a_healthy_run_is_what_its_parts_give(folder: Path) -> None:
+    assert compare_requested(folder) == []
+    assert compare_requested_fits(folder) == []
+
+
+def test_an_untrained_model_of_another_seed_is_the_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a baseline: no answer of the run shows that it is another one."""
+
+    def build(found: score_run.Evaluated) -> Variant:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(found.config.train.seed + 1)
+            return build_variant(found.config.model).eval()
+
+    monkeypatch.setattr(score_run, "_build_untrained", build)
+    found = compare_requested(folder)
+    assert {one.stage for one in found} <= {PipelineStage.ANSWERS, PipelineStage.SCORE}
+    assert list_places(found) == {"reported by the command of the untrained model"}
+
+
+@pytest.mark.filterwarnings("ignore:evaluate.precision")
+def test_an_evaluation_of_other_answers_is_the_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low = EvaluateConfig(precision="bfloat16")
+    monkeypatch.setattr(score_run, "make_predictor", lambda model, settings: make_predictor(model, low))
+    found = compare_requested(folder)
+    assert found[0].stage is PipelineStage.ANSWERS
+
+
+@pytest.mark.parametrize("fault", ["adapted model", "mismatched"])
+def test_a_fit_that_does_not_reach_its_answers_is_the_evaluation(
+    fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, adapt = fitted_scores._answer, fitted_scores.adapt
+    plain = list[Variant]()
+
+    def keep(model: Variant, *rest: Any) -> Any:
+        plain.append(model)
+        return adapt(model, *rest)
+
+    if fault == "adapted model":
+        monkeypatch.setattr(fitted_scores, "adapt", keep)
+        monkeypatch.setattr(fitted_scores, "_answer", lambda model, *rest: first(plain[-1], *rest))
+    else:
+        monkeypatch.setattr(fitted_scores, "mismatch", lambda samples: [*samples[1:], samples[0]])
+    found = compare_requested_fits(folder)
+    words = {"adapted model": "adapted", "mismatched": "searched, mismatched"}[fault]
+    assert list_places(found) == {f"reported by the command, {words}"}
+
+
+def list_places(found: list[Departure]) -> set[str]:
+    return {one.where.partition(", task")[0] for one in found}
