@@ -48,7 +48,7 @@ from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.records import ModuleRecord, StepRecord
 from diagnostics.rules.families.forward.calls import is_unchosen
 from diagnostics.rules.families.gradients.module_gradients import DETACHED, GRAD001, GRAD002, is_target
-from diagnostics.rules.families.gradients.reach import OVERFLOW_IN_OPERATION
+from diagnostics.rules.families.gradients.not_finite import OVERFLOW_IN_OPERATION
 from diagnostics.rules.families.gradients.task_terms import TERM001
 from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost

@@ -21,7 +21,7 @@ from diagnostics.findings import Evidence, Finding
 from diagnostics.recording.calls.callers import is_users
 from diagnostics.recording.tensors import tensors_in
 from diagnostics.report.text import to_text
-from diagnostics.rules.families.gradients.reach import OVERFLOW, OVERFLOW_IN_OPERATION, REACH003
+from diagnostics.rules.families.gradients.not_finite import OVERFLOW, OVERFLOW_IN_OPERATION, REACH003
 
 _MOST_NODES = 5_000  # of a graph, a few milliseconds
 _SAVED = "_saved_"

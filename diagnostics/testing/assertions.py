@@ -31,7 +31,7 @@ from diagnostics.recording.calls.capture import RowsFunction
 from diagnostics.records import Absent, StepRecord
 from diagnostics.report.tables import module_table
 from diagnostics.rules.families.forward import calls
-from diagnostics.rules.families.gradients import coverage, module_gradients, reach
+from diagnostics.rules.families.gradients import coverage, module_gradients, not_finite, reach
 from diagnostics.rules.families.weights import frozen_parameters, movement
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of
@@ -228,14 +228,14 @@ _DEAD = {"none": reach.NOT_IN_LOSS, "zero": reach.DEAD_UNIT}
 _RECEIVES = {
     "none": (reach.REACH001, "gets no gradient"),
     "zero": (reach.REACH002, "gets a gradient that is all zero"),
-    "not finite": (reach.REACH003, "gets a gradient that is not finite"),
+    "not finite": (not_finite.REACH003, "gets a gradient that is not finite"),
 }
 
 
 def _gradient_finding(fate: ParameterFate, late: set[str], seeds: int) -> Finding:
     rule, happened = _RECEIVES[fate.gradient]
     if fate.gradient == "not finite":
-        cause = reach.OVERFLOW
+        cause = not_finite.OVERFLOW
     else:
         cause = ZERO_AT_START if fate.name in late else _dead(_DEAD[fate.gradient], seeds)
     return failure(rule, fate.owner, f"{fate.name} {happened}", 0.0, None, cause)

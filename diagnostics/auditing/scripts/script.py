@@ -30,9 +30,9 @@ from diagnostics.monitor import Monitor
 from diagnostics.report.finding_filter import choose
 from diagnostics.report.text import PIPE_WIDTH, wrap_line
 from diagnostics.rules.families.forward.calls import NOT_USED
-from diagnostics.rules.families.gradients.backward_pass import NO_BACKWARD, STEP001
+from diagnostics.rules.families.gradients.backward_passes import NO_BACKWARD, STEP001
 from diagnostics.rules.families.gradients.module_gradients import GRAD001, NO_GRAD
-from diagnostics.rules.families.gradients.reach import REACH003
+from diagnostics.rules.families.gradients.not_finite import REACH003
 from diagnostics.rules.families.not_run import BY_OPERATIONS, NO_STEP_FUNCTION, RULE001
 from diagnostics.rules.families.weights.movement import MOVE003, NO_STEP_INSIDE
 from diagnostics.rules.registry import built_in_rules, with_own

@@ -1,16 +1,15 @@
-"""Reach: the gradient of single parameters, and of tensors that are not parameters."""
+"""Reach: the gradient of single parameters."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from diagnostics.causes import ZERO_AT_START, Cause
-from diagnostics.records import Absent, Number, ParameterRecord, StepRecord, Stranger
+from diagnostics.records import Absent, ParameterRecord, StepRecord
 from diagnostics.records.columns import largest_of
 from diagnostics.rules.options import Values
 from diagnostics.rules.parameter_checks import first_few, grouped, receives
-from diagnostics.rules.rule import CRITICAL, NOTE, UNTRAINED, WARNING, Family, Observation, Rule, lasting
+from diagnostics.rules.rule import NOTE, WARNING, Family, Observation, Rule, lasting
 
 REPLACED_PARAMETER = Cause(
     "replaced-parameter",
@@ -42,85 +41,14 @@ BRANCH_AT_ZERO = Cause(
     " gate",
     remedy="Find the zero factor inside the module: an integer division, a mask, a gate.",
 )
-OVERFLOW_IN_OUTPUT = Cause(
-    "overflow-in-output",
-    "overflow, division by zero or the logarithm of zero: the output of {module} is the first that is not finite",
-)
-OVERFLOW_ELSEWHERE = Cause(
-    "overflow-elsewhere",
-    "overflow, division by zero or the logarithm of zero, after the last watched module or in the backward pass:"
-    " all outputs are finite",
-)
-OVERFLOW_IN_LOSS = Cause(
-    "overflow-in-loss",
-    "the loss: all outputs are finite, but the gradient that returns to {module}, the last module before the"
-    " loss, is not",
-)
-OVERFLOW_AFTER = Cause(
-    "overflow-after",
-    "the backward pass of the operations that use the output of {module}: all outputs are finite, but the"
-    " gradient that returns to them is not. where() does not help: the branch that is not taken gives 0 times"
-    " infinity",
-    remedy="Change the input of the operation, not its result: x.where(safe, 1) before sqrt(), log() or a division.",
-)
-OVERFLOW_INSIDE = Cause(
-    "overflow-inside",
-    "the backward pass inside {module}: its outputs and the gradients that return to them are finite",
-)
-DIVERGED = Cause(
-    "diverged-rate",
-    "divergence: gradients grew to {largest:.1g} before; the learning rate is too high, or nothing bounds the updates",
-    remedy="Reduce the learning rate, warm it up, and clip the norm of the gradients.",
-)
-OVERFLOW_IN_OPERATION = Cause(
-    "overflow-in-operation",
-    "{phase} pass: {operation} gives the first number that is not finite",
-    remedy="Guard that operation: an eps before log(), sqrt() and a division, the largest number subtracted before"
-    " exp(). Lower the learning rate if earlier steps were finite.",
-)
-OVERFLOW = Cause("overflow", "overflow, division by zero or the logarithm of zero, in forward or backward")
 CANCELS = Cause(
     "rounding-size",
     "its effect cancels: a weight is divided by itself, a softmax has one element, or a factor is almost 0",
-)
-EPS_UNDERFLOW = Cause(
-    "eps-underflow",
-    "the optimiser's eps of {eps:g} is 0 in half precision, so it divides by zero if a squared gradient underflows",
-    remedy="Keep the weights in single precision and use autocast, or raise eps to 1e-4.",
-)
-UPDATE_TOO_LARGE = Cause(
-    "update-too-large", "the optimiser: its rate or its state is too large for the type of the weights"
-)
-WRITTEN_NOT_FINITE = Cause(
-    "written-not-finite",
-    "an average or a loading writes them outside the optimiser",
-    remedy="Find the code that writes them.",
 )
 NO_EFFECT = Cause(
     "no-effect",
     "it cannot change the loss: a bias before a normalisation, of attention keys, or of a critic",
 )
-UNREGISTERED_LAYERS = Cause(
-    "unregistered-layers",
-    "layers in a plain list, dictionary or other object, which does not register them",
-)
-PLAIN_TENSOR = Cause(
-    "plain-tensor", "a tensor with requires_grad was set as an attribute, without nn.Parameter"
-)
-NOT_A_PARAMETER = Cause(
-    "not-a-parameter",
-    "{names} holds the result of an operation on a parameter, as float(), to() or a product after nn.Parameter()",
-    remedy="Compute the initial value first, and make the result the parameter: nn.Parameter(start.float()).",
-)
-NOT_IN_MODEL = Cause(
-    "not-in-model", "no module of the model holds them: they should replace layers that are still there"
-)
-MADE_IN_FORWARD = Cause(
-    "made-in-forward",
-    "forward() makes a layer, so each call has a new one, which nothing trains",
-    remedy="Make the layer in __init__().",
-)
-
 _RECURRENT = ("RNN", "GRU", "LSTM")
 
 
@@ -194,74 +122,6 @@ def _joins_states(record: StepRecord, parameter: ParameterRecord) -> bool:
     return joins and all(each.reach.kind not in ("none", "zero") for each in inputs)
 
 
-def find_not_finite(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """REACH003; one observation in the module where the first number arose, if it is known: all others follow."""
-    broken = [name for name, each in record.parameters.items() if each.reach.finite is False and each.changed]
-    if not broken:
-        return
-    cause = _cause_not_finite(record)
-    hash(cause)  # steps with other facts are judged apart
-    owners = {record.parameters[name].owner for name in broken}
-    place = dict(cause.facts).get("module", owners.pop() if len(owners) == 1 else "")
-    place = "" if cause.code == OVERFLOW_IN_LOSS.code else place
-    message = (
-        f"model: {len(broken)} of {len(record.parameters)} parameters have a gradient that is not finite"
-        f" ({first_few(broken)})"
-    )
-    yield Observation(str(place), float(len(broken)), message, cause, key=cause)
-
-
-_RUNAWAY = 1e8
-"""Norm of a gradient that only growth over many steps reaches: a single operation that fails gives NaN at once."""
-
-
-def _cause_not_finite(record: StepRecord) -> Cause:
-    """Where the first number of a step that is not finite arose, as far as the watched modules show."""
-    largest = max((each.largest for each in record.parameters.values()), default=0.0)
-    if largest > _RUNAWAY:
-        return DIVERGED.of(largest=largest)
-    for name in record.order:
-        stats = record.modules[name].output
-        if not isinstance(stats, Absent) and not math.isfinite(stats.rms):
-            return OVERFLOW_IN_OUTPUT.of(module=name)
-    hit = {name for name, module in record.modules.items() if _is_broken(module.gradient_max)}
-    last = next((name for name in reversed(record.order) if name in hit), None)
-    readers = [name for name, sources in record.into.items() if last in sources and name != last]
-    if last is None:
-        broken = [each.owner for each in record.parameters.values() if each.reach.finite is False]
-        inside = next((name for name in reversed(record.order) if name in broken), None)
-        if inside is None or isinstance(record.modules[inside].gradient_max, Absent):
-            return OVERFLOW_ELSEWHERE  # what came back to it is not known
-        return OVERFLOW_INSIDE.of(module=inside)
-    inside = next((name for name in readers if _has_broken(record, name)), None)
-    if inside is not None:
-        return OVERFLOW_INSIDE.of(module=inside)
-    return OVERFLOW_AFTER.of(module=last) if readers else OVERFLOW_IN_LOSS.of(module=last)
-
-
-def _is_broken(size: Number) -> bool:
-    return not isinstance(size, Absent) and not math.isfinite(size)
-
-
-def _has_broken(record: StepRecord, module: str) -> bool:
-    return any(each.reach.finite is False for each in record.held_by(module))
-
-
-_HALF = 5e-4  # half precision has an epsilon of 1e-3, bfloat16 of 8e-3, single precision of 1e-7
-
-
-def _judge_update(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
-    """Finite gradients, and weights that are not finite after the step."""
-    if not parameter.broken or parameter.reach.finite is not True:
-        return None
-    place = parameter.place
-    if isinstance(place, Absent) or not place.stepped:
-        return WRITTEN_NOT_FINITE
-    underflow = not isinstance(place.eps, Absent) and 0.0 < place.eps < parameter.rounding**2
-    half = parameter.rounding > _HALF
-    return EPS_UNDERFLOW.of(eps=place.eps) if half and underflow else UPDATE_TOO_LARGE
-
-
 _ROUNDING = 100.0
 """Machine epsilons of a layer's largest gradient below which another gradient in it is rounding alone.
 
@@ -296,39 +156,6 @@ def find_rounding_layers(record: StepRecord, options: Values) -> Iterator[Observ
     for owner, names in groups.items():
         message = f"{owner or 'model'}: the gradient of {first_few(names)} is rounding"
         yield Observation(owner, float(len(names)), message, CANCELS)
-
-
-def find_idle(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """REACH008; a parameter with gradient that is in no optimiser is the other side of the same fault: MOVE001."""
-    forgotten = any(
-        receives(each) and isinstance(each.place, Absent) and each.place.code == "in-no-group"
-        for each in record.parameters.values()
-    )
-    if record.idle and not forgotten:
-        message = f"model: {record.idle} tensors that an optimiser holds are not in it, and have no gradient"
-        yield Observation("", float(record.idle), message, NOT_IN_MODEL)
-
-
-def find_unregistered(record: StepRecord, options: Values) -> Iterator[Observation]:
-    """REACH005; needs the optimisers, which might hold such a tensor."""
-    groups: dict[tuple[str, Cause], list[str]] = {}
-    for stranger in record.strangers if record.optimizers else ():
-        shape = "x".join(map(str, stranger.shape)) or "a scalar"
-        groups.setdefault((stranger.module, _cause_of(stranger)), []).append(shape)
-    for (name, cause), shapes in groups.items():
-        message = (
-            f"{name or 'model'}: {len(shapes)} tensors that are not its parameters receive gradient"
-            f" ({first_few(shapes)})"
-        )
-        yield Observation(name, float(len(shapes)), message, cause, key=cause)
-
-
-def _cause_of(stranger: Stranger) -> Cause:
-    if stranger.derived:
-        return NOT_A_PARAMETER.of(names=", ".join(stranger.derived))
-    if stranger.remade:
-        return MADE_IN_FORWARD
-    return UNREGISTERED_LAYERS if stranger.layer else PLAIN_TENSOR
 
 
 REACH001 = Rule(
@@ -367,33 +194,6 @@ REACH002 = Rule(
     explains=frozenset({"MOVE002"}),
     rank=165,
 )
-REACH003 = Rule(
-    "REACH003",
-    CRITICAL,
-    "A gradient that is not finite was applied",
-    "parameters",
-    "Find the operation with torch.autograd.detect_anomaly(), clip or skip such steps, and resume from a checkpoint.",
-    find_not_finite,
-    lasting(1, why="one applied step is enough to destroy the weights"),
-    causes=(
-        OVERFLOW_IN_OUTPUT,
-        OVERFLOW_ELSEWHERE,
-        OVERFLOW_IN_LOSS,
-        OVERFLOW_AFTER,
-        OVERFLOW_INSIDE,
-        OVERFLOW_IN_OPERATION,
-        DIVERGED,
-        OVERFLOW,
-    ),
-    what="A gradient was NaN or infinite, and the parameter changed in that step.",
-    why="The weights are now damaged.",
-    example="The logarithm of a probability that underflows.",
-    false_alarms="None known: steps that a GradScaler skips are not reported.",
-    explains=UNTRAINED | {"GRAD001", "MOVE001", "COLLAPSE001", "SPIKE001", "DRIFT001"},
-    spreads="forward",
-    irreversible=True,
-    rank=10,
-)
 REACH004 = Rule(
     "REACH004",
     NOTE,
@@ -412,39 +212,6 @@ REACH004 = Rule(
     " an attention, which softmax cancels.",
     false_alarms="None known: a gradient that is this small for another reason has next to no effect either.",
 )
-REACH005 = Rule(
-    "REACH005",
-    WARNING,
-    "A tensor learns outside the model",
-    "tensors",
-    "Make it an nn.Parameter, keep layers in nn.ModuleList or nn.ModuleDict, and make the optimiser afterwards.",
-    find_unregistered,
-    lasting(5),
-    needs_optimizer=True,
-    causes=(UNREGISTERED_LAYERS, PLAIN_TENSOR, NOT_A_PARAMETER, MADE_IN_FORWARD),
-    what="In the first two recorded steps, the same tensor, or another parameter in its place, received gradient"
-    " between inputs and outputs, but neither `model.parameters()` nor an optimiser holds it.",
-    why="It looks trained, but no optimiser moves it, no checkpoint holds it, and `model.to(device)` does not move it.",
-    example="`self.scale = torch.ones(16, requires_grad=True)`; `self.layers = [nn.Linear(16, 16), ...]`.",
-    false_alarms="A tensor that the loop changes by hand, such as an adversarial perturbation.",
-)
-REACH006 = Rule(
-    "REACH006",
-    CRITICAL,
-    "The update makes weights that are not finite",
-    "parameters",
-    "Reduce the learning rate, or use a type with more range.",
-    grouped("become infinite or NaN from finite gradients", _judge_update),
-    lasting(1, why="one step is enough to destroy the weights"),
-    causes=(EPS_UNDERFLOW, UPDATE_TOO_LARGE, WRITTEN_NOT_FINITE),
-    what="The gradient of a parameter is finite, and after the step the parameter is not.",
-    why="Every later output is NaN, and looks like a fault of the model.",
-    example="Adam on weights in half precision: its eps of 1e-8 is 0 there.",
-    false_alarms="None known.",
-    explains=UNTRAINED | {"GRAD001", "MOVE001", "COLLAPSE001", "SPIKE001", "DRIFT001", "REACH003"},
-    irreversible=True,
-    rank=9,
-)
 REACH007 = Rule(
     "REACH007",
     WARNING,
@@ -462,24 +229,4 @@ REACH007 = Rule(
     false_alarms="A layer whose gradient truly vanishes.",
     rank=160,
 )
-REACH008 = Rule(
-    "REACH008",
-    WARNING,
-    "An optimiser holds weights that the model does not use",
-    "tensors",
-    "Set the new layers as attributes of the modules that use them: setattr(parent, name, layer).",
-    find_idle,
-    lasting(10, why="a part that is trained in every second step has gradient before"),
-    needs_optimizer=True,
-    causes=(NOT_IN_MODEL,),
-    what="An optimiser holds all weights that the model trains, and also tensors outside of the model that have no"
-    " gradient when it steps.",
-    why="Layers that should replace others, such as adapters, were never inserted into the model.",
-    example="`for module in model.modules(): module = Adapter(module)`, which changes a variable alone.",
-    false_alarms="An optimiser of several models, of which the others wait.",
-)
-FAMILY = Family(
-    50,
-    "Gradients of parameters",
-    (REACH001, REACH002, REACH003, REACH004, REACH005, REACH006, REACH007, REACH008),
-)
+FAMILY = Family(50, "Gradients of parameters", (REACH001, REACH002, REACH004, REACH007))

@@ -14,28 +14,9 @@ from tests.diagnostics.rules.trainings import (
     Net,
     changed,
     cut_rows,
-    every_fourth,
-    never_cleared,
     through,
     train,
-    updated,
 )
-
-
-def discarded(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
-    loss.backward(retain_graph=True)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def accumulated(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
-    (0.25 * loss).backward(retain_graph=True)
-    (0.75 * loss).backward()
-    optimizer.step()
-    optimizer.zero_grad()
-
 
 CASES: Cases = {
     "GRAD001": (lambda **o: train(Net(lambda c: c.detach()), **o), cut_rows(1)),
@@ -44,8 +25,6 @@ CASES: Cases = {
         changed(lambda model: model.head.requires_grad_(False)),
         changed(lambda model: model.head.requires_grad_(False), expect_frozen=["head"]),
     ),
-    "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
-    "GRAD006": (updated(discarded), updated(accumulated)),
     "GRAD005": (through(1e-6), through(1e-3)),
 }
 

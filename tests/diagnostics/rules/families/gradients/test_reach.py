@@ -12,15 +12,11 @@ from torch.nn.utils import parametrizations
 from diagnostics import Monitor
 from tests.diagnostics.rules.trainings import (
     Cases,
-    Listed,
     Net,
     changed,
     dead_units,
-    in_loss,
     normalised,
-    skipping_broken,
     train,
-    updated,
 )
 
 CASES: Cases = {
@@ -31,15 +27,7 @@ CASES: Cases = {
         ),
     ),
     "REACH002": (changed(dead_units(-100.0)), changed(dead_units(0.0))),
-    "REACH003": (
-        lambda **o: train(scale=in_loss, **o),
-        updated(skipping_broken, scale=in_loss),
-    ),
     "REACH004": (changed(normalised(bias=True)), changed(normalised(bias=False))),
-    "REACH005": (
-        changed(lambda model: setattr(model, "encoder", Listed(registered=False))),
-        changed(lambda model: setattr(model, "encoder", Listed(registered=True))),
-    ),
 }
 
 
@@ -118,84 +106,6 @@ def test_a_recurrence_whose_first_state_alone_is_read(
             return self.head(self.reader(x)[0][:, place])
 
     assert codes_of_zeros(Reader()) == codes
-
-
-@pytest.mark.parametrize(
-    ("kind", "named"),
-    [("unused", True), ("used elsewhere", False), ("in turn", False), ("of the model", False)],
-)
-def test_what_an_optimiser_holds_beside_the_model(kind: str, named: bool) -> None:
-    """Another layer in the optimiser: never used, used in each step, in every second one, or frozen in the model."""
-    torch.manual_seed(0)
-    model, other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), nn.Linear(2, 2)
-    if kind == "of the model":
-        model.append(other.requires_grad_(False))
-    optimizer = torch.optim.SGD(list(dict.fromkeys([*model.parameters(), *other.parameters()])), 0.01)
-    monitor = Monitor(model, optimizer)
-    for number, x in enumerate(torch.randn(20, 8, 4)):
-        with monitor.step(samples=8):
-            output = model(x)
-            if kind == "used elsewhere" or (kind == "in turn" and number % 2):
-                output = other(output)
-            output.square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    found = [each for each in monitor.findings() if each.rule == "REACH008"]
-    assert [(each.module, each.evidence.value) for each in found] == ([("", 2.0)] if named else [])
-
-
-def test_weights_that_were_replaced_are_named_once() -> None:
-    """The optimiser holds the old ones, and the model's own are in no group: MOVE001 alone."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
-    monitor = Monitor(model, optimizer)
-    for x in torch.randn(12, 8, 4):
-        with monitor.step(samples=8):
-            model(x).square().mean().backward()
-            optimizer.step()
-            model.zero_grad()
-    rules = {each.rule for each in monitor.findings() if each.severity.name != "NOTE"}
-    assert "MOVE001" in rules
-    assert "REACH008" not in rules
-
-
-class Chain(nn.Module):
-    """Three layers; the root of the sum of what the second gives is that of 0 for samples of zeros."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second, self.third = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
-        self.divisor = torch.ones(())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.third(self.second(torch.relu(self.first(x))) / self.divisor)
-
-
-def train_chain(model: Chain, zero_from: int, root: bool = False) -> Monitor:
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
-    monitor = Monitor(model, optimizer)
-    for number in range(8):
-        model.divisor.fill_(float(number < zero_from))
-        with monitor.step(samples=5):
-            output = model(torch.randn(5, 4))
-            (torch.sqrt(output - output) if root else output.square()).mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return monitor
-
-
-def test_numbers_that_are_not_finite_are_one_finding_where_the_first_arose() -> None:
-    inside = train_chain(Chain(), zero_from=2).findings()
-    assert [(each.module, each.code) for each in inside if each.rule == "REACH003"] == [
-        ("third", "overflow-in-output")
-    ]
-    assert {each.module for one in inside for each in one.consequences} <= {"first", "second", "third", ""}
-    in_loss = train_chain(Chain(), zero_from=9, root=True).findings()
-    assert [(each.module, each.code) for each in in_loss if each.rule == "REACH003"] == [
-        ("", "overflow-in-loss")
-    ]
 
 
 class Branch(nn.Module):

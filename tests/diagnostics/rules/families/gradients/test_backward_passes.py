@@ -1,4 +1,4 @@
-"""A step without a backward pass is one finding, and no module is blamed for it."""
+"""Steps without a backward pass, and passes that do not count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Monitor, audit
-from tests.diagnostics.rules.trainings import BATCH, Cases, Net, Training, adam
+from tests.diagnostics.rules.trainings import (
+    BATCH,
+    Cases,
+    Net,
+    Training,
+    adam,
+    every_fourth,
+    never_cleared,
+    updated,
+)
 
 Update = Callable[[nn.Module, torch.optim.Optimizer, Tensor], object]
 
@@ -39,7 +48,26 @@ def rules(update: Update) -> Training:
     return lambda **options: {finding.rule for finding in run(update, **options).findings()}
 
 
-CASES: Cases = {"STEP001": (rules(forgotten), rules(whole))}
+def discarded(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward(retain_graph=True)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def accumulated(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    (0.25 * loss).backward(retain_graph=True)
+    (0.75 * loss).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+CASES: Cases = {
+    "STEP001": (rules(forgotten), rules(whole)),
+    "GRAD004": (updated(never_cleared), updated(every_fourth, steps=40)),
+    "GRAD006": (updated(discarded), updated(accumulated)),
+}
 
 
 def test_a_forgotten_backward_is_the_only_finding() -> None:
