@@ -119,6 +119,11 @@ class Finding:
     line: int | None = None
 
     @property
+    def states_cause(self) -> bool:
+        """Whether the message already contains the cause, so that a report need not repeat it."""
+        return bool(self.cause) and self.cause in self.message
+
+    @property
     def fingerprint(self) -> str:
         """Identity across runs, for baselines: rule, module and code, never numbers or wording."""
         return fingerprint_of(self.rule, self.module, self.code)
@@ -158,11 +163,12 @@ def _as_line(finding: Finding) -> dict[str, Any]:
 
 
 def _section(finding: Finding) -> str:
+    code = _in_brackets(finding.code)
+    cause = "" if finding.states_cause else f"- Likely cause: {finding.cause}{code}\n"
     return (
         f"## {finding.severity.label}: {finding.rule} {finding.module or 'model'}\n\n"
-        f"{finding.message}\n\n"
-        f"- Evidence: {finding.evidence}\n"
-        f"- Likely cause: {finding.cause}{_in_brackets(finding.code)}\n"
+        f"{finding.message}{code if finding.states_cause else ''}\n\n"
+        f"- Evidence: {finding.evidence}\n{cause}"
         f"- What to do: {finding.remedy}\n" + _explained(finding)
     )
 

@@ -52,6 +52,7 @@ from diagnostics.rules.rule import Rule
 from diagnostics.rules.run_history import RunHistory
 from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
+    check_list,
     check_patterns,
     covers,
     innermost,
@@ -103,7 +104,7 @@ class Monitor:
     Raises:
         ValueError: A name or pattern matches nothing, `every` or `history` is below 1, or a rule has no such
             option or does not allow the value, or a rule of `rules` cannot be used or has the id of another one.
-        TypeError: Something in `rules` is not a rule.
+        TypeError: Something in `rules` is not a rule, `model` is not a module, or a string is given instead of a list.
         KeyError: A module of `drift` is not watched.
     """
 
@@ -136,6 +137,7 @@ class Monitor:
         model = with_submodules(getattr(model, "_orig_mod", model))  # what torch.compile(model) wraps
         self._modules = select_modules(model, watch)
         check_patterns("expect_partial", expect_partial, self._modules)
+        check_list("expect_frozen", expect_frozen)
         self._probes = {
             name: probe for name, probe in (drift or {}).items() if watched_one(self._modules, name)
         }

@@ -12,17 +12,40 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from diagnostics.errors import InvalidValue, UnknownName
+from diagnostics.errors import InvalidType, InvalidValue, UnknownName
 
 _T = TypeVar("_T")
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 def with_submodules(model: nn.Module) -> nn.Module:
-    """The model; one that holds parameters alone as the only child of a container, named after its class."""
+    """The model; one that holds parameters alone as the only child of a container, named after its class.
+
+    Raises:
+        InvalidType: It is not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InvalidType(
+            "selection.not-a-module", "model must be a torch.nn.Module, found {got}", got=type(model).__name__
+        )
     if any(True for _ in model.children()):
         return model
     return nn.ModuleDict({type(model).__name__: model})
+
+
+def check_list(argument: str, names: Iterable[str]) -> None:
+    """Refuse a string instead of several: each of its characters would be taken for a name.
+
+    Raises:
+        InvalidType: It is a string.
+    """
+    if isinstance(names, str):
+        raise InvalidType(
+            "selection.not-a-list",
+            "{argument} must be a list of strings, found the string {got!r}: write {argument}=[{got!r}]",
+            argument=argument,
+            got=names,
+        )
 
 
 def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -34,8 +57,10 @@ def select_modules(model: nn.Module, watch: Sequence[str] | None) -> dict[str, n
             that this one only wraps. Lists of modules, which are never called themselves, mean their members.
 
     Raises:
+        TypeError: `watch` is a string.
         ValueError: A name or pattern matches nothing, or the model has no submodule.
     """
+    check_list("watch", watch or ())
     patterns = list(watch or [""])
     modules = dict(model.named_modules())
     del modules[""]
@@ -114,8 +139,10 @@ def check_patterns(argument: str, patterns: Iterable[str], names: Iterable[str])
     """Refuse a pattern that covers none of `names`.
 
     Raises:
+        InvalidType: `patterns` is a string.
         InvalidValue: There is one; the error names the nearest names.
     """
+    check_list(argument, patterns)
     known = list(names)
     for pattern in patterns:
         if not any(covers(pattern, name) for name in known):

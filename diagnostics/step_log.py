@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from diagnostics.errors import InvalidType
 from diagnostics.records import Absent, StepScalars
 
 SCHEMA = "diagnostics.steps"
@@ -49,7 +50,12 @@ class StepLog:
         self._torn = size > 0 and os.pread(self._file, 1, size - 1) != b"\n"
 
     def append(self, record: StepScalars) -> None:
-        """Write one step. A step that is not after the last one is ignored; this happens if `every` skipped some."""
+        """Write one step. A step that is not after the last one is ignored; this happens if `every` skipped some.
+
+        Raises:
+            TypeError: It is something else, such as `monitor.last`.
+        """
+        check_scalars(record)
         if record.step <= self._last:
             return
         modules = tuple(record.modules)
@@ -119,6 +125,20 @@ def _rounded(value: float) -> float | int | str:
     if value == int(value) and abs(value) < 10**_DIGITS:
         return int(value)
     return float(f"{value:.{_DIGITS}g}")
+
+
+def check_scalars(record: Any) -> None:
+    """Refuse what is not a step of a history.
+
+    Raises:
+        InvalidType: It is something else.
+    """
+    if not isinstance(record, StepScalars):
+        raise InvalidType(
+            "log.not-scalars",
+            "append() takes the scalars of a step, such as monitor.history[-1], found {got}",
+            got=type(record).__name__,
+        )
 
 
 def _dump(value: Mapping[str, Any]) -> str:

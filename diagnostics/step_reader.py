@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diagnostics.errors import InvalidValue
 from diagnostics.records import Absent, Number, StepScalars
-from diagnostics.selection import check_patterns, named_by
+from diagnostics.selection import check_list, check_patterns, named_by
 from diagnostics.step_log import READABLE, SCHEMA
 
 _META = ("step", "samples", "order", "absent")
@@ -43,6 +43,8 @@ def read_steps(
     Raises:
         ValueError: The file is not a log of this version or is damaged, or a module or quantity is not in it.
     """
+    check_list("modules", modules)
+    check_list("quantities", quantities)
     kept = _Columns(modules, quantities)
     parse = _scanned if modules or quantities else json.loads
     for session, header, line in _lines(Path(path), parse):

@@ -13,6 +13,7 @@ import math
 from typing import Any, Protocol
 
 from diagnostics.records import Absent, StepScalars
+from diagnostics.step_log import check_scalars
 
 
 class StepSink(Protocol):
@@ -59,7 +60,12 @@ class WandbLog:
 
 
 def flatten(record: StepScalars, prefix: str) -> dict[str, float]:
-    """The finite numbers of a step as `PREFIX/MODULE/NUMBER`, and its losses as `PREFIX/loss/TERM`."""
+    """The finite numbers of a step as `PREFIX/MODULE/NUMBER`, and its losses as `PREFIX/loss/TERM`.
+
+    Raises:
+        InvalidType: It is not the scalars of a step.
+    """
+    check_scalars(record)
     numbers = {
         f"{prefix}/{module}/{name}": value
         for module, scalars in record.modules.items()

@@ -10,7 +10,7 @@ from diagnostics.auditing.probes.response_probe import judge_responses
 from diagnostics.auditing.responses import SIZES, Responses, TermResponse, probe_response, trace_flow
 from diagnostics.errors import InvalidValue
 from diagnostics.report.tables import cell, text_table
-from diagnostics.selection import check_patterns, named_by
+from diagnostics.selection import check_list, check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed
 
 
@@ -46,6 +46,7 @@ def assert_responds(
         return loss()
 
     found = probe_response(model, run, None, watch=watch, sizes=sizes)
+    check_list("ignore", ignore)
     check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], found)
     judged = {name: terms for name, terms in found.items() if not named_by(ignore, name)}
     if not any(judged):

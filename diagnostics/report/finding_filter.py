@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from diagnostics.errors import InvalidType
 from diagnostics.findings import Finding
-from diagnostics.selection import check_patterns, named_by
+from diagnostics.selection import check_list, check_patterns, named_by
 
 
 def choose(
@@ -34,8 +35,16 @@ def choose(
         baseline: Fingerprints of known findings, which are left out.
 
     Raises:
+        TypeError: A string is given instead of patterns or fingerprints.
         ValueError: A pattern names no rule and no module.
     """
+    if isinstance(baseline, str):
+        raise InvalidType(
+            "baseline.not-read",
+            "baseline must be the fingerprints of known findings, found the string {got!r}:"
+            " write baseline=read_baseline({got!r})",
+            got=baseline,
+        )
     known = [*rules], [*modules]
     _check("select", select, *known)
     _check("ignore", ignore, *known)
@@ -67,6 +76,7 @@ def _matches(pattern: str, finding: Finding) -> bool:
 
 
 def _check(argument: str, patterns: Sequence[str], rules: Sequence[str], modules: Sequence[str]) -> None:
+    check_list(argument, patterns)
     for pattern in patterns:
         rule, colon, module = pattern.partition(":")
         if colon:

@@ -61,14 +61,13 @@ def _result(finding: Finding, index: dict[str, int], artifact: str) -> dict[str,
             "artifactLocation": {"uri": PurePath(finding.file).as_posix() if own else artifact},
             "region": {"startLine": finding.line if own else 1},
         }
+    cause = "" if finding.states_cause else f"Likely cause: {finding.cause}. "
     result = {
         "ruleId": finding.rule,
         # a probe of a user's own has no description here
         **({"ruleIndex": index[finding.rule]} if finding.rule in index else {}),
         "level": _LEVELS[finding.severity],
-        "message": {
-            "text": f"{finding.message}. Likely cause: {finding.cause}. What to do: {finding.remedy}"
-        },
+        "message": {"text": f"{finding.message}. {cause}What to do: {finding.remedy}"},
         "locations": [location],
         "partialFingerprints": {"diagnostics/v2": finding.fingerprint},
         "properties": {
@@ -136,7 +135,7 @@ def to_fragment(findings: Iterable[Finding], table: str = "") -> str:
 def _article(finding: Finding) -> str:
     terms = (
         ("Evidence", str(finding.evidence)),
-        ("Likely cause", finding.cause),
+        *([] if finding.states_cause else [("Likely cause", finding.cause)]),
         *([("Code", finding.code)] if finding.code else []),
         ("What to do", finding.remedy),
         *([("Source", f"{finding.file}:{finding.line}")] if finding.file else []),

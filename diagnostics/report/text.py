@@ -65,8 +65,10 @@ def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
 
 def _paragraph(group: Sequence[Finding], width: int, color: bool) -> str:
     first, *others = group
+    code = f" [{first.code}]" if first.code else ""
+    stated = code if first.states_cause else ""
     head = textwrap.wrap(
-        f"{first.severity.label} {first.rule}  {first.message}", width, subsequent_indent="  "
+        f"{first.severity.label} {first.rule}  {first.message}{stated}", width, subsequent_indent="  "
     )
     if color:
         plain = f"{first.severity.label} {first.rule}"
@@ -74,8 +76,8 @@ def _paragraph(group: Sequence[Finding], width: int, color: bool) -> str:
     lines = [*head]
     if others:
         lines += _wrap("also in", ", ".join(finding.module or "model" for finding in others), width, color)
-    code = f" [{first.code}]" if first.code else ""
-    lines += _wrap("cause", f"{first.cause}{code}", width, color)
+    if not first.states_cause:
+        lines += _wrap("cause", f"{first.cause}{code}", width, color)
     lines += _wrap("remedy", first.remedy, width, color)
     lines += _wrap("seen", str(first.evidence), width, color)
     if first.file:

@@ -36,7 +36,7 @@ from diagnostics.rules.families.weights import frozen_parameters, movement
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of
 from diagnostics.rules.rule import Observation, Rule
-from diagnostics.selection import check_patterns, named_by
+from diagnostics.selection import check_list, check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.survey import (
     ParameterFate,
@@ -79,6 +79,7 @@ def assert_gradient_coverage(
     __tracebackhide__ = True
     monitor = _monitor(model, loss, samples, watch, rows)
     first = monitor.last
+    check_list("ignore", ignore)
     check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], first.modules)
     judged = [
         name

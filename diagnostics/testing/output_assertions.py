@@ -25,7 +25,7 @@ from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.families.outputs.collapse import COLLAPSE001, EQUAL_AT_START, FIRST_EQUAL
 from diagnostics.rules.rule import CRITICAL, Family, Rule
-from diagnostics.selection import check_patterns, named_by, select_modules
+from diagnostics.selection import check_list, check_patterns, named_by, select_modules
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.trials import nudge, untouched
 
@@ -249,6 +249,7 @@ def _name(module: str) -> str:
 def _judged(model: nn.Module, watch: Sequence[str] | None, ignore: Sequence[str]) -> dict[str, nn.Module]:
     alone = watch is None and not any(True for _ in model.children())  # its output is all there is to judge
     modules = {} if alone else select_modules(model, watch)
+    check_list("ignore", ignore)
     check_patterns("ignore", [pattern.removesuffix(".*") for pattern in ignore], modules)
     return {name: module for name, module in modules.items() if not named_by(ignore, name)}
 

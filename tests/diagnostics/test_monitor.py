@@ -174,6 +174,17 @@ def test_unknown_names_are_errors_that_name_the_nearest() -> None:
         Monitor(Net(), expect_frozen=["heads"])
 
 
+@pytest.mark.parametrize("argument", ["watch", "expect_frozen", "expect_partial", "regularisers"])
+def test_one_name_is_not_taken_for_a_list_of_letters(argument: str) -> None:
+    with refused(TypeError, "selection.not-a-list", argument=argument, got="encoder"):
+        Monitor(Net(), **{argument: "encoder"})
+
+
+def test_only_a_module_is_a_model() -> None:
+    with refused(TypeError, "selection.not-a-module", got="generator"):
+        Monitor(Net().parameters())  # type: ignore[arg-type]
+
+
 def test_a_model_without_submodules_is_watched_as_a_whole() -> None:
     model = nn.Linear(3, 2)
     monitor = Monitor(model, torch.optim.SGD(model.parameters(), 0.1))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from diagnostics import Monitor, TensorBoardLog, WandbLog
+from diagnostics import Monitor, StepLog, TensorBoardLog, WandbLog
 from diagnostics.callback_loop import LoopMonitor
+from tests.diagnostics.refusals import refused
 
 
 def record_steps(count: int = 2) -> Monitor:
@@ -22,6 +24,14 @@ def record_steps(count: int = 2) -> Monitor:
             monitor.loss(loss)
             loss.backward()
     return monitor
+
+
+def test_a_full_record_is_refused_in_favour_of_its_scalars(tmp_path: Path) -> None:
+    record: Any = record_steps(1).last
+    with StepLog(tmp_path / "steps.jsonl") as log:
+        for sink in (log, TensorBoardLog(None), WandbLog(Run())):
+            with refused(TypeError, "log.not-scalars", got="StepRecord"):
+                sink.append(record)
 
 
 class Run:

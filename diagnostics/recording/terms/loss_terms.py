@@ -22,6 +22,7 @@ from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
 from diagnostics.recording.terms.term_records import Term, TermStep
 from diagnostics.recording.updates.parameters import ParameterWatch
+from diagnostics.selection import check_list
 
 NOT_DIFFERENTIABLE = Cause("not-differentiable", "torch could not compute its gradient: {reason}")
 REENTRANT_CHECKPOINT = Cause(
@@ -42,6 +43,7 @@ class LossTerms:
     """
 
     def __init__(self, model: nn.Module, regularisers: Sequence[str], shared: bool) -> None:
+        check_list("regularisers", regularisers)
         self._model = model
         self.regularisers = frozenset(regularisers)
         self._shared = shared
@@ -163,8 +165,10 @@ def name_terms(returned: Any, names: Sequence[str]) -> Mapping[str, Tensor | flo
         names: Names of the members of a tuple, or of members of the mapping.
 
     Raises:
+        InvalidType: `names` is a string.
         InvalidValue: There are other terms than the names say.
     """
+    check_list("terms", names)
     if isinstance(returned, (tuple, list)) and len(returned) == len(names):
         return dict(zip(names, returned, strict=True))
     found: Mapping[str, Tensor | float] = returned if isinstance(returned, Mapping) else {}

@@ -31,6 +31,17 @@ def test_a_pattern_that_names_nothing_is_an_error(monitor: Monitor, argument: st
         monitor.findings(**{argument: [pattern]})
 
 
+@pytest.mark.parametrize("argument", ["select", "ignore"])
+def test_one_pattern_is_not_taken_for_a_list_of_letters(monitor: Monitor, argument: str) -> None:
+    with refused(TypeError, "selection.not-a-list", argument=argument, got="encoder.*"):
+        monitor.findings(**{argument: "encoder.*"})
+
+
+def test_the_path_of_a_baseline_is_not_a_baseline(monitor: Monitor) -> None:
+    with refused(TypeError, "baseline.not-read", got="known.json"):
+        monitor.findings(baseline="known.json")
+
+
 def test_fingerprints_do_not_change_with_the_number_of_steps(monitor: Monitor) -> None:
     before = {finding.fingerprint for finding in monitor.findings()}
     with monitor.step(samples=3):

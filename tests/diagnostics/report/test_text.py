@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from diagnostics import Evidence, Finding, Severity, to_text
+from diagnostics import Evidence, Finding, Severity, to_html, to_markdown, to_sarif, to_text
 from diagnostics.report import text
 
 EVIDENCE = Evidence("coverage", 0.02, 0.5, 3, 19)
@@ -39,6 +39,13 @@ def test_a_fault_has_cause_and_remedy_in_80_columns() -> None:
     assert "code net.py:12" in words
     assert "explains MOVE002 in core" in words
     assert shown.count("remedy") == 1
+
+
+def test_a_cause_that_the_message_states_is_not_repeated() -> None:
+    stated = finding("encoder", message="encoder: it is detached", cause="it is detached", code="detached")
+    for shown in (to_text([stated]), to_markdown([stated]), to_html([stated]), to_sarif([stated])):
+        assert shown.count("it is detached") == 1
+        assert "detached" in shown.replace("it is detached", "")  # its code
 
 
 def test_another_cause_is_another_fault() -> None:
