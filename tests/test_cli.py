@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_process_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "cli.py"), "train", "--preset", "smal"]
+    command = [sys.executable, str(ROOT / "cli.py"), "config", "--preset", "smal"]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "COLUMNS": "120"}
     )
@@ -29,7 +29,6 @@ def test_a_process_ends_with_2_and_no_traceback(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "  code:    config.unknown-preset"
     assert_holds(done.stderr, "'smal'", "'small'")
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(

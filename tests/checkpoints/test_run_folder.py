@@ -3,9 +3,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -16,14 +19,7 @@ from etrm.errors import FolderInUseError, LeakageError, RunFolderError
 from etrm.training.trainer import train
 from tests.command_line import etrm
 from tests.errors import assert_holds, raises_code
-from tests.training.runs import (
-    ENDLESS,
-    SettingsOfSmoke,
-    kill,
-    new_run,
-    started,
-    wait_for_steps,
-)
+from tests.training.runs import ROOT
 
 Smoke = Callable[..., Config]
 
@@ -169,15 +165,28 @@ def test_the_source_is_the_commit_of_the_tree() -> None:
     assert isinstance(dirty, bool)
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from etrm.checkpoints.folder_lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_second_process_is_told_who_works_here_until_that_one_is_killed(
-    tmp_path: Path, smoke: Smoke, settings_of_smoke: SettingsOfSmoke
+    tmp_path: Path, smoke: Smoke
 ) -> None:
     run = tmp_path / "run"
-    first = started(run, *new_run(settings_of_smoke(*ENDLESS)))
-    wait_for_steps(first, run, 1)
-    for _ in range(2):  # the refused one must not wipe the name out
-        second = etrm("train", "--out", run, "--resume")
-        assert second.code == 2
-        assert_holds(second.err, "run.in-use", run, first.pid, platform.node())
-    kill(first)
+    assert train(smoke("train.steps=1", "train.warmup_steps=0"), run)
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        for _ in range(2):  # the refused one must not wipe the name out
+            second = etrm("train", "--out", run, "--resume")
+            assert second.code == 2
+            assert_holds(second.err, "run.in-use", run, first.pid, platform.node())
+        first.kill()
     RunFolder(run, read_config(run), resume=True).close()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import signal
-import subprocess
-import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import diagnostics
 from diagnostics import Absent, Number, StepLog, StepScalars, iter_steps, read_steps
 from tests.diagnostics.refusals import refused
+from tests.forked import forking
 
 numbers: st.SearchStrategy[Number] = st.one_of(
     st.floats(width=32),
@@ -168,27 +168,24 @@ def test_a_torn_line_stays_alone_and_what_follows_is_a_session(tmp_path: Path) -
     assert [one.step for one in iter_steps(path)] == [0]
 
 
+def write_steps(path: Path, begun: Event) -> None:
+    """Write a step after the other, for ever."""
+    log = StepLog(path)
+    for step in itertools.count():
+        log.append(StepScalars(step, 8, {f"m{i}": {"moved": step + i} for i in range(50)}))
+        if step == 100:
+            begun.set()
+        time.sleep(0.002)  # or a reader never catches up
+
+
 def test_a_killed_writer_leaves_whole_steps(tmp_path: Path) -> None:
-    path = tmp_path / "steps.jsonl"
-    code = (
-        "import itertools, sys, time\n"
-        "from diagnostics import StepLog, StepScalars\n"
-        "log = StepLog(sys.argv[1])\n"
-        "for step in itertools.count():\n"
-        "    log.append(StepScalars(step, 8, {'m%d' % i: {'moved': step + i} for i in range(50)}))\n"
-        "    if step == 100: print('go', flush=True)\n"
-        "    time.sleep(0.002)\n"  # or a reader never catches up
-    )
-    root = Path(diagnostics.__file__).parent.parent
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, cwd=root, text=True
-    )
-    assert writer.stdout is not None
-    with writer.stdout:
-        assert writer.stdout.readline() == "go\n"
-        during = [one.step for one in iter_steps(path)]
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+    path, begun = tmp_path / "steps.jsonl", forking().Event()
+    writer = forking().Process(target=write_steps, args=(path, begun))
+    writer.start()
+    assert begun.wait(60)
+    during = [one.step for one in iter_steps(path)]
+    writer.kill()
+    writer.join()
     after = [one.step for one in iter_steps(path)]
     assert len(during) > 100
     assert during == list(range(len(during)))

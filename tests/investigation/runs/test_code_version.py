@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+import etrm.investigation
 from etrm.config import load, with_settings
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import ONLY_JUDGE, ONLY_RENDER, PACKAGES, code_hash, hash_files
 from etrm.investigation.runs.jobs import Job, work
+from tests.forked import forking
 
 ROOT = Path(__file__).resolve().parents[3]
 RENDERING = ("etrm/commands/",)
@@ -100,24 +103,6 @@ def test_what_is_left_out_exists(copies: Mapping[str, Path]) -> None:
         assert (copies[package] / inside).exists(), name
 
 
-LOADED = """
-import importlib, json, pkgutil, sys
-from pathlib import Path
-from tests.investigation.runs.test_code_version import make_a_run
-
-def loaded():
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    return [file for file in files if file]
-
-make_a_run(Path(sys.argv[1]))
-by_a_run = loaded()
-import etrm.investigation
-for module in pkgutil.walk_packages(etrm.investigation.__path__, "etrm.investigation."):
-    importlib.import_module(module.name)
-print(json.dumps([by_a_run, loaded()]))
-"""
-
-
 def make_a_run(folder: Path) -> None:
     """A measured run, as a worker makes it."""
     config = with_settings(
@@ -130,16 +115,27 @@ def make_a_run(folder: Path) -> None:
     assert (folder / "metrics.jsonl").read_text().count("\n") == 2
 
 
+def record_loaded(folder: Path) -> None:
+    """Write the files of the modules that a run loads, and of those that all of the investigation loads."""
+
+    def loaded() -> list[str]:
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        return [file for file in files if file]
+
+    make_a_run(folder / "run")
+    by_a_run = loaded()
+    for module in pkgutil.walk_packages(etrm.investigation.__path__, "etrm.investigation."):
+        importlib.import_module(module.name)
+    (folder / "loaded.json").write_text(json.dumps([by_a_run, loaded()]))
+
+
 def test_no_process_loads_code_that_its_hash_leaves_out(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    by_a_run, by_all = ({Path(file).resolve() for file in files} for files in json.loads(done.stdout))
+    process = forking().Process(target=record_loaded, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    found = json.loads((tmp_path / "loaded.json").read_text())
+    by_a_run, by_all = ({Path(file).resolve() for file in files} for files in found)
     everything = {name: path.resolve() for name, path in names(PACKAGES).items()}
     ours = {name for name, path in everything.items() if path in by_a_run}
     assert {"etrm/batch.py", "etrm/training/trainer.py", "etrm/investigation/runs/measured_run.py"} <= ours

@@ -7,15 +7,18 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cli
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import read_metrics
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.training.trainer import Trainer, train
+from tests.forked import forking
 from tests.training.runs import (
     ENDLESS,
     ROOT,
@@ -37,17 +40,29 @@ def assert_whole_and_ready_to_go_on(folder: Path) -> None:
     assert newest.step == len(read_metrics(folder)) >= 3
 
 
+def etrm(words: list[str], errors: Path) -> None:
+    """The command `etrm` as this whole process."""
+    os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+    sys.argv = ["etrm", *words]
+    cli.main()
+
+
 def test_a_process_that_is_asked_to_end_keeps_a_checkpoint_and_exits_130(
     tmp_path: Path, settings_of_smoke: SettingsOfSmoke
 ) -> None:
-    process = started(tmp_path / "run", *new_run(settings_of_smoke(*ENDLESS)))
-    wait_for_steps(process, tmp_path / "run", 3)
+    run, errors = tmp_path / "run", tmp_path / "errors"
+    words = ["train", "--out", str(run), *new_run(settings_of_smoke(*ENDLESS))]
+    process = forking().Process(target=etrm, args=(words, errors))
+    process.start()
+    while steps_ever_done(run) < 3:
+        assert process.is_alive(), errors.read_text()
+        time.sleep(0.002)
     process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "stopped early" in errors
-    assert "--resume" in errors
-    assert_whole_and_ready_to_go_on(tmp_path / "run")
+    process.join()
+    assert process.exitcode == 130
+    assert "stopped early" in errors.read_text()
+    assert "--resume" in errors.read_text()
+    assert_whole_and_ready_to_go_on(run)
 
 
 @pytest.mark.slow
