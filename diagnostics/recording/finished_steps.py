@@ -18,7 +18,7 @@ from diagnostics.recording.calls.call_intervals import CallIntervals
 from diagnostics.recording.calls.capture import Capture
 from diagnostics.recording.calls.covered_positions import CoveredPositions
 from diagnostics.recording.calls.module_graph import Flow
-from diagnostics.recording.calls.modules import module_record
+from diagnostics.recording.calls.module_records import module_record
 from diagnostics.recording.inspection.buffers import MovedBuffers
 from diagnostics.recording.inspection.target_networks import TargetStep
 from diagnostics.recording.process_group import StepFacts, everywhere

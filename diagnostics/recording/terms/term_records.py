@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.causes import Cause
-from diagnostics.recording.calls.modules import module_record
+from diagnostics.recording.calls.module_records import module_record
 from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.tensors import Scalars, read_scalars

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from diagnostics.recording.calls.unknown_rows import OTHER_WAY
+from diagnostics.recording.calls.sample_coverage import measure_coverage, measure_evenness, measure_waste
 from diagnostics.recording.process_group import ModuleFacts
-from diagnostics.recording.sample_sizes import SampleSizes, alone, every_sample
+from diagnostics.recording.sample_sizes import alone
 from diagnostics.records import (
     Absent,
     CallRecord,
@@ -41,7 +38,7 @@ def module_record(
     calls, unmatched = facts.calls, facts.unmatched
     state = _gradient_state(calls)
     gradients = alone(samples, calls) if facts.sizes is None else facts.sizes
-    coverage = _coverage(samples, gradients, calls, unmatched, state, parameters)
+    coverage = measure_coverage(samples, gradients, calls, unmatched, state, parameters)
     trainable = [
         record.reach.kind
         for record in parameters.values()
@@ -55,8 +52,8 @@ def module_record(
     ]
     return ModuleRecord(
         coverage=coverage,
-        waste=_waste(samples, coverage, calls),
-        evenness=_evenness(samples, coverage, gradients, unmatched),
+        waste=measure_waste(samples, coverage, calls),
+        evenness=measure_evenness(samples, coverage, gradients, unmatched),
         calls=calls,
         state=state,
         gradient_max=_largest(arrived) if arrived else _NO_ROWS,
@@ -103,67 +100,6 @@ def _gradient_state(calls: Sequence[CallRecord]) -> GradientState:
     if not any(call.grad_enabled for call in live):
         return "no_grad"
     return "detached" if any(call.requires_grad for call in live) else "cut inside"
-
-
-def _coverage(
-    samples: int,
-    gradients: SampleSizes,
-    calls: Sequence[CallRecord],
-    unmatched: Sequence[Absent],
-    state: GradientState,
-    parameters: Mapping[str, ParameterRecord],
-) -> Number:
-    trainable = [record for record in parameters.values() if record.requires_grad]
-    blind = any(call.unknown is not None for call in calls)
-    received = [record for record in trainable if record.reach.kind in ("some", "all") or record.assigned]
-    all_receive = bool(received) and len(received) == len(trainable)
-    # of a module that is not called, a tensor that it shares has gradient from elsewhere; if it has no other, as the
-    # embedding that encoder and decoder share, nothing of it is lost
-    other_way = all_receive or (state == "not called" and any(not record.shared for record in received))
-    if not blind and state != "arrived" and other_way:
-        return Absent.because(OTHER_WAY.of(state=state))
-    covering = gradients.covering
-    unknown = [
-        *unmatched,
-        *(call.samples for call in calls if isinstance(call.samples, Absent) and call.gradient),
-    ]
-    if unknown and covering < samples:
-        first = unknown[0]
-        cover = f"the rows that are known cover {covering / samples:.3g}"
-        return Absent(f"ambiguous: {first.reason}; {cover}", first.code)
-    return covering / samples
-
-
-def _waste(samples: int, coverage: Number, calls: Sequence[CallRecord]) -> Number:
-    if isinstance(coverage, Absent):
-        return coverage
-    indices: dict[int, Tensor] = {}  # calls of all samples share one index
-    for call in calls:
-        if isinstance(call.samples, Absent):
-            return Absent(f"ambiguous: {call.samples.reason}", call.samples.code)
-        indices[id(call.samples)] = call.samples
-    count = samples
-    if id(every_sample(samples)) not in indices:
-        processed = torch.zeros(samples, dtype=torch.bool)
-        for index in indices.values():
-            processed[index] = True
-        count = int(processed.sum())
-    return (
-        1.0 - coverage * samples / count if count else Absent("it computed no rows in this step", "no-rows")
-    )
-
-
-def _evenness(samples: int, coverage: Number, gradients: SampleSizes, unmatched: Sequence[Absent]) -> Number:
-    if isinstance(coverage, Absent):
-        return coverage
-    if unmatched:
-        return Absent(f"ambiguous: {unmatched[0].reason}", unmatched[0].code)
-    if gradients.largest == 0.0:
-        return Absent("no gradient arrived", "no-gradient")
-    if gradients.largest - gradients.largest != 0.0:
-        return Absent("a gradient is not finite", "not-finite")
-    evenness: Number = gradients.evenness / samples
-    return evenness
 
 
 def _norm(norms: Sequence[Number]) -> Number:
