@@ -92,7 +92,7 @@ def _by_step(
 
 def _kind(record: StepScalars) -> Hashable:
     """The calls of a step: one that applies a penalty calls modules in another way than the others."""
-    return tuple((each["calls"], each["calls_with_gradient"]) for each in record.modules.values())
+    return tuple((each.get("calls"), each.get("calls_with_gradient")) for each in record.modules.values())
 
 
 def _without_usual(
