@@ -118,7 +118,8 @@ def _find_shifted_again(model: nn.Module, steps: Sequence[ObservedStep]) -> Caus
 
 def _find_lags(step: ObservedStep) -> dict[int, LossCall]:
     """By how many places the targets of a loss are after the outputs that they meet -> that loss."""
-    tokens, scores = _find_tokens(step), _find_scores(step)
+    tokens = _find_tokens(step)
+    scores = None if tokens is None else _find_scores(step.output, tokens.shape)
     found: dict[int, LossCall] = {}
     if tokens is None or scores is None or len(tokens.unique()) < _VOCABULARY:
         return found
@@ -153,16 +154,28 @@ def _find_lag(tokens: Tensor, target: Tensor, start: int, ignored: int | None) -
     return None
 
 
-def _find_scores(step: ObservedStep) -> Tensor | None:
-    """What the model returned of the shape (B, T, classes)."""
-    scores = [
-        each.detach() for each in tensors_in(step.output) if each.dim() == 3 and each.is_floating_point()
-    ]
-    return scores[0] if scores else None
+def _find_scores(returned: Any, places: torch.Size) -> Tensor | None:
+    """What a model returned for each token, as (B, T, D).
+
+    Args:
+        returned: (B, T, D), (B, D, T) as convolutions give it, or (B * T, D).
+        places: (B, T).
+    """
+    every = [each.detach() for each in tensors_in(returned) if each.is_floating_point()]
+    scores = [_by_place(each, places) for each in every if each.dim() in (2, 3)]
+    return next((each for each in scores if each is not None), None)
+
+
+def _by_place(scores: Tensor, places: torch.Size) -> Tensor | None:
+    if scores.dim() == 3 and scores.shape[:2] == places:
+        return scores
+    if scores.dim() == 3 and (scores.shape[0], scores.shape[2]) == places:
+        return scores.transpose(1, 2)
+    return scores.unflatten(0, places) if len(scores) == places.numel() and scores.dim() == 2 else None
 
 
 def _find_tokens(step: ObservedStep) -> Tensor | None:
-    """The (B, T) tokens that the model was given, if it returned (B, T, D).
+    """The (B, T) tokens that the model was given, if it returned scores for each.
 
     Of several integers, as with labels and a mask next to them, those that an embedding looks up; of several of
     these, those that are the targets.
@@ -174,11 +187,10 @@ def _find_tokens(step: ObservedStep) -> Tensor | None:
     if len(tokens) > 1:  # a decoder is given the words written so far, next to the source
         copied = [call.target.flatten() for call in step.trace.losses.compared if call.copied]
         tokens = [each for each in tokens if any(torch.equal(each.flatten(), one) for one in copied)]
-    output = _find_scores(step)
-    if step.call is None or len(tokens) != 1 or output is None:
+    if step.call is None or len(tokens) != 1:
         return None
     given = tokens[0]
-    return given if output.shape[:2] == given.shape and given.shape[1] > 1 else None
+    return given if given.shape[1] > 1 and _find_scores(step.output, given.shape) is not None else None
 
 
 def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
@@ -188,8 +200,9 @@ def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bo
     was, half = given.clone(), given.shape[1] // 2
 
     def run() -> Tensor:
-        returned = _call_in_evaluation(model, call)
-        return next(each for each in tensors_in(returned) if each.dim() == 3 and each.is_floating_point())
+        scores = _find_scores(_call_in_evaluation(model, call), given.shape)
+        assert scores is not None
+        return scores
 
     with torch.no_grad():
         before = run()
