@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
+from diagnostics.auditing.tracing.own_functions import FunctionCall, recording_functions
 from diagnostics.recording.tensors import address_of, tensors_in
 from diagnostics.recording.weak_hooks import LocalHook
 
@@ -29,6 +30,7 @@ class ObservedStep:
         looked_up: Name of each embedding -> the indices that it was given.
         inputs, output: Tensors that the model was given in its last call, and what it returned.
         call: Function that calls the model again as in its last call; None where it was not called.
+        functions: Calls of the user's own autograd functions; the graph of the loss still has what they saved.
         changed: Modules in whose forward pass a value was saved that changed before the backward pass used it.
     """
 
@@ -40,16 +42,18 @@ class ObservedStep:
     output: Any = None
     call: Callable[[], Any] | None = None
     changed: list[str] = field(default_factory=list)
+    functions: list[FunctionCall] = field(default_factory=list)
 
 
 def observe_step(model: nn.Module, step: Callable[[nn.Module, Any], Any], batch: Any) -> ObservedStep | None:
     """Run a step up to its loss; None where it does not return one with a graph."""
     with trace_operations(model) as trace, noting(model) as noted, _copying_saved(model, trace) as changed:
-        loss = step(model, batch)
+        with recording_functions(lambda: trace.module) as functions:
+            loss = step(model, batch)
         trace.added.end(loss)
     if not isinstance(loss, Tensor) or not loss.requires_grad or loss.numel() != 1:
         return None
-    return ObservedStep(batch, loss.reshape(()), trace, changed=changed, **noted)
+    return ObservedStep(batch, loss.reshape(()), trace, changed=changed, functions=functions, **noted)
 
 
 @contextmanager

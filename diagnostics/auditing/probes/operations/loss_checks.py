@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.auditing.probes.operations.function_checks import check_functions
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003
 from diagnostics.auditing.probes.operations.origin_checks import judge_graphs
 from diagnostics.auditing.probes.operations.placed import one_owner
@@ -152,16 +153,17 @@ _NEGATED = -0.5
 
 
 def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
-    """GRAD008 and those of `check_arrived` in repeated steps, whose backward passes run here.
+    """GRAD008, GRAD009 and those of `check_arrived` in repeated steps, whose backward passes run here.
 
     Args:
         owner: Function full name of a module -> the innermost watched module that contains it.
     """
     if not steps:
         return []
+    found = check_functions([each.functions for each in steps], owner)
     for each in steps:
         each.loss.backward()
-    found = check_arrived([each.trace for each in steps], owner)
+    found += check_arrived([each.trace for each in steps], owner)
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
         found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found

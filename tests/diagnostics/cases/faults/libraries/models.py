@@ -285,7 +285,7 @@ CASES = (
         "upstream-forgotten",
         upstream_forgotten,
         "the backward pass of an own activation does not use the gradient that it is given",
-        (Answer("GRAD008"), Answer("LOSS004")),
+        (Answer("GRAD009", "*", "upstream-ignored"), Answer("GRAD008"), Answer("LOSS004")),
     ),
     Case(
         "convolution-sees-ahead",
