@@ -234,7 +234,7 @@ class RecordBuilder:
             into=self._flow.into,
             gates=self._flow.gates,
             constant=frozenset(self._flow.constant),
-            rates={group: rate for group, (rate, _, _) in settings.items()},
+            rates={group: rate for group, (rate, *_) in settings.items()},
             never=self._positions.never(modules.values(), facts.samples),
             copies=constant.copies,
             aliases=constant.aliases,
@@ -272,9 +272,9 @@ def _settings(run: Sequence[FinishedStep], readout: Readouts) -> Mapping[tuple[i
         return first
     found: dict[tuple[int, int], Settings] = {}
     for group in first:
-        rate, decay, eps = (
+        rate, decay, eps, mean, square = (
             each[0] if isinstance(each[0], Absent) else readout.column(each)
             for each in zip(*(step.settings[group] for step in run), strict=True)
         )
-        found[group] = (rate, decay, eps)
+        found[group] = (rate, decay, eps, mean, square)
     return found

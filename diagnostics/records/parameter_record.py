@@ -70,6 +70,7 @@ class OptimizerPlace:
         lr: Learning rate at the optimiser's step; Absent where it is a tensor.
         weight_decay: Its group's weight decay, 0 where the optimiser has none.
         eps: Number that the optimiser adds to the divisor of its updates, 0 if it has none.
+        beta_mean, beta_square: Factors with which Adam averages gradients and their squares, 0 for other optimisers.
         stepped: Whether this optimiser stepped inside the monitored step.
         gradient: Content of `.grad` when the optimiser stepped; Absent where it did not step.
         norm: L2 norm of that gradient: after clipping, if there was any.
@@ -82,6 +83,8 @@ class OptimizerPlace:
     lr: Number
     weight_decay: Number
     eps: Number
+    beta_mean: Number
+    beta_square: Number
     stepped: bool
     gradient: Literal["none", "zero", "nonzero"] | Absent
     norm: Number

@@ -31,6 +31,7 @@ from diagnostics.auditing.scripts.called_models import CalledModels, WeakModules
 from diagnostics.auditing.scripts.evaluations import Evaluations
 from diagnostics.auditing.scripts.followers import Followers
 from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
+from diagnostics.auditing.scripts.loaded_states import LoadedStates
 from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
 from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
 from diagnostics.auditing.scripts.schedules import find_idle_schedules
@@ -83,6 +84,7 @@ class ScriptWatch:
         self._steps, self._round = MonitoredSteps(declared or Declarations(), **options), UpdateRound()
         self.followers = Followers()
         self.evaluations = Evaluations()
+        self._loaded = LoadedStates()
         self._schedules: list[Finding] = []  # of the rate, once the program has ended
         self._stepped: WeakSet[Optimizer] = WeakSet()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
@@ -99,6 +101,7 @@ class ScriptWatch:
         self._listening.enter_context(torch.compiler.set_stance("force_eager"))
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         self._listening.enter_context(self._counting_processes())
+        self._listening.enter_context(self._loaded.watch(lambda: self.updates > 0))
         for handle in (
             register_module_forward_pre_hook(self._before_call),
             register_optimizer_step_pre_hook(self._before_update),
@@ -150,7 +153,7 @@ class ScriptWatch:
 
     def find_afterwards(self) -> list[Finding]:
         """What the whole program shows: late changes, copies, schedules and evaluations."""
-        found = [*self._steps.late, *self.followers.findings(), *self._schedules]
+        found = [*self._steps.late, *self.followers.findings(), *self._schedules, *self._loaded.findings()]
         return [*found, *self.evaluations.findings(self._rounds)]
 
     def is_quiet(self, module: nn.Module) -> bool:

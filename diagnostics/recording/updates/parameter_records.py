@@ -27,8 +27,8 @@ _NO_STEP = Absent("its optimiser did not step", "no-step")
 _NOT_FOUND = Absent("the optimiser found no gradient", "no-gradient")
 
 
-Settings = tuple[Number, Number, Number]
-"""Rate, weight decay and eps of a group; see `OptimizerPlace`."""
+Settings = tuple[Number, Number, Number, Number, Number]
+"""Rate, weight decay, eps and the two averaging factors of a group; see `OptimizerPlace`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class ParameterStep:
         tracked: The parameters, with their names and owners.
         requires_grad, replaced: As they were at the end of the step.
         groups: Position -> optimiser and group that hold it.
-        settings: Optimiser and group -> rate, weight decay and eps.
+        settings: Optimiser and group -> rate, weight decay, eps and averaging factors.
         steps: Number of steps of each optimiser, stops_itself whether it is one that decides when to stop.
         measured: Positions, norms and counts of the gradients after each backward pass.
         at_optimizer: Positions and norms of the gradients that optimisers found.

@@ -31,6 +31,8 @@ from diagnostics.records import Reach
 
 _SCALER_SOUGHT = 8  # updates after which no GradScaler is looked for any more: a loop has one from the start
 _SETTINGS = ("lr", "weight_decay", "eps")
+_ADAMS = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.SparseAdam)
+"""Optimisers whose `betas` average gradients and their squares; AdamW is an Adam."""
 
 
 class ParameterWatch:
@@ -246,7 +248,9 @@ class ParameterWatch:
         for position, group in enumerate(optimizer.param_groups):
             lr, decay, eps = (plain_number(group.get(name, 0.0), name) for name in _SETTINGS)
             place = (number, position)
-            self._group_settings[place] = (lr, decay, eps)
+            betas = group["betas"] if isinstance(optimizer, _ADAMS) else (0.0, 0.0)
+            mean, square = (plain_number(beta, "beta") for beta in betas)
+            self._group_settings[place] = (lr, decay, eps, mean, square)
             for parameter in group["params"]:
                 index = self._position.get(id(parameter))
                 if index is not None:

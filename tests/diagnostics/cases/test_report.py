@@ -86,6 +86,7 @@ CASES: Cases = {
     "INPUT001": both("input-used-twice", audited=True),
     "INPUT002": both("masked-in-place", audited=True),
     "GRAD008": both("changed-under-autograd", audited=True),
+    "GRAD009": both("upstream-forgotten", audited=True),
     "LEAK002": both("mask-inverted", audited=True),
     "LEAK003": both("answer-in-input", audited=True),
     "ROWS001": both("one-position", audited=True),

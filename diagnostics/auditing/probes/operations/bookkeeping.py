@@ -69,7 +69,8 @@ SHARE004 = Rule(
     source="audit",
     arguments="audit",
     causes=(OWN_MEMORY,),
-    what="A repeated step copies a parameter to its own memory, or subtracts it from itself, without a graph.",
+    what="A repeated step copies a parameter to its own memory, or subtracts it from itself, without a graph. In a"
+    " script: after the first update a state is loaded whose tensors are those of the model itself.",
     why="The stored weights follow every update, so there is no older state to return to and nothing is averaged.",
     example="`slow = [p.data for p in model.parameters()]`; `best = model.state_dict()`, which is loaded again.",
     false_alarms="None known.",

@@ -201,6 +201,7 @@ def test_without_optimizer_the_rules_say_that_they_did_not_run(model: Pair) -> N
             "MOVE005",
             "MOVE006",
             "RATE001",
+            "RATE002",
         ],
         "no-probe": ["DRIFT001"],
     }

@@ -108,6 +108,6 @@ CASES = (
         "factors-exchanged",
         factors_exchanged,
         "the two averaging factors of Adam are exchanged",
-        (Answer("MOVE*"), Answer("RATE001")),
+        (Answer("RATE002"),),
     ),
 )
