@@ -13,7 +13,12 @@ from torch.optim import Optimizer
 
 from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.probes.data_checks import check_data
-from diagnostics.auditing.probes.input_checks import INPUT003, check_first_layers, check_inputs
+from diagnostics.auditing.probes.input_checks import (
+    INPUT003,
+    check_first_layers,
+    check_inputs,
+    check_selections,
+)
 from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.model_checks import LINEAR001, STATE001, check_model
 from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
@@ -98,6 +103,7 @@ def run_checks(
         found += check_frozen_dropouts(model, known)
         found += check_clipping(known)
         found += check_first_layers(known, owner)
+        found += check_selections(known)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_drawn_targets(model, step, batches[-1], optimizers)
         found += check_drawn_scores(model, step, batches[-1], optimizers, known[-1])

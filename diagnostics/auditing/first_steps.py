@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.probes.data_checks import check_seen_data
-from diagnostics.auditing.probes.input_checks import check_first_layers
+from diagnostics.auditing.probes.input_checks import check_first_layers, check_selections
 from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.next_tokens import check_unmasked
 from diagnostics.auditing.probes.operations.bookkeeping import (
@@ -129,6 +129,7 @@ class FirstSteps:
                 *check_frozen_dropouts(self._model, traces),
                 *check_clipping(traces),
                 *check_first_layers(traces, self._owner),
+                *check_selections(traces),
                 *check_unmasked(self._steps),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]

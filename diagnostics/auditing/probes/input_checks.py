@@ -27,6 +27,11 @@ JOINED_WITH_ITSELF = Cause(
     " {operation}",
     remedy="Join the two arguments.",
 )
+REPLACED = Cause(
+    "all-replaced",
+    "all of {shape} numbers are replaced by one, because a condition is true for each: {operation}",
+    remedy="Look at the condition: a random number is true unless it is 0; compare it with a rate.",
+)
 INPUT001 = Rule(
     "INPUT001",
     WARNING,
@@ -35,10 +40,11 @@ INPUT001 = Rule(
     "Use it in forward(), or do not pass it.",
     source="audit",
     arguments="audit",
-    causes=(READ_TWICE, UNREAD, JOINED_WITH_ITSELF),
+    causes=(READ_TWICE, UNREAD, JOINED_WITH_ITSELF, REPLACED),
     what="In each repeated step no function receives one of the tensors that the model is given, and exchanging"
     " its samples does not change the output. A note, unless two modules read another input of the same"
-    " shape. In any module: nothing reads an argument, and cat() joins another tensor with itself.",
+    " shape. In any module: nothing reads an argument, and cat() joins another tensor with itself. Anywhere: where(),"
+    " masked_fill() or an assignment replaces all of some data by one number.",
     why="The model does not get data that it was meant to use.",
     example="`torch.cat([self.left(left), self.right(left)], 1)` in `forward(left, right)`.",
     false_alarms="Models with a common interface, some of which need fewer inputs: a note.",
@@ -115,6 +121,14 @@ def check_first_layers(traces: Sequence[OperationTrace], owner: Callable[[str], 
             cause = SMALL_TO_BIAS if call.offset > 0.5 else SMALL_TO_MEAN
             return [INPUT003.found_once(owner(name), cause.of(spread=call.spread))]
     return []
+
+
+def check_selections(traces: Sequence[OperationTrace]) -> list[Finding]:
+    """INPUT001 for the first place where every trace replaces all of some data by one number."""
+    every = [trace.selections.emptied for trace in traces]
+    places = sorted(set.intersection(*map(set, every))) if every else []
+    causes = [REPLACED.of(operation=every[0][place][0], shape=every[0][place][1]) for place in places[:1]]
+    return [INPUT001.found_once("", cause) for cause in causes]
 
 
 def check_inputs(model: nn.Module, steps: Sequence[ObservedStep]) -> list[Finding]:

@@ -29,6 +29,7 @@ from diagnostics.auditing.tracing.recorders.layer_calls import LayerCalls
 from diagnostics.auditing.tracing.recorders.loss_calls import LossCalls
 from diagnostics.auditing.tracing.recorders.sample_masks import SampleMasks
 from diagnostics.auditing.tracing.recorders.score_calls import ScoreCalls
+from diagnostics.auditing.tracing.recorders.selection_calls import SelectionCalls
 from diagnostics.auditing.tracing.recorders.shape_calls import ShapeCalls
 from diagnostics.auditing.tracing.torch_call import CallRecorder, TorchCall, TracedStep, name_of
 from diagnostics.auditing.tracing.value_kinds import DROPOUTS
@@ -54,6 +55,7 @@ class OperationTrace(TorchFunctionMode):
         layers: Calls of layers and activations.
         clamps: Calls outside of all modules that limit numbers.
         masks: Calls outside of all modules that leave samples out of a loss.
+        selections: Calls that select by a condition.
         calls: The calls of modules, and what they have in common.
         reads: The tensors that the model was given, and who was given them.
         added: What was added to the losses.
@@ -74,6 +76,7 @@ class OperationTrace(TorchFunctionMode):
         self.layers = LayerCalls()
         self.clamps = ClampCalls()
         self.masks = SampleMasks()
+        self.selections = SelectionCalls()
         self.calls = ModuleCalls()
         self.reads = Reads()
         self.added = AddedTerms()
@@ -98,6 +101,8 @@ class OperationTrace(TorchFunctionMode):
             self.added.end(args[0])
         name = name_of(func)
         before = None if torch.compiler.is_dynamo_compiling() else self.first_draw.before(name)
+        if not torch.compiler.is_dynamo_compiling():
+            self._look_before(name, args)
         result = func(*args, **given)
         self.first_draw.after(before)
         if name in _SCALES and _is_called_by("grad_scaler.py", sys._getframe(1)):
@@ -140,6 +145,11 @@ class OperationTrace(TorchFunctionMode):
             for recorder in self._choose_recorders(name):
                 recorder.note(call)
 
+    @torch.no_grad()
+    def _look_before(self, name: str, args: tuple[Any, ...]) -> None:
+        with torch._C.DisableTorchFunction():
+            self.selections.before(name, args)
+
     def _choose_recorders(self, name: str) -> tuple[CallRecorder, ...]:
         if name not in self._recorders:
             every: tuple[CallRecorder, ...] = (
@@ -148,6 +158,7 @@ class OperationTrace(TorchFunctionMode):
                 self.shapes,
                 self.clamps,
                 self.masks,
+                self.selections,
                 self.scores,
                 self.losses,
             )

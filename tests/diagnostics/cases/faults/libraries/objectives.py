@@ -218,7 +218,7 @@ CASES = (
         "class-always-dropped",
         class_always_dropped,
         "a random number is taken for a truth value, so that each class is dropped",
-        (Answer("INPUT001"), Answer("ROWS001", "classes"), Answer("*", "classes")),
+        (Answer("INPUT001", "*", "all-replaced"), Answer("ROWS001", "classes"), Answer("*", "classes")),
     ),
     Case(
         "twin-is-neighbour",
