@@ -24,6 +24,8 @@ UNTRAINED = "untrained-loss"
 """A loss or log-probabilities of which neither side has a graph."""
 MEAN_LOSS = "mean-loss"
 """A loss of several targets that is one number, or a multiple of it."""
+TOTAL_SCORE = "score-of-all"
+"""A sum or mean of several scores that is one number, and what is computed from it."""
 CHANCE = "chance"
 """exp() of a negative mean loss, and what is computed from it."""
 NORMALISER = "normaliser"
@@ -119,6 +121,7 @@ _CARRIED: Mapping[str, Collection[str]] = {
     UNTRAINED: _PASSES | _ARITHMETIC,
     MEAN_LOSS: frozenset(("neg", "negative", "mul", "div", "truediv", "clone", "squeeze", "mean", "sum")),
     CHANCE: _PASSES | _ARITHMETIC,
+    TOTAL_SCORE: _PASSES | _ARITHMETIC,
     NORMALISER: _PASSES,
     LOG_PROBABILITIES: _PASSES,
     DRAWN: _PASSES,
@@ -175,6 +178,7 @@ class ValueOrigins:
 
     Attributes:
         weighted_means: Products of a mean loss and a chance that was computed from it.
+        weighted_numbers: Products of one number for all samples, of their losses or scores, and a weight for each.
         divided: Quotients whose divisor is a sum of outputs of both signs.
         weighted_scores: Products of log-probabilities of choices and a weight of both signs that has a graph itself.
         inverted: Products of a weight of both signs and a ratio of the probability before to that of now.
@@ -184,6 +188,8 @@ class ValueOrigins:
     def __init__(self) -> None:
         self.divided: list[Product] = []
         self.weighted_means: list[Product] = []
+        self.weighted_numbers: list[Product] = []
+        self._lengths: set[int] = set()  # of the losses and scores that became one number
         self.weighted_scores: list[Product] = []
         self.inverted: list[Product] = []
         self.shifted: list[Product] = []
@@ -263,6 +269,10 @@ class ValueOrigins:
                 found.add(UNTRAINED)
             if func in _CLASSIFYING and result.requires_grad and result.numel() == 1 and _targets(given) > 1:
                 found.add(MEAN_LOSS)
+                self._lengths.add(len(given[1]))
+        if name in ("sum", "mean") and SCORE in self.of(first) and _is_one_of_several(first, result):
+            found.add(TOTAL_SCORE)
+            self._lengths.add(len(first))
         if name == "exp" and MEAN_LOSS in self.of(first) and float(first.detach()) < 0:
             found.add(CHANCE)
         if name in ("max", "amax") and _is_of_all(given, result) and OUTPUT in self.of(first):
@@ -314,6 +324,10 @@ class ValueOrigins:
         one, other = (self.of(each) for each in given)
         if any(CHANCE in first and MEAN_LOSS in second for first, second in ((one, other), (other, one))):
             self.weighted_means.append(_product(result, place))
+        for number, weight in (given, given[::-1]):
+            of_all = self.of(number) & {MEAN_LOSS, TOTAL_SCORE} and number.numel() == 1
+            if of_all and _is_weight(weight) and len(weight) in self._lengths:
+                self.weighted_numbers.append(_product(result, place))
         for ratio, weight in (given, given[::-1]):
             plain = ratio.shape == weight.shape and weight.numel() > 1 and not weight.requires_grad
             if INVERTED in self.of(ratio) and plain and _has_both_signs(weight):
@@ -337,6 +351,18 @@ def _is_of_all(given: list[Tensor], result: Tensor) -> bool:
     """Whether a result without graph is one number for several rows."""
     several = len(given) == 1 and given[0].dim() > 1 and len(given[0]) > 1
     return several and result.dim() == 0 and not result.requires_grad
+
+
+def _is_one_of_several(given: Tensor, result: Tensor) -> bool:
+    """Whether one number with a graph was made of several rows; inside a density it belongs to that."""
+    several = given.dim() > 0 and len(given) > 1
+    return several and result.numel() == 1 and result.requires_grad and not in_density()
+
+
+def _is_weight(values: Tensor) -> bool:
+    """Whether these are different numbers without a graph."""
+    plain = values.dim() > 0 and values.numel() > 1 and not values.requires_grad
+    return plain and bool((values != values.flatten()[0]).any())
 
 
 def _targets(given: list[Tensor]) -> int:

@@ -30,6 +30,12 @@ MEAN_WEIGHED = Cause(
     " weight: {operation}",
     remedy='Compute the loss with reduction="none", weigh each sample, and take the mean at the end.',
 )
+NUMBER_WEIGHED = Cause(
+    "weight-of-one-number",
+    "one number for all samples, of their losses or log-probabilities, is multiplied by a weight for each sample, so"
+    " that only the mean of the weights counts: {operation}",
+    remedy='Keep a number per sample until it is weighed: reduction="none", or a sum over the other dimensions alone.',
+)
 WEIGHT_WITH_GRADIENT = Cause(
     "weight-not-detached",
     "log-probabilities of choices are multiplied by a weight that also has a gradient, so the module that"
@@ -72,6 +78,7 @@ CAUSES = (
     LARGEST_OF_BATCH,
     CLASSES_BLENDED,
     MEAN_WEIGHED,
+    NUMBER_WEIGHED,
     WEIGHT_WITH_GRADIENT,
     BOTH_TRAINED,
     SCORES_TOO_LARGE,
@@ -121,6 +128,7 @@ def _judge_products(trace: OperationTrace) -> Found:
     found: Found = {}
     products = (
         (MEAN_WEIGHED, trace.origins.weighted_means),
+        (NUMBER_WEIGHED, trace.origins.weighted_numbers),
         (WEIGHT_WITH_GRADIENT, trace.origins.weighted_scores),
         (DIVIDED_BY_LOGITS, trace.origins.divided),
         (RATIO_INVERTED, trace.origins.inverted),

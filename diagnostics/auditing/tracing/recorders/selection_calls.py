@@ -56,7 +56,7 @@ def _left_out(call: TorchCall) -> Tensor | None:
     condition, one, other = call.args
     if not isinstance(condition, Tensor) or condition.dtype != torch.bool:
         return None
-    pairs: tuple[tuple[Any, Any, Tensor], ...] = ((other, one, condition), (one, other, ~condition))
+    pairs: tuple[tuple[Tensor, Any, Tensor], ...] = ((other, one, condition), (one, other, ~condition))
     for data, number, chosen in pairs:
         if _is_data(data) and _is_one_number(number) and _is_true_for_all(chosen, data):
             return data

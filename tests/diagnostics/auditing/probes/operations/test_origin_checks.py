@@ -146,3 +146,35 @@ def test_it_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", SOUND)
 def test_it_is_not_accused(name: str) -> None:
     assert codes(SOUND[name]) == set()
+
+
+def weighed(model: nn.Module, batch: Any, reduction: str) -> Tensor:
+    return (F.cross_entropy(model(batch[0]), batch[1], reduction=reduction) * batch[0][:, 0].abs()).mean()
+
+
+def ratio(model: nn.Module, batch: Any, over: int | None) -> Tensor:
+    drawn = torch.distributions.Normal(model(batch[0]), 1.0)
+    change = drawn.log_prob(batch[0][:, :4]) - torch.full((B, 4), -1.0)
+    change = change.sum() if over is None else change.sum(over)
+    return -(change.clamp(-1, 1).exp() * batch[0][:, 5]).mean()
+
+
+def learnt_factor(model: nn.Module, batch: Any) -> Tensor:
+    """A weight of the model for a number per sample, as a temperature of an entropy."""
+    return (model[0].weight[0, 0].exp() * batch[0][:, 5]).mean() + model(batch[0]).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("step", "named"),
+    [
+        (lambda m, b: weighed(m, b, "mean"), True),
+        (lambda m, b: weighed(m, b, "sum"), True),
+        (lambda m, b: weighed(m, b, "none"), False),
+        (lambda m, b: ratio(m, b, None), True),
+        (lambda m, b: ratio(m, b, 1), False),
+        (learnt_factor, False),
+        (lambda m, b: (F.cross_entropy(m(b[0]), b[1]) * torch.tensor([0.5, 1.0])).sum(), False),  # two terms
+    ],
+)
+def test_one_number_has_no_weight_for_each_sample(step: Step, named: bool) -> None:
+    assert ("weight-of-one-number" in codes(step)) == named

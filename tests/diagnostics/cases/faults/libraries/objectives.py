@@ -200,7 +200,7 @@ CASES = (
         "probabilities-of-all-samples",
         probabilities_of_all_samples,
         "log-probabilities are added over the whole batch, not for each sample",
-        (Answer("*", "actor*"), Answer("LEAK001")),
+        (Answer("LOSS003", "*", "weight-of-one-number"), Answer("*", "actor*"), Answer("LEAK001")),
     ),
     Case(
         "balance-of-counts",
