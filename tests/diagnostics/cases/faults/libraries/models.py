@@ -279,7 +279,7 @@ CASES = (
         "difference-with-gradient",
         difference_with_gradient,
         "a code is subtracted with its gradient, so that none passes its quantisation",
-        (Answer("*", "encoder*"),),
+        (Answer("TERM002", "encoder"), Answer("*", "encoder*")),
     ),
     Case(
         "upstream-forgotten",

@@ -55,7 +55,38 @@ def training(hard: bool) -> Training:
     return run
 
 
-CASES: Cases = {"TERM001": (training(hard=True), training(hard=False))}
+class Rounded(nn.Module):
+    """A code that is rounded on its way to a decoder."""
+
+    def __init__(self, straight: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.decoder, self.straight = nn.Linear(4, 8), nn.Linear(8, 4), straight
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        rounded = code.detach().round()
+        passed = code + (rounded - code).detach() if self.straight else code + (rounded - code)
+        return self.decoder(passed), (code - rounded).square().mean()
+
+
+def rounding(straight: bool) -> Training:
+    def step(model: nn.Module, x: Tensor) -> Terms:
+        found, distance = model(x)
+        return {"pictures": (found - x).square().mean(), "distance": distance}
+
+    def run(**options: Any) -> set[str]:
+        model, batches = Rounded(straight), list(torch.randn(4, 8, 4))
+        report = audit(model, step, batches, torch.optim.Adam(model.parameters(), 1e-2), **options)
+        return {finding.rule for each in report.findings for finding in (each, *each.consequences)}
+
+    return run
+
+
+CASES: Cases = {
+    "TERM001": (training(hard=True), training(hard=False)),
+    "TERM002": (rounding(straight=False), rounding(straight=True)),
+}
 
 
 def test_it_names_the_module_nearest_to_the_cut_and_explains_those_that_feed_it() -> None:
