@@ -236,15 +236,8 @@ def test_a_report_to_a_library_is_named_and_its_fix_is_quiet(case: Case) -> None
 
 
 UNSEEN_IN_LIBRARIES = {
-    "difference-with-gradient",
-    "upstream-forgotten",
-    "convolution-sees-ahead",
-    "probabilities-of-all-samples",
-    "class-always-dropped",
-    "twin-is-neighbour",
-    "factors-exchanged",
+    "twin-is-neighbour",  # in a sequence the next frame may be the twin
     "merged-and-not-taken-out",
-    "best-by-reference",
     "optimizer-of-each-epoch",
 }
 
