@@ -122,8 +122,8 @@ def draw_episode(sample: Sample, query: Query) -> RenderableType:
     _, augmentation = parse_name(sample.name)
     inverse = augmentation.inverted
     demos = [_canvases(demo) for demo in sample.demos]
-    asked = _canvas(sample.tokens, sample.positions)
-    seen = [_grid(canvas) for pair in demos for canvas in pair] + [_grid(asked)]
+    question = _canvas(sample.tokens, sample.positions)
+    seen = [_grid(canvas) for pair in demos for canvas in pair] + [_grid(question)]
     made_of = [grid for demo in query.demos[: len(demos)] for grid in demo.grids] + [query.pair.input]
     if sample.target is not None and query.pair.output is not None:
         seen, made_of = [*seen, sample.target], [*made_of, query.pair.output]
@@ -133,7 +133,12 @@ def draw_episode(sample: Sample, query: Query) -> RenderableType:
     for number, pair in enumerate(demos):
         first, second = (_titled(format_size(_grid(canvas)), DrawnCanvas(canvas)) for canvas in pair)
         table.add_row(Text(f"demo {number}"), first, Text("→"), second)
-    table.add_row(Text("query"), _titled(format_size(_grid(asked)), DrawnCanvas(asked)), Text("→"), Text("?"))
+    table.add_row(
+        Text("query"),
+        _titled(format_size(_grid(question)), DrawnCanvas(question)),
+        Text("→"),
+        Text("?"),
+    )
     if sample.target is None:
         table.add_row(Text("target"), Text("unknown"))
     else:

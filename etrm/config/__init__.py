@@ -16,8 +16,8 @@ from etrm.config.curriculum import scale_curriculum as scale_curriculum
 from etrm.config.curriculum import shorten_curriculum as shorten_curriculum
 from etrm.config.data import NO_STREAM as NO_STREAM
 from etrm.config.data import SIDE as SIDE
-from etrm.config.data import Asked as Asked
 from etrm.config.data import DataConfig as DataConfig
+from etrm.config.data import QueryChoice as QueryChoice
 from etrm.config.describe import Setting as Setting
 from etrm.config.describe import list_sections as list_sections
 from etrm.config.describe import list_settings as list_settings

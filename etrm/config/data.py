@@ -14,7 +14,7 @@ from etrm.config.section import Section, refused
 
 SIDE = 30
 """The largest side of an ARC grid, which is also the side of the published canvas."""
-Asked: TypeAlias = Literal["test", "leave_one_out", "all"]
+QueryChoice: TypeAlias = Literal["test", "leave_one_out", "all"]
 """The pairs of a task that are queries."""
 
 
@@ -73,7 +73,7 @@ class DataConfig(Section):
     translate: int = Field(
         0, ge=0, lt=SIDE, description="largest random shift of a grid on the canvas in training, in cells"
     )
-    queries: Asked = Field(
+    queries: QueryChoice = Field(
         "test",
         description="training queries: the test pairs (test); each demonstration, with the others as context "
         "(leave_one_out); or both (all)",

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from etrm.config import Asked, DataConfig, find_stage
+from etrm.config import DataConfig, QueryChoice, find_stage
 from etrm.data.augment import Augmentation, draw_augmentation, list_augmentations
 from etrm.data.sample import DemoPair, GridLayout, Query, Sample, build, list_queries
 from etrm.data.sources import TaskSet
@@ -295,7 +295,7 @@ def find_puzzle_rows(
     return rows
 
 
-def _all_queries(tasks: TaskSet, asked: Asked) -> tuple[Query, ...]:
+def _all_queries(tasks: TaskSet, asked: QueryChoice) -> tuple[Query, ...]:
     return tuple(query for index, task in enumerate(tasks) for query in list_queries(task, index, asked))
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from etrm.config import SIDE, Asked
+from etrm.config import SIDE, QueryChoice
 from etrm.data.augment import Augmentation, name_augmented
 from etrm.data.region import Region, find_region, holds
 from etrm.data.task import Grid, Pair, Task
@@ -115,7 +115,7 @@ class GridLayout:
     translate: int = 0
 
 
-def list_queries(task: Task, task_index: int, asked: Asked = "test") -> tuple[Query, ...]:
+def list_queries(task: Task, task_index: int, asked: QueryChoice = "test") -> tuple[Query, ...]:
     """Return the queries of a task. The demonstrations of a query contain neither its own pair nor a test pair."""
     every = tuple(
         Query(task, task_index, index, pair, tuple(demo for demo in task.demos if demo != pair))

@@ -79,11 +79,11 @@ def formula_page(found: FormulaFindings, images: Mapping[str, str]) -> str:
 
 
 def _introduce(found: FormulaFindings) -> str:
-    asked, tasks = found.survey.config.evaluate, len(found.tasks)
+    chosen, tasks = found.survey.config.evaluate, len(found.tasks)
     return (
         f"At step {found.survey.step} the run solves {len(found.solved)} of {count(tasks, 'evaluated task')} "
-        f"({escape(asked.source)} {asked.subset}, {asked.weights} weights). A task is solved if the answers to all of "
-        "its queries are right. Each query has one answer, without votes, and the formula also decides its size."
+        f"({escape(chosen.source)} {chosen.subset}, {chosen.weights} weights). A task is solved if the answers to all "
+        "of its queries are right. Each query has one answer, without votes, and the formula also decides its size."
     )
 
 

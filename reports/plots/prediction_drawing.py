@@ -36,10 +36,10 @@ DEMO_SCALE = 0.6
 
 def caption(run: Path, found: Evaluated, answers: Sequence[Answered]) -> str:
     """Return a caption: the run, what was evaluated, and how many of the drawn answers are correct."""
-    asked = found.config.evaluate
+    section = found.config.evaluate
     right = sum(one.solved for one in answers)
     return (
-        f"{run}, step {found.step}, {found.weights} weights, {asked.source} {asked.subset}: "
+        f"{run}, step {found.step}, {found.weights} weights, {section.source} {section.subset}: "
         f"{right} of {count(len(answers), 'query', 'queries')} shown are solved; "
         f"all evaluated tasks: {found.report.pass_at[1]}"
     )

@@ -105,7 +105,7 @@ def read_predictions(
         EtrmError: see :func:`evaluate_run`; or a task in ``only`` is not evaluated.
     """
     found = evaluate_run(folder, settings or {})
-    known = [task.id for task in found.asked]
+    known = [task.id for task in found.held_out]
     missing = [name for name in only if name not in known]
     if missing:
         raise DataError(
@@ -115,7 +115,7 @@ def read_predictions(
             next_step="change the evaluation tasks with --set evaluate.subset=..., .source or .max_tasks",
         )
     chosen = list(only) or sorted(known)[:tasks]
-    return found, [one for name in chosen for one in _of_task(found, found.asked.get(name))]
+    return found, [one for name in chosen for one in _of_task(found, found.held_out.get(name))]
 
 
 def _of_task(found: Evaluated, task: Task) -> Iterator[Answered]:

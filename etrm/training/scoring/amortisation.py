@@ -108,26 +108,28 @@ class AmortisationGap:
         return GapFinding.ENCODER_LIMITS, GapFinding.START_DOES_NOT_HELP
 
 
-def measure_gap(model: Variant, config: Config, asked: TaskSet, trained: TaskSet) -> AmortisationGap:
+def measure_gap(model: Variant, config: Config, held_out: TaskSet, trained: TaskSet) -> AmortisationGap:
     """Answer each task with the encoder's context and with searched ones, without augmentation and with one search.
 
     Args:
         model: the model; its weights stay the same.
         config: its settings; ``evaluate.search`` has the steps and the rate.
-        asked: the tasks, with known outputs.
+        held_out: the tasks, with known outputs.
         trained: the tasks that the model was trained on.
 
     Raises:
         ConfigError: the context of the model is no free vector.
     """
-    samples = build_evaluation_samples(asked, config.data, 1, config.train.seed, variant=config.model.variant)
+    samples = build_evaluation_samples(
+        held_out, config.data, 1, config.train.seed, variant=config.model.variant
+    )
     predictor = make_predictor(model, config.evaluate)
-    plain = score(tuple(asked), samples, predict(samples, predictor, config.evaluate.batch_size))
+    plain = score(tuple(held_out), samples, predict(samples, predictor, config.evaluate.batch_size))
 
     def search(start: str, shown: Sequence[Sample] | None = None) -> dict[str, bool]:
         once = with_settings(config, evaluate={"search": {"start": start, "restarts": 1, "hold_out": False}})
         answers = ContextSearch(model, once, trained).answer(samples, shown)
-        return _list_solved(score(tuple(asked), samples, [answer.prediction for answer in answers]))
+        return _list_solved(score(tuple(held_out), samples, [answer.prediction for answer in answers]))
 
     found = {
         "encoder": _list_solved(plain),
@@ -137,7 +139,8 @@ def measure_gap(model: Variant, config: Config, asked: TaskSet, trained: TaskSet
     }
     return AmortisationGap(
         tuple(
-            TaskAnswers(task.id, **{way: solved[task.id] for way, solved in found.items()}) for task in asked
+            TaskAnswers(task.id, **{way: solved[task.id] for way, solved in found.items()})
+            for task in held_out
         )
     )
 

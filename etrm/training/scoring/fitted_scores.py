@@ -82,7 +82,7 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 def score_fitted(
     model: Variant,
     config: Config,
-    asked: TaskSet,
+    held_out: TaskSet,
     trained: TaskSet,
     *,
     search: bool,
@@ -94,7 +94,7 @@ def score_fitted(
     Args:
         model: the model; its weights are bit for bit the same afterwards.
         config: its settings, with those of the evaluation.
-        asked: the tasks to evaluate; their answers are read only to score.
+        held_out: the tasks to evaluate; their answers are read only to score.
         trained: the tasks that the model was trained on.
         search: whether to search contexts.
         part: the part to adapt, if any.
@@ -104,12 +104,12 @@ def score_fitted(
         ConfigError: the model has no context or encoder that could be fitted.
         DataError: a test output is unknown.
     """
-    check_outputs(asked)
+    check_outputs(held_out)
     if part is not None:
         check_adaptable(model, part)
     contexts = ContextSearch(model, config, trained) if search else None
     samples = build_evaluation_samples(
-        asked,
+        held_out,
         config.data,
         config.evaluate.augmentations,
         config.train.seed,
@@ -119,8 +119,8 @@ def score_fitted(
     found: dict[Fit, _FitAnswers] = {}
     interrupted = False
     try:
-        for fit in _fit_in_turn(model, config, asked, samples, contexts, part, found):
-            progress(fit.words, len(found[fit].choose_finished()), len(asked))
+        for fit in _fit_in_turn(model, config, held_out, samples, contexts, part, found):
+            progress(fit.words, len(found[fit].choose_finished()), len(held_out))
     except KeyboardInterrupt:
         interrupted = True
     scores = {fit: answers.score() for fit, answers in found.items() if answers.choose_finished()}
@@ -132,7 +132,7 @@ class _FitAnswers:
     """The answers of one way to fit, as they come.
 
     Attributes:
-        asked: the tasks to evaluate.
+        held_out: the tasks to evaluate.
         unanswered: the number of samples of each task that are left, by task id.
         seconds: wall-clock seconds so far.
         searched: the answers of searches.
@@ -140,7 +140,7 @@ class _FitAnswers:
         unadapted: see :class:`FittedScores`.
     """
 
-    asked: TaskSet
+    held_out: TaskSet
     unanswered: Counter[str]
     seconds: float = 0.0
     searched: list[SearchedAnswer] = field(default_factory=list)
@@ -149,7 +149,7 @@ class _FitAnswers:
 
     def choose_finished(self) -> list[Task]:
         """The tasks all of whose samples are answered."""
-        return [task for task in self.asked if not self.unanswered[task.id]]
+        return [task for task in self.held_out if not self.unanswered[task.id]]
 
     def score(self) -> FittedScores:
         """The scores of the finished tasks."""
@@ -172,7 +172,7 @@ class _FitAnswers:
 def _fit_in_turn(
     model: Variant,
     config: Config,
-    asked: TaskSet,
+    held_out: TaskSet,
     samples: Sequence[Sample],
     contexts: ContextSearch | None,
     part: AdaptedPart | None,
@@ -181,18 +181,18 @@ def _fit_in_turn(
     """Fit in every way and collect the answers in ``found``; yields the way after each portion of the work."""
 
     def begin(fit: Fit) -> _FitAnswers:
-        return found.setdefault(fit, _FitAnswers(asked, Counter(sample.task_id for sample in samples)))
+        return found.setdefault(fit, _FitAnswers(held_out, Counter(sample.task_id for sample in samples)))
 
     if contexts is not None:
         for _ in _search(contexts, samples, samples, begin(Fit.CONTEXT)):
             yield Fit.CONTEXT
-        if config.evaluate.search.control and len(asked) > 1:
+        if config.evaluate.search.control and len(held_out) > 1:
             for _ in _search(contexts, samples, mismatch(samples), begin(Fit.MISMATCHED)):
                 yield Fit.MISMATCHED
     if part is None:
         return
     plain, both = begin(Fit.PART), begin(Fit.BOTH) if contexts is not None else None
-    for task in asked:
+    for task in held_out:
         own = [sample for sample in samples if sample.task_id == task.id]
         began = time.perf_counter()
         with adapt(model, task, config, part) as adapted:

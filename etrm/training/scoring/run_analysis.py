@@ -178,17 +178,17 @@ def analyse_run(
     model, config, trained, step = load_model(folder, chosen.weights, which=chosen.checkpoint)
     config = with_settings(config, **settings)
     seen = model.encoder is None
-    asked = (
+    held_out = (
         keep_first(trained, config.evaluate.max_tasks or TRAINED_TASKS)
         if seen
         else load_held_out_tasks(config)
     )
-    check_outputs(asked)
+    check_outputs(held_out)
     votes = config.evaluate.augmentations
     if seen and isinstance(config.data.augmentations, int):
         votes = min(votes, config.data.augmentations)
     samples = build_evaluation_samples(
-        asked,
+        held_out,
         config.data,
         votes,
         config.train.seed,
@@ -205,13 +205,13 @@ def analyse_run(
     ablations = list(score_ablations(model, config, trained, plain, trace))
     progress("noise")
     noise = list(score_noise(model, plain, trace, size, config.train.seed))
-    last = score(tuple(asked), samples, predictions, KS)
+    last = score(tuple(held_out), samples, predictions, KS)
     return RunAnalysis(
         step=step,
         seen=seen,
         steps=tuple(list_steps(trace)),
         readouts=tuple(compare_readouts(trace)),
-        votes=tuple(draw_vote_curve(asked, samples, predictions, votes)),
+        votes=tuple(draw_vote_curve(held_out, samples, predictions, votes)),
         attempts=tuple(
             AttemptScore(
                 k,
@@ -281,12 +281,12 @@ def compare(code: str, found: MeasuredAnswers, before: MeasuredAnswers) -> Named
 
 
 def draw_vote_curve(
-    asked: TaskSet, samples: Sequence[Sample], predictions: Sequence[Any], votes: int
+    held_out: TaskSet, samples: Sequence[Sample], predictions: Sequence[Any], votes: int
 ) -> Iterator[VoteScore]:
     """Return the scores of the first 1, 2, 4, ... votes of each query, and of all.
 
     Args:
-        asked: the tasks.
+        held_out: the tasks.
         samples: ``votes`` samples of each query, in a row.
         predictions: their predictions.
         votes: the number of votes per query.
@@ -294,7 +294,7 @@ def draw_vote_curve(
     counts = sorted({*(2**power for power in range(votes.bit_length()) if 2**power <= votes), votes})
     for count in counts:
         kept = [index for index in range(len(samples)) if index % votes < count]
-        found = score(tuple(asked), [samples[i] for i in kept], [predictions[i] for i in kept], (1, 2))
+        found = score(tuple(held_out), [samples[i] for i in kept], [predictions[i] for i in kept], (1, 2))
         yield VoteScore(
             count, *(SolvedCount(found.pass_at[k].solved, found.pass_at[k].asked) for k in (1, 2))
         )

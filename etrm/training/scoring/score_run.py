@@ -39,7 +39,7 @@ class Evaluated:
         weights: the kind of weights, ema or raw.
         model: the evaluated model, in evaluation mode.
         trained: the tasks that it was trained on.
-        asked: the tasks that it was evaluated on.
+        held_out: the tasks that it was evaluated on.
         report: the answers and their scores.
     """
 
@@ -48,7 +48,7 @@ class Evaluated:
     weights: str
     model: Variant
     trained: TaskSet
-    asked: TaskSet
+    held_out: TaskSet
     report: EvaluationReport
 
 
@@ -60,7 +60,7 @@ class Scores:
         config: the config of the run, with the settings of the evaluation.
         step: the step of the checkpoint.
         weights: the kind of weights, ema or raw.
-        asked: the tasks that it was evaluated on.
+        held_out: the tasks that it was evaluated on.
         model: the report of the run.
         others: the reports of the trivial baselines and of the same model untrained, by name.
         misleading: scores that overstate the run and the trivial baselines, by name; empty unless requested.
@@ -71,7 +71,7 @@ class Scores:
     config: Config
     step: int
     weights: str
-    asked: TaskSet
+    held_out: TaskSet
     model: EvaluationReport
     others: dict[str, EvaluationReport]
     misleading: Mapping[str, MisleadingScores] = field(default_factory=dict)
@@ -96,10 +96,10 @@ def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
     weights = chosen.weights
     model, trained_with, tasks, step = load_model(folder, weights, which=chosen.checkpoint)
     config = with_settings(trained_with, **settings)
-    asked = load_held_out_tasks(config)
+    held_out = load_held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:
-        check_leakage(tasks, asked, config.evaluate.allow_trained)
-    return Evaluated(config, step, weights, model, tasks, asked, _evaluate(model, asked, config, tasks))
+        check_leakage(tasks, held_out, config.evaluate.allow_trained)
+    return Evaluated(config, step, weights, model, tasks, held_out, _evaluate(model, held_out, config, tasks))
 
 
 def _check_sections(settings: Changes) -> None:
@@ -141,20 +141,20 @@ def score_run(
     if misleading:
         _check_encoder(folder)
     found = evaluate_run(folder, settings)
-    config, asked = found.config, found.asked
-    others = evaluate_baselines(asked, config.data)
-    others[UNTRAINED] = _evaluate(_build_untrained(found), asked, config, found.trained)
+    config, held_out = found.config, found.held_out
+    others = evaluate_baselines(held_out, config.data)
+    others[UNTRAINED] = _evaluate(_build_untrained(found), held_out, config, found.trained)
     fitted = Fitted({})
     if search or adapted is not None:
         fitted = score_fitted(
-            found.model, config, asked, found.trained, search=search, part=adapted, progress=progress
+            found.model, config, held_out, found.trained, search=search, part=adapted, progress=progress
         )
     overstated = score_misleadingly(found) if misleading and not fitted.interrupted else {}
     return Scores(
         config=config,
         step=found.step,
         weights=found.weights,
-        asked=asked,
+        held_out=held_out,
         model=found.report,
         others=others,
         misleading=overstated,
@@ -169,7 +169,7 @@ def submit(scores: Scores, file: Path) -> Submitted:
     Raises:
         DataError: the file cannot be written.
     """
-    everything = load_whole_set(scores.config, scores.asked)
+    everything = load_whole_set(scores.config, scores.held_out)
     fitted = [one.report for fit, one in scores.fitted.items() if fit is not Fit.MISMATCHED]
     answers = (fitted or [scores.model])[-1].candidates
     return write_submission(file, everything, answers, scores.config.data.max_side)
@@ -182,7 +182,7 @@ def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.train.seed)
         scores = score_misleading(
-            found.asked,
+            found.held_out,
             make_predictor(model, config.evaluate),
             make_predictor(make_noisy(model), config.evaluate),
             augmentations=config.evaluate.augmentations,
@@ -191,7 +191,7 @@ def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
             **options,
         )
     others = {
-        name: score_misleading(found.asked, baseline, augmentations=1, variant="trm", **options)
+        name: score_misleading(found.held_out, baseline, augmentations=1, variant="trm", **options)
         for name, baseline in BASELINES.items()
     }
     return {"this run": scores, **others}
@@ -209,9 +209,9 @@ def _check_encoder(folder: Path) -> None:
         )
 
 
-def _evaluate(model: Variant, asked: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
+def _evaluate(model: Variant, held_out: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
     predictor = make_predictor(model, config.evaluate)
-    return evaluate_tasks(build_recipe(config), predictor, asked, config, tasks)
+    return evaluate_tasks(build_recipe(config), predictor, held_out, config, tasks)
 
 
 def _build_untrained(found: Evaluated) -> Variant:

@@ -111,7 +111,7 @@ def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path
     submitted = submit(scores, file)
     assert (submitted.tasks, submitted.path) == (3, file)
     assert (scores.step, scores.weights) == (3, "raw")
-    assert [task.id for task in scores.asked] == ["task100", "task101", "task102"]
+    assert [task.id for task in scores.held_out] == ["task100", "task101", "task102"]
     assert {"untrained model"} < set(scores.others)
     for report in (scores.model, *scores.others.values()):
         assert report.pass_at[1].asked == 3
