@@ -78,13 +78,6 @@ SourceOption = Annotated[
         "or code: my_code.py:my_tasks."
     ),
 ]
-SubsetOption = Annotated[
-    str,
-    typer.Option(
-        help="Subset of the source: training or evaluation.",
-        autocompletion=choose_from("training", "evaluation"),
-    ),
-]
 WeightsOption = Annotated[
     str,
     typer.Option(

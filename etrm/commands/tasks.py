@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from etrm.commands.apps import data_app
 from etrm.commands.chosen_config import allow_named, resolve_config
+from etrm.commands.completion import choose_from
 from etrm.commands.options import (
     ConfigOption,
     PresetOption,
     SetOption,
     SideOption,
     SourceOption,
-    SubsetOption,
 )
 from etrm.commands.resumable_work import resumable_work
+
+if TYPE_CHECKING:
+    from etrm.data import TaskSet
+    from etrm.errors import DataError
 
 
 @data_app.command()
@@ -62,19 +67,31 @@ def show(
 @data_app.command()
 def check(
     source: SourceOption = "arc-agi-1",
-    subset: SubsetOption = "training",
+    subset: Annotated[
+        str | None,
+        typer.Option(
+            help="Subset to check: training or evaluation. Default: both.",
+            autocompletion=choose_from("training", "evaluation"),
+        ),
+    ] = None,
     max_side: SideOption = 30,
     store: Annotated[Path | None, typer.Option(help="Folder of a store to verify, instead of tasks.")] = None,
 ) -> None:
     """Count and validate the tasks of a source, or verify a store."""
-    from etrm.data import describe, load_tasks
+    from etrm.data import describe, find_leakage
+    from etrm.data.sources import list_subsets
     from etrm.data.store import EpisodeStore
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table, summary_table
 
     allow_named([source])
     if store is None:
-        open_console().print(summary_table(describe(load_tasks(source, subset, max_side, None))))
+        sets = _load_all(source, [subset] if subset else list_subsets(source), max_side)
+        for tasks in sets:
+            open_console().print(summary_table(describe(tasks)))
+        if len(sets) > 1:
+            shared = find_leakage(sets[0], sets[1]).ids
+            open_console().print(f"tasks in both subsets: {', '.join(shared) or 'none'}")
         return
     found = EpisodeStore(store)
     found.verify()
@@ -127,14 +144,43 @@ def build(
 
 def _find_task(task: str, source: str, subset: str | None) -> Any:
     from etrm.data import load_tasks
+    from etrm.data.sources import SUBSETS
     from etrm.errors import DataError
 
-    subsets = [subset] if subset else ["training", "evaluation"]
-    problems: dict[str, DataError] = {}
-    for name in subsets:
+    problems: list[DataError] = []
+    for name in [subset] if subset else SUBSETS:
         try:
             return load_tasks(source, name, 30, None).get(task)
         except DataError as error:
-            problems.setdefault(str(error), error)
-    codes = [error.code for error in problems.values()]
-    raise DataError(codes[0], "\n".join(problems), codes=codes)
+            problems.append(error)
+    raise _joined(problems)
+
+
+def _load_all(source: str, subsets: Sequence[str], max_side: int) -> list[TaskSet]:
+    """The subsets of a source.
+
+    Raises:
+        DataError: some cannot be used; the error has the problems of all of them.
+    """
+    from etrm.data import load_tasks
+    from etrm.errors import DataError
+
+    sets: list[TaskSet] = []
+    problems: list[DataError] = []
+    for subset in subsets:
+        try:
+            sets.append(load_tasks(source, subset, max_side, None))
+        except DataError as error:
+            problems.append(error)
+    if problems:
+        raise _joined(problems)
+    return sets
+
+
+def _joined(errors: Sequence[DataError]) -> DataError:
+    """One error with the different messages of several."""
+    from etrm.errors import DataError
+
+    different = {str(error): error for error in errors}
+    codes = [error.code for error in different.values()]
+    return DataError(codes[0], "\n".join(different), codes=codes)

@@ -11,10 +11,10 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,8 @@ from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
 from etrm.extensions import ExtensionPoint, describe, in_users_code, registered, source_digest
+
+SUBSETS = ("training", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -176,11 +178,11 @@ def load_tasks(
         DataError: the source does not exist, or something in it is not a task.
         ExtensionError: code from outside cannot be loaded, raises, or returns no tasks.
     """
-    if subset not in ("training", "evaluation"):
+    if subset not in SUBSETS:
         raise DataError(
             "data.unknown-subset",
             f"unknown subset {subset!r}",
-            allowed="training, evaluation",
+            allowed=", ".join(SUBSETS),
             next_step="--set evaluate.subset=evaluation",
         )
     if is_rules(source):
@@ -252,7 +254,7 @@ def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, .
     if not isinstance(made, Mapping) or not made:
         got = "no task" if isinstance(made, Mapping) else describe(made)
         raise EXTENSION_POINT.wrong(source, f"for subset {subset!r} it returns {got}")
-    tasks = tuple(parse_task(str(name), task, source) for name, task in made.items())
+    tasks = _read_all(source, (partial(parse_task, str(name), task, source) for name, task in made.items()))
     return tasks, source_digest(make)[:16]
 
 
@@ -282,8 +284,52 @@ def _check_pin(source: str, subset: str, found: str) -> None:
         )
 
 
+_MOST_LISTED = 20
+"""Unusable tasks that an error lists: a screenful."""
+
+
+def _read_all(source: str, reads: Iterable[Callable[[], Task]]) -> tuple[Task, ...]:
+    """All tasks of a source, by functions that read one each.
+
+    Raises:
+        DataError: some cannot be used; the error names all of them, so that they can be corrected at once.
+    """
+    tasks: list[Task] = []
+    errors: list[DataError] = []
+    for read in reads:
+        try:
+            tasks.append(read())
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        more = len(errors) - _MOST_LISTED
+        listed = [error.brief for error in errors[:_MOST_LISTED]] + ([f"and {more} more"] if more > 0 else [])
+        raise DataError(
+            errors[0].code,
+            f"{len(errors)} of {len(tasks) + len(errors)} tasks of {source} cannot be used:\n  "
+            + "\n  ".join(listed),
+            next_step="correct them, then run etrm data check --source SOURCE",
+            codes=[error.code for error in errors],
+        )
+    return tuple(tasks)
+
+
+def list_subsets(source: str) -> tuple[str, ...]:
+    """The subsets that a source holds; a Kaggle file and a folder without such subfolders hold one, called training."""
+    path = Path(source)
+    if source in PINNED or is_rules(source) or not path.exists():
+        return SUBSETS
+    return tuple(_named_subfolders(path)) or SUBSETS[:1]
+
+
+def _named_subfolders(path: Path) -> list[str]:
+    return [name for name in SUBSETS if (path / name).is_dir()]
+
+
 def _folder(path: Path, subset: str) -> tuple[Task, ...]:
-    named = [name for name in ("training", "evaluation") if (path / name).is_dir()]
+    named = _named_subfolders(path)
     if named and subset not in named:
         raise DataError(
             "data.absent-subset",
@@ -302,7 +348,11 @@ def _folder(path: Path, subset: str) -> tuple[Task, ...]:
             allowed="one .json file per task, named by its id, in the folder or in subfolders training and evaluation",
             next_step="etrm data check --source FOLDER once the files are there",
         )
-    return tuple(parse_task(file.stem, _json(file), str(file)) for file in files)
+    return _read_all(str(folder), (partial(_task_file, file) for file in files))
+
+
+def _task_file(file: Path) -> Task:
+    return parse_task(file.stem, _json(file), str(file))
 
 
 def _kaggle(path: Path) -> tuple[Task, ...]:
@@ -315,12 +365,13 @@ def _kaggle(path: Path) -> tuple[Task, ...]:
         )
     solutions_file = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = _object(solutions_file) if solutions_file != path and solutions_file.is_file() else None
-    tasks = []
-    for task_id, raw in challenges.items():
+
+    def read(task_id: str, raw: Any) -> Task:
         if solutions is not None:
             raw = _with_solutions(task_id, raw, solutions, solutions_file)
-        tasks.append(parse_task(task_id, raw, str(path), outputs=solutions is not None))
-    return tuple(tasks)
+        return parse_task(task_id, raw, str(path), outputs=solutions is not None)
+
+    return _read_all(str(path), (partial(read, task_id, raw) for task_id, raw in challenges.items()))
 
 
 def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.command_line import etrm
@@ -23,6 +24,24 @@ def test_data_show_draws_an_episode_as_the_model_sees_it() -> None:
     refused = etrm("data", "show", "0d3d703e", "--augmentation", "3", "--query", "5")
     assert refused.code == 2
     assert_holds(refused.err, "data.unknown-query", 5)
+
+
+def test_data_check_reads_both_subsets(tmp_path: Path) -> None:
+    pair = {"input": [[1, 2]], "output": [[2, 1]]}
+    task = {"train": [pair, {**pair, "input": [[3]]}], "test": [{**pair, "input": [[4]]}]}
+    for name in ("training/a", "evaluation/b"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.json").write_text(json.dumps(task), "utf-8")
+    done = etrm("data", "check", "--source", str(tmp_path))
+    assert done.code == 0
+    assert "tasks in both subsets: b" in done.out
+    for name in ("training/a", "evaluation/b"):
+        (tmp_path / f"{name}.json").write_text("{", "utf-8")
+    refused = etrm("data", "check", "--source", str(tmp_path))
+    assert refused.code == 2
+    assert_holds(
+        refused.err, "data.not-json", tmp_path / "training" / "a.json", tmp_path / "evaluation" / "b.json"
+    )
 
 
 def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> None:

@@ -95,6 +95,27 @@ def test_a_folder_with_subfolders_is_two_sets(tmp_path: Path) -> None:
     assert [task.id for task in load_tasks(str(tmp_path), "evaluation")] == ["b"]
 
 
+def test_subsets_are_those_that_differ(tmp_path: Path) -> None:
+    assert sources.list_subsets("arc-agi-1") == ("training", "evaluation")
+    write(tmp_path / "a.json", TASK)
+    assert sources.list_subsets(str(tmp_path)) == ("training",)
+    write(tmp_path / "evaluation" / "b.json", TASK)
+    assert sources.list_subsets(str(tmp_path)) == ("evaluation",)
+
+
+def test_all_unusable_tasks_are_named_at_once(tmp_path: Path) -> None:
+    bad = {**TASK, "train": []}
+    names = [f"t{number:02}" for number in range(25)]
+    for name in names:
+        write(tmp_path / f"{name}.json", bad)
+    write(tmp_path / "fine.json", TASK)
+    with raises_code(DataError, "task.no-pairs", 25, 26, "task t00", "task t19", "and 5 more"):
+        load_tasks(str(tmp_path))
+    challenges = write(tmp_path / "x_challenges.json", dict.fromkeys(names[:3], bad) | {"fine": TASK})
+    with raises_code(DataError, "task.no-pairs", 3, 4, "task t00", "task t02"):
+        load_tasks(str(challenges))
+
+
 def test_faults_of_files_are_named(tmp_path: Path) -> None:
     with raises_code(DataError, "data.no-task-files", tmp_path):
         load_tasks(str(tmp_path))
