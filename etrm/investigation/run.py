@@ -132,12 +132,7 @@ def investigate(
     load_training_tasks(subject)
     with claim_folder(out, subject, name, launcher):
         recorded, facts = _judge_recorded(recorded_in, subject, progress)
-        # A store has one seed and every arm its own; neither a store nor workers change a sample. Of the compared steps
-        # only those of the whole run are read, and they are compared whatever the settings are.
-        given, subject = (
-            subject,
-            with_settings(subject, data={"store": None, "workers": 0}, monitor={"reference_every": None}),
-        )
+        given, subject = subject, _prepare(subject)
         investigation = Investigation(
             out,
             subject,
@@ -167,6 +162,17 @@ def investigate(
         result = _make_result(name, decided, found, baselines, noticed, recorded, reference, reproduce)
         result.write(out)
         return result
+
+
+def _prepare(subject: Config) -> Config:
+    """The same training, as every run of an investigation needs it.
+
+    A store has one seed and every arm its own; neither a store nor workers change a sample. The hypotheses judge every
+    step, and one that is not measured would count as one that does not train the encoder. Of the compared steps only
+    those of the whole run are read, and they are compared whatever the settings are.
+    """
+    measured = {"enabled": True, "every": 1, "reference_every": None}
+    return with_settings(subject, data={"store": None, "workers": 0}, monitor=measured)
 
 
 def _judge_recorded(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from etrm.checkpoints.folder_lock import lock_folder
-from etrm.config import load, with_settings
+from etrm.config import Config, load, with_settings
 from etrm.device import pick_device
 from etrm.errors import ConfigError, FolderInUseError, RunFolderError
 from etrm.hardware import describe
@@ -135,6 +135,24 @@ def test_verdicts_are_told_as_they_are_reached_but_for_those_that_others_may_cha
     after = [result.hypotheses[id].decided_after_s for id in ORDER]
     assert all(seconds is not None for seconds in after)
     assert after == sorted(s for s in after if s is not None)
+
+
+@pytest.mark.usefixtures("equal")
+def test_every_step_is_measured_whatever_the_settings_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is not measured would count as one that does not train the encoder."""
+    measured = []
+
+    def decide(self: Hypothesis, investigation: Investigation) -> HypothesisResult:
+        measured.append(investigation.subject.monitor)
+        return planted_hypothesis("H2").replace(verdict=Verdict.INVALIDATED)
+
+    monkeypatch.setattr(type(all_hypotheses()["H2"]), "decide", decide)
+    for place, monitor in enumerate(({"every": 25}, {"enabled": False})):
+        config = with_settings(load("smoke"), monitor=monitor)
+        _tiny(tmp_path / f"{place}", ("H2",), subject=config, experiments=())
+    assert [(one.enabled, one.every) for one in measured] == [(True, 1), (True, 1)]
 
 
 def test_a_candidate_is_named_where_nothing_is_proven() -> None:
@@ -265,10 +283,11 @@ def _tiny(
     hypotheses: tuple[str, ...] = ("H1",),
     *,
     until_root_cause: bool = False,
+    subject: Config | None = None,
     **options: Any,
 ) -> Result:
     return investigate(
-        load("smoke"),
+        subject or load("smoke"),
         out,
         name="preset smoke",
         tier=replace(SCREENING, seeds=1, short_seeds=1),
