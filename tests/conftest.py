@@ -7,15 +7,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 
 from etrm.batch import Batch, Demos
 from tests.devices.simulated import simulated_device
+from tests.forked import preload_trainer
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
@@ -31,7 +34,9 @@ if not torch.cuda.is_available():
     for backend in (torch.cuda, torch.xpu, torch.mtia):
         vars(backend)["traceback"] = SimpleNamespace(format_stack=list)
 
+typer.main.get_command = cache(typer.main.get_command)  # else each command builds the tree of all, in 60 ms
 os.fsync = os.fstat  # to wait for the disk matters where the power fails, and takes 5 ms
+preload_trainer()
 STARTED = time.monotonic()
 gc.disable()  # until the tests are collected: what is imported and collected stays
 

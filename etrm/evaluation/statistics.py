@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from etrm.errors import ArgumentError
@@ -211,6 +212,7 @@ def _p_value(mean: float, deviation: float, seeds: int) -> float:
     return two_tails / 2 if t > 0 else 1 - two_tails / 2
 
 
+@lru_cache(maxsize=4096)
 def _beta_quantile(share: float, a: float, b: float) -> float:
     """Return the x at which the regularised incomplete beta function I_x(a, b) equals ``share``."""
     low, high = 0.0, 1.0

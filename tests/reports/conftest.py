@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,9 +19,18 @@ from etrm.investigation.result import (
     Result,
     Scenario,
 )
+from reports.plots import figures
 from tests.data.conftest import as_plain, make_task, published, small_set  # noqa: F401 - fixtures
 
 SEEDS = (0, 1, 2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_pixels() -> Iterator[None]:
+    """Figures of a tenth of their pixels take less time to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 40)
+        yield
 
 
 def _run(arm: str, seed: int, **final: float | NotMeasured) -> Run:

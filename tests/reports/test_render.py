@@ -72,12 +72,6 @@ def test_every_file_is_returned_and_the_index_is_last(example: Result, tmp_path:
     assert written[-1] == tmp_path / "index.md"
 
 
-def test_rendering_twice_gives_the_same_bytes(example: Result, rendered: Path) -> None:
-    before = contents(rendered)
-    render(example, rendered)
-    assert contents(rendered) == before
-
-
 def test_a_result_that_went_through_json_renders_the_same(
     example: Result, rendered: Path, tmp_path_factory
 ) -> None:
