@@ -188,11 +188,6 @@ def audit(
     for probe in probes:
         check_probe(probe)
     optimizers = list_optimizers(optimizer)
-    losses: list[float] = []
-    seen: dict[Hashable, Any] = {}
-    changed, late = ChangedBatches(), LateChanges(optimizers)
-    broken: StepStart | None = None
-    gives_loss = False  # whether the step ends at the loss, or is a whole one
     with (
         untouched(model, optimizers, keep_gradients=True),
         Monitor(
@@ -211,51 +206,111 @@ def audit(
             operations=False,
         ) as monitor,
     ):
-        for number, batch in enumerate(islice(_endless(batches), steps)):
-            name, start = _name_batch(batch), None if broken else StepStart(model, batch, number)
-            changed.start(batch)
-            count = (samples or count_samples)(batch)
-            with late.watch(), monitor.step(samples=count, batch=name):
-                returned, gives_loss = _train(model, step, batch, optimizers, monitor, terms)
-            if returned is not None:
-                losses.append(returned)
-            if _name_batch(batch) != name:
-                changed.end(batch)
-            broken = broken or (start if start is not None and not _is_finite(monitor, returned) else None)
-            if len(seen) < BATCHES:
-                seen.setdefault(name, batch)
-        if not monitor.history:
-            raise InvalidValue("auditing.no-batch", "there is no batch in batches")
-        monitor.detach()  # probes are not training steps
-        probed = [finding for probe in probes for finding in run_probe(probe, model, batch)]
-        probed += [*changed.findings(), *late.findings()]
-        whole = _summed(step, terms)
-        probed += run_checks(
+        ran = _run_steps(
             model,
-            whole,
-            [] if broken else list(seen.values()),
+            step,
+            islice(_endless(batches), steps),
             optimizers,
-            monitor.modules,
-            count,
-            independence=all(probe.rule != LEAK001.id for probe in probes),
+            monitor,
+            samples or count_samples,
+            terms,
         )
-        own = explain_broken(monitor.findings(), model, whole, broken, optimizers, monitor.modules)
-        own, probed = fold_masked(*fold_terms(own, probed))
-        flow = Flow()
-        flow.replace(monitor.last.into)
-        if gives_loss and not broken and all(probe.rule != RESPONSE001.id for probe in probes):
-            loss = _named_terms(step, terms)
-            responses = check_response(model, loss, batch, respondents(monitor.last), regularisers)
-            probed = explain_by_probes(add_responses(own, responses), probed, flow)
-        found = fold_own_copies(without_idle(explain_by_probes(own, probed, flow)))
-        names = {
-            *monitor.last.modules,
-            *(finding.module for finding in found),
-        }
-        ids = [*(rule.id for rule in with_own(rules)), *(probe.rule for probe in probes)]
-        ids += [finding.rule for finding in found]
-        findings = ordered(choose(found, ids, sorted(names), select, ignore, baseline))
-    return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(losses), tuple(rules))
+        monitor.detach()  # probes are not training steps
+        found = _judge(model, step, optimizers, monitor, ran, probes, regularisers, terms)
+    names = {*monitor.last.modules, *(finding.module for finding in found)}
+    ids = [*(rule.id for rule in with_own(rules)), *(probe.rule for probe in probes)]
+    ids += [finding.rule for finding in found]
+    findings = ordered(choose(found, ids, sorted(names), select, ignore, baseline))
+    return Audit(tuple(findings), monitor.last, tuple(monitor.history), tuple(ran.losses), tuple(rules))
+
+
+@dataclass
+class _StepsRun:
+    """What the steps of an audit left besides the records of the monitor.
+
+    Attributes:
+        losses: Return values of the steps, where they were numbers.
+        batches: Up to `BATCHES` different batches, by name.
+        last: The last batch, and `samples` the number of samples in it.
+        gives_loss: Whether a step ends at the loss; otherwise it is a whole one.
+        broken: Start of the first step that did not stay finite.
+        findings: What happened to batches and gradients while the steps ran.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    batches: dict[Hashable, Any] = field(default_factory=dict)
+    last: Any = None
+    samples: int = 0
+    gives_loss: bool = False
+    broken: StepStart | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def _run_steps(
+    model: nn.Module,
+    step: Step,
+    batches: Iterable[Any],
+    optimizers: Sequence[Optimizer],
+    monitor: Monitor,
+    samples: Callable[[Any], int],
+    terms: Sequence[str],
+) -> _StepsRun:
+    """Do a step with each batch."""
+    ran = _StepsRun()
+    changed, late = ChangedBatches(), LateChanges(optimizers)
+    for number, batch in enumerate(batches):
+        name, start = _name_batch(batch), None if ran.broken else StepStart(model, batch, number)
+        changed.start(batch)
+        ran.last, ran.samples = batch, samples(batch)
+        with late.watch(), monitor.step(samples=ran.samples, batch=name):
+            returned, ran.gives_loss = _train(model, step, batch, optimizers, monitor, terms)
+        if returned is not None:
+            ran.losses.append(returned)
+        if _name_batch(batch) != name:
+            changed.end(batch)
+        if start is not None and not _is_finite(monitor, returned):
+            ran.broken = start
+        if len(ran.batches) < BATCHES:
+            ran.batches.setdefault(name, batch)
+    if not monitor.history:
+        raise InvalidValue("auditing.no-batch", "there is no batch in batches")
+    ran.findings = [*changed.findings(), *late.findings()]
+    return ran
+
+
+def _judge(
+    model: nn.Module,
+    step: Step,
+    optimizers: Sequence[Optimizer],
+    monitor: Monitor,
+    ran: _StepsRun,
+    probes: Sequence[Probe],
+    regularisers: Sequence[str],
+    terms: Sequence[str],
+) -> list[Finding]:
+    """The findings of the monitor, the probes and the checks of every audit, consequences under their causes."""
+    ids = {probe.rule for probe in probes}
+    probed = [finding for probe in probes for finding in run_probe(probe, model, ran.last)]
+    probed += ran.findings
+    whole = _summed(step, terms)
+    probed += run_checks(
+        model,
+        whole,
+        [] if ran.broken else list(ran.batches.values()),
+        optimizers,
+        monitor.modules,
+        ran.samples,
+        independence=LEAK001.id not in ids,
+    )
+    own = explain_broken(monitor.findings(), model, whole, ran.broken, optimizers, monitor.modules)
+    own, probed = fold_masked(*fold_terms(own, probed))
+    flow = Flow()
+    flow.replace(monitor.last.into)
+    if ran.gives_loss and not ran.broken and RESPONSE001.id not in ids:
+        loss = _named_terms(step, terms)
+        responses = check_response(model, loss, ran.last, respondents(monitor.last), regularisers)
+        probed = explain_by_probes(add_responses(own, responses), probed, flow)
+    return fold_own_copies(without_idle(explain_by_probes(own, probed, flow)))
 
 
 def _is_finite(monitor: Monitor, loss: float | None) -> bool:

@@ -15,35 +15,26 @@ from diagnostics.auditing.observed_step import observe_step
 from diagnostics.auditing.probes.data_checks import check_data
 from diagnostics.auditing.probes.input_checks import (
     INPUT003,
-    check_first_layers,
     check_inputs,
-    check_selections,
 )
-from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.model_checks import LINEAR001, STATE001, check_model
-from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
 from diagnostics.auditing.probes.operations.branch_checks import check_branches
-from diagnostics.auditing.probes.operations.call_checks import check_calls
 from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
 from diagnostics.auditing.probes.operations.loss_checks import (
     LOSS006,
     check_added,
-    check_arrived,
     check_loss,
     check_recomputed,
     check_sign,
-    check_untrained,
 )
-from diagnostics.auditing.probes.operations.mask_checks import check_masks
-from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.pairing import check_pairing
-from diagnostics.auditing.probes.operations.unit_checks import check_units
 from diagnostics.auditing.probes.probe import explain_by_probes
-from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response, check_draws
+from diagnostics.auditing.probes.response_probe import RESULT_UNUSED, Response
 from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same
+from diagnostics.auditing.trace_checks import check_traces
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
@@ -92,18 +83,7 @@ def run_checks(
     known = [trace for trace in traces if trace is not None]
     found: list[Finding] = []
     if known and len(known) == len(traces):
-        found += check_operations(known, samples, owner)
-        found += check_masks(known, samples)
-        found += check_draws(known, owner)
-        found += check_units(known, owner)
-        found += check_arrived(known, owner)
-        found += check_calls(known, owner)
-        found += check_untrained(known)
-        found += check_bookkeeping(known)
-        found += check_frozen_dropouts(model, known)
-        found += check_clipping(known)
-        found += check_first_layers(known, owner)
-        found += check_selections(known)
+        found += check_traces(model, known, samples, owner)
         found += _check_added(model, step, batches[-1], optimizers, known[-1])
         found += check_drawn_targets(model, step, batches[-1], optimizers)
         found += check_drawn_scores(model, step, batches[-1], optimizers, known[-1])

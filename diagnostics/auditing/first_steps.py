@@ -15,22 +15,14 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep, noting
 from diagnostics.auditing.probes.data_checks import check_seen_data
-from diagnostics.auditing.probes.input_checks import check_first_layers, check_selections
-from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.next_tokens import check_unmasked
 from diagnostics.auditing.probes.operations.bookkeeping import (
-    check_bookkeeping,
-    check_frozen_dropouts,
     fold_own_copies,
 )
 from diagnostics.auditing.probes.operations.branch_checks import check_branches, without_idle
-from diagnostics.auditing.probes.operations.call_checks import check_calls
-from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
-from diagnostics.auditing.probes.operations.mask_checks import check_masks, fold_masked
-from diagnostics.auditing.probes.operations.operation_checks import check_operations
-from diagnostics.auditing.probes.operations.unit_checks import check_units
+from diagnostics.auditing.probes.operations.mask_checks import fold_masked
 from diagnostics.auditing.probes.probe import explain_by_probes
-from diagnostics.auditing.probes.response_probe import check_draws
+from diagnostics.auditing.trace_checks import check_traces
 from diagnostics.auditing.tracing.lowest_mode import LowestMode
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
 from diagnostics.causes import Cause
@@ -117,19 +109,8 @@ class FirstSteps:
         try:
             samples = self._samples.pop()
             self._found = [
-                *check_operations(traces, samples, self._owner),
-                *check_masks(traces, samples),
-                *check_draws(traces, self._owner),
-                *check_units(traces, self._owner),
-                *check_arrived(traces, self._owner),
-                *check_calls(traces, self._owner),
+                *check_traces(self._model, traces, samples, self._owner),
                 *check_branches(traces, self._owner),
-                *check_untrained(traces),
-                *check_bookkeeping(traces),
-                *check_frozen_dropouts(self._model, traces),
-                *check_clipping(traces),
-                *check_first_layers(traces, self._owner),
-                *check_selections(traces),
                 *check_unmasked(self._steps),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]

@@ -124,7 +124,7 @@ def test_an_error_in_a_judgement_finds_nothing(monkeypatch: pytest.MonkeyPatch) 
     def fail(*args: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(first_steps, "check_operations", fail)
+    monkeypatch.setattr(first_steps, "check_traces", fail)
     assert watched(twice) == set()
     assert unfollowed(twice) == "recording-failed"
 
