@@ -50,7 +50,7 @@ from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import first_steps, options_of, with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.rules.run_history import RunHistory
-from diagnostics.rules.tally import Tally
+from diagnostics.rules.tally import Tally, judge_history
 from diagnostics.selection import (
     check_list,
     check_patterns,
@@ -422,11 +422,7 @@ class Monitor:
         self._settle()
         last = self.last if self._last is not None else None
         run = RunHistory(self._history, last, self._terms.regularisers, self._probes)
-        watched = self._tally.findings()
-        for rule in self._rules:
-            if rule.history_check is not None:
-                watched += rule.history_check(run, self._options[rule.id])
-        found = self.fold(watched)
+        found = self.fold([*self._tally.findings(), *judge_history(self._rules, run, self._options)])
         if self._first is not None and last is not None:
             found = self._first.explain(found, last.into)
         found += find_not_run(self._rules, self._options, run, self._missing_data())

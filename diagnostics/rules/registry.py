@@ -115,8 +115,19 @@ def check_rule(rule: object, source: str = "rules") -> Rule:
         )
     problems = [
         ("id", rule.id, "letters and digits, such as MINE001", not (rule.id.isalnum() and rule.id.isascii())),
-        ("source", rule.source, '"step"', rule.source != "step"),
-        ("check", rule.check, "a function check(record, options)", not callable(rule.check)),
+        ("source", rule.source, '"step" or "history"', rule.source not in ("step", "history")),
+        (
+            "check",
+            rule.check,
+            "a function check(record, options)",
+            rule.source == "step" and not callable(rule.check),
+        ),
+        (
+            "history_check",
+            rule.history_check,
+            "a function history_check(run, options)",
+            rule.source == "history" and not callable(rule.history_check),
+        ),
         ("causes", rule.causes, "a tuple of at least one diagnostics.Cause", not rule.causes),
         (
             "bound",

@@ -1,4 +1,4 @@
-"""Turns the observations of rules into findings.
+"""Turns the observations of rules into findings, and judges whole runs.
 
 An observation becomes a finding once `min_steps` steps were recorded since the first one and it held on the
 `share` of them that the rule requires, which is all of them for most rules. The finding stays, with its range of
@@ -17,6 +17,7 @@ from diagnostics.records import StepRecord
 from diagnostics.records.columns import Apart, number_at
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import Observation, Rule
+from diagnostics.rules.run_history import RunHistory
 
 
 @dataclass
@@ -123,6 +124,28 @@ class Tally:
             _finding(self._rules[rule], self._options[rule], streak)
             for (rule, _, _), streak in self._latched.items()
         ]
+
+
+def judge_history(rules: Iterable[Rule], run: RunHistory, options: Mapping[str, Values]) -> list[Finding]:
+    """The findings of the rules that judge all recorded steps together.
+
+    Raises:
+        InvalidType: A check gave something that is not a finding.
+    """
+    found: list[Finding] = []
+    for rule in rules:
+        if rule.history_check is not None:
+            given = list(rule.history_check(run, options[rule.id]))
+            for each in given:
+                if not isinstance(each, Finding):
+                    raise InvalidType(
+                        "rules.not-a-finding",
+                        "the history check of {rule} must give diagnostics.Finding, found {got!r}",
+                        rule=rule.id,
+                        got=each,
+                    )
+            found += given
+    return found
 
 
 def _at(seen: Observation, position: int) -> Observation:

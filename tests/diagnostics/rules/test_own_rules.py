@@ -15,6 +15,7 @@ from torch import nn
 import diagnostics.object_loading
 from diagnostics import (
     Cause,
+    Evidence,
     Finding,
     Monitor,
     Observation,
@@ -29,6 +30,8 @@ from diagnostics import (
     write_baseline,
 )
 from diagnostics.rules import load
+from diagnostics.rules.options import Values
+from diagnostics.rules.run_history import RunHistory
 from tests.diagnostics.refusals import refused
 
 SOURCE = """
@@ -139,6 +142,21 @@ def test_a_rule_without_options_is_reported_at_once() -> None:
     assert [finding.rule for finding in train(bare).findings(select=["RAN001"])] == ["RAN001"]
 
 
+def test_a_rule_over_many_steps_sees_the_whole_run() -> None:
+    cause = Cause("long", "many steps")
+
+    def count(run: RunHistory, options: Values) -> Iterator[Finding]:
+        evidence = Evidence("steps", float(len(run.steps)), None, 0, run.steps[-1].step)
+        yield LONG.finding("", f"{len(run.steps)} steps", evidence, cause)
+
+    words = {"title": "Long", "metric": "steps", "remedy": "Stop."}
+    LONG = Rule("LONG001", Severity.NOTE, source="history", history_check=count, causes=(cause,), **words)
+    (found,) = train(LONG).findings(select=["LONG001"])
+    assert (found.evidence.value, found.evidence.last_step) == (4.0, 3)
+    with refused(TypeError, "rules.not-a-finding", rule="LONG001", got=0):
+        train(remade(LONG, history_check=lambda run, options: [0])).findings()
+
+
 def test_a_file_a_module_and_an_entry_point_name_the_same_rule(
     file: Path, rule: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +210,7 @@ def remade(rule: Rule, **changes: Any) -> Rule:
         ({"check": None}, "check"),
         ({"causes": ()}, "causes"),
         ({"source": "audit"}, "source"),
+        ({"source": "history"}, "history_check"),
         ({"bound": "abov"}, "bound"),
         ({"id": "SIZE*"}, "id"),
     ],
