@@ -29,6 +29,7 @@ from diagnostics.records import (
     Absent,
     HiddenModule,
     LostTie,
+    MergedAdapter,
     OddStatistics,
     StepRecord,
     StepScalars,
@@ -62,6 +63,7 @@ class FinishedStep:
     strangers: tuple[Stranger, ...]
     hidden: tuple[HiddenModule, ...]
     lost_ties: tuple[LostTie, ...]
+    merged: tuple[MergedAdapter, ...]
     evaluating: Mapping[str, tuple[str, ...]]
     adapting: Mapping[str, tuple[str, ...]]
     related: bool
@@ -73,7 +75,14 @@ class FinishedStep:
         parts = (self.capture.kind, self.parameters.kind, self.terms.kind)
         if not self.alone or self.targets or None in parts:
             return None
-        state = (self.equal_units, self.odd_statistics, self.strangers, self.hidden, self.lost_ties)
+        state = (
+            self.equal_units,
+            self.odd_statistics,
+            self.strangers,
+            self.hidden,
+            self.lost_ties,
+            self.merged,
+        )
         modes = (self.evaluating, self.adapting, self.buffers, self.related)
         return (*parts, *state, *modes, self.readout.layout)
 
@@ -239,6 +248,7 @@ class RecordBuilder:
             copies=constant.copies,
             aliases=constant.aliases,
             lost_ties=step.lost_ties,
+            merged=step.merged,
             adapting=step.adapting,
             equal_units=step.equal_units,
             odd_statistics=step.odd_statistics,

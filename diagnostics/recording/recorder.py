@@ -28,6 +28,7 @@ from diagnostics.recording.inspection.buffers import FrozenBuffers
 from diagnostics.recording.inspection.freezing_attributes import find_freezing_attributes
 from diagnostics.recording.inspection.hidden_modules import HiddenModules
 from diagnostics.recording.inspection.layers import EqualUnits, find_odd_statistics
+from diagnostics.recording.inspection.merged_adapters import MergedAdapters
 from diagnostics.recording.inspection.related_rows import has_features, has_matrix_of_rows, relates_rows
 from diagnostics.recording.inspection.target_networks import TargetNetworks
 from diagnostics.recording.inspection.unregistered_tensors import Strangers
@@ -80,6 +81,7 @@ class Recorder:
         self._modules = modules = setup.modules  # a reference to this recorder would keep it alive
         self._moded = {name: layers for name, module in modules.items() if (layers := moded(module))}
         self._equal_units = EqualUnits(model)
+        self._merged = MergedAdapters(model)
         self._followers = {
             name: source for name, source in find_followers(model).items() if name not in setup.targets
         }
@@ -215,6 +217,7 @@ class Recorder:
         )
         for name in self._blind:
             capture.mark_unknown(name, unknown_rows.SCRIPTED)
+        self._merged.begin()
         self._parameters.begin()
         self._buffers.begin()
         self._terms.begin()
@@ -270,6 +273,7 @@ class Recorder:
             buffers=buffers,
             targets=targets,
             equal_units=self._equal_units.still(),
+            merged=self._merged.found,
             odd_statistics=tuple(find_odd_statistics(self._moded, capture.samples)) if alone else (),
             strangers=self._strangers.found,
             hidden=self._hidden.records(self._parameters.in_optimizers()) if self._hidden.found else (),

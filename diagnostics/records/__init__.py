@@ -12,6 +12,7 @@ from diagnostics.records.absent import (
 from diagnostics.records.model_state import (
     HiddenModule,
     LostTie,
+    MergedAdapter,
     MovedBuffer,
     OddStatistics,
     Stranger,
@@ -47,6 +48,7 @@ __all__ = [
     "GradientState",
     "HiddenModule",
     "LostTie",
+    "MergedAdapter",
     "ModuleRecord",
     "MovedBuffer",
     "Number",

@@ -9,6 +9,21 @@ from diagnostics.records.absent import Absent, Number
 
 
 @dataclass(frozen=True, slots=True)
+class MergedAdapter:
+    """A low-rank adapter whose product was added to a frozen weight between two steps, and left in it.
+
+    Attributes:
+        weight: Name of the frozen weight (out, in).
+        up: Name of the trainable factor (out, rank).
+        down: Name of the trainable factor (rank, in).
+    """
+
+    weight: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stranger:
     """A tensor that receives gradient, and that neither the model nor an optimiser holds.
 

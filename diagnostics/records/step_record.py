@@ -9,6 +9,7 @@ from diagnostics.records.absent import Absent, Number
 from diagnostics.records.model_state import (
     HiddenModule,
     LostTie,
+    MergedAdapter,
     MovedBuffer,
     OddStatistics,
     Stranger,
@@ -48,6 +49,7 @@ class StepRecord:
         copies: Watched module -> another one of the same class and shapes.
         aliases: Module -> other names under which the model holds the same object.
         lost_ties: Weights that should be tied and are not.
+        merged: Low-rank adapters that were merged between steps so far, and left in.
         kinds: Watched module -> name of its class.
         targets: The declared target networks.
         odd_statistics: Batch norms in training mode whose statistics say little.
@@ -76,6 +78,7 @@ class StepRecord:
     copies: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lost_ties: tuple[LostTie, ...] = ()
+    merged: tuple[MergedAdapter, ...] = ()
     adapting: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     targets: tuple[TargetRecord, ...] = ()
     odd_statistics: tuple[OddStatistics, ...] = ()

@@ -41,6 +41,7 @@ IDS = {
     "MOVE002",
     "MOVE003",
     "FROZEN001",
+    "FROZEN002",
     "COLLAPSE001",
     "GRAD005",
     "MOVE004",

@@ -174,9 +174,7 @@ LIBRARIES: Sequence[Case] = (
         1,
         "merged-and-not-taken-out",
         "each evaluation adds the adapters to the frozen weights, and never takes them out",
-        Answer("FROZEN001", "*base*"),
-        Answer("MOVE002", "*base*"),
-        Answer("*", "*base*"),
+        Answer("FROZEN002", "fc*"),
     ),
     _case(
         "adapters",
