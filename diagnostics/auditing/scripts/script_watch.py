@@ -34,6 +34,7 @@ from diagnostics.auditing.scripts.live_objects import LiveObjects, held_by
 from diagnostics.auditing.scripts.loaded_states import LoadedStates
 from diagnostics.auditing.scripts.monitored_steps import MonitoredSteps
 from diagnostics.auditing.scripts.optimizer_turns import OptimizerTurns
+from diagnostics.auditing.scripts.renewed_optimizers import RenewedOptimizers
 from diagnostics.auditing.scripts.schedules import find_idle_schedules
 from diagnostics.auditing.scripts.stepping_optimizers import SteppingOptimizers
 from diagnostics.auditing.scripts.update_round import UpdateRound
@@ -85,6 +86,7 @@ class ScriptWatch:
         self.followers = Followers()
         self.evaluations = Evaluations()
         self._loaded = LoadedStates()
+        self._renewed = RenewedOptimizers()
         self._schedules: list[Finding] = []  # of the rate, once the program has ended
         self._stepped: WeakSet[Optimizer] = WeakSet()
         self._quiet = WeakModules()  # those called for training, outside of steps and without gradient
@@ -101,6 +103,7 @@ class ScriptWatch:
         self._listening.enter_context(torch.compiler.set_stance("force_eager"))
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         self._listening.enter_context(self._counting_processes())
+        self._listening.enter_context(self._renewed.watch())
         self._listening.enter_context(self._loaded.watch(lambda: self.updates > 0))
         for handle in (
             register_module_forward_pre_hook(self._before_call),
@@ -154,6 +157,7 @@ class ScriptWatch:
     def find_afterwards(self) -> list[Finding]:
         """What the whole program shows: late changes, copies, schedules and evaluations."""
         found = [*self._steps.late, *self.followers.findings(), *self._schedules, *self._loaded.findings()]
+        found += self._renewed.findings()
         return [*found, *self.evaluations.findings(self._rounds)]
 
     def is_quiet(self, module: nn.Module) -> bool:
@@ -343,6 +347,7 @@ class ScriptWatch:
             self._optimizers.note_unknown(optimizer)
         if known or self._models.holds_watched(optimizer):
             self.updates += 1
+            self._renewed.note_update(optimizer)
             self._round.note(optimizer, self._optimizers.known_for(optimizer))
         else:
             self.others += 1

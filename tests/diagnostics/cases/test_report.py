@@ -237,7 +237,6 @@ def test_a_report_to_a_library_is_named_and_its_fix_is_quiet(case: Case) -> None
 
 UNSEEN_IN_LIBRARIES = {
     "twin-is-neighbour",  # in a sequence the next frame may be the twin
-    "optimizer-of-each-epoch",
 }
 
 

@@ -74,6 +74,12 @@ NOISE_AS_STATE = Cause(
     "a recurrent layer starts each step from new random numbers: {operation}",
     remedy="Start from zeros, or from a parameter.",
 )
+OPTIMIZER_RENEWED = Cause(
+    "optimizer-renewed",
+    "each pass over the data has a new {optimizer} of the same weights, which begins without the averages of the one"
+    " before",
+    remedy="Make the optimiser once, before the loop over epochs; change its rate by group['lr'] = rate.",
+)
 STATE002 = Rule(
     "STATE002",
     WARNING,
@@ -82,10 +88,11 @@ STATE002 = Rule(
     "Pass the returned state to the next call.",
     source="audit",
     arguments="audit",
-    causes=(STATE_DROPPED, NOISE_AS_STATE),
+    causes=(STATE_DROPPED, NOISE_AS_STATE, OPTIMIZER_RENEWED),
     what="In each repeated step, a module is called three or more times with different inputs and the same"
     " computed tensor, and nothing reads its output in the shape of that tensor. Or the first state of a"
-    " recurrent layer that reads data is a random draw.",
+    " recurrent layer that reads data is a random draw. In a script: three passes over the same data in a row have"
+    " a new optimiser each, of the same weights, which keeps averages.",
     why="The module sees one input at a time, but the loss still falls.",
     example="`out, _ = decoder(word, hidden)` in a loop over words; `h0 = torch.randn(...)`.",
     false_alarms="States that are random on purpose.",

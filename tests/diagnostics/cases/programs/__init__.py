@@ -188,9 +188,7 @@ LIBRARIES: Sequence[Case] = (
         1,
         "optimizer-of-each-epoch",
         "each epoch makes a new optimiser, which forgets its averages",
-        Answer("MOVE*", "", "*renew*"),
-        Answer("MOVE003"),
-        Answer("RATE001"),
+        Answer("STATE002", "", "optimizer-renewed"),
     ),
     _case(
         "features",
