@@ -39,6 +39,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "variations": faults.variations.CASES,
     "programs": programs.CASES,
     "libraries": (*faults.libraries.CASES, *programs.LIBRARIES),
+    "retried": (*faults.retried.CASES, *programs.RETRIED),
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -230,6 +231,7 @@ _TITLES = {
     "variations": "Variations of the kinds that users report",
     "programs": "Planted in whole scripts, which are audited as they are: 20 steps, and to their end",
     "libraries": "After bug reports of public libraries",
+    "retried": "Two variations of each kind of those that was missed",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\

@@ -200,3 +200,34 @@ LIBRARIES: Sequence[Case] = (
     ),
 )
 """Of the group `libraries`."""
+RETRIED: Sequence[Case] = (
+    _case(
+        "stopping",
+        1,
+        "best-in-a-dictionary",
+        "the best weights are kept in a dictionary, by reference",
+        Answer("SHARE004"),
+    ),
+    _case(
+        "stopping",
+        2,
+        "average-of-one",
+        "weights of several epochs are averaged, all of which are the memory of the current ones",
+        Answer("SHARE004"),
+    ),
+    _case(
+        "stopping",
+        3,
+        "optimizer-in-fit",
+        "fit(), which is called for each epoch, makes a new optimiser",
+        Answer("STATE002", "", "optimizer-renewed"),
+    ),
+    _case(
+        "rounds",
+        1,
+        "optimizer-and-schedule-of-each-epoch",
+        "each epoch makes a new optimiser and a new schedule",
+        Answer("STATE002", "", "optimizer-renewed"),
+    ),
+)
+"""Of the group `retried`."""
