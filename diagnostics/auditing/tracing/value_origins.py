@@ -24,8 +24,8 @@ UNTRAINED = "untrained-loss"
 """A loss or log-probabilities of which neither side has a graph."""
 MEAN_LOSS = "mean-loss"
 """A loss of several targets that is one number, or a multiple of it."""
-TOTAL_SCORE = "score-of-all"
-"""A sum or mean of several scores that is one number, and what is computed from it."""
+ONE_NUMBER = "one-number"
+"""A loss of several targets, or a sum or mean of several scores, that is one number; and what is computed from it."""
 CHANCE = "chance"
 """exp() of a negative mean loss, and what is computed from it."""
 NORMALISER = "normaliser"
@@ -121,7 +121,7 @@ _CARRIED: Mapping[str, Collection[str]] = {
     UNTRAINED: _PASSES | _ARITHMETIC,
     MEAN_LOSS: frozenset(("neg", "negative", "mul", "div", "truediv", "clone", "squeeze", "mean", "sum")),
     CHANCE: _PASSES | _ARITHMETIC,
-    TOTAL_SCORE: _PASSES | _ARITHMETIC,
+    ONE_NUMBER: _PASSES | _ARITHMETIC,
     NORMALISER: _PASSES,
     LOG_PROBABILITIES: _PASSES,
     DRAWN: _PASSES,
@@ -267,11 +267,11 @@ class ValueOrigins:
         if func in _LOSSES or name in ("log_softmax", "logsigmoid"):
             if not result.requires_grad and not trained:
                 found.add(UNTRAINED)
-            if func in _CLASSIFYING and result.requires_grad and result.numel() == 1 and _targets(given) > 1:
-                found.add(MEAN_LOSS)
+            if func in _LOSSES and result.requires_grad and result.numel() == 1 and _targets(given) > 1:
+                found |= {ONE_NUMBER, MEAN_LOSS} if func in _CLASSIFYING else {ONE_NUMBER}
                 self._lengths.add(len(given[1]))
         if name in ("sum", "mean") and SCORE in self.of(first) and _is_one_of_several(first, result):
-            found.add(TOTAL_SCORE)
+            found.add(ONE_NUMBER)
             self._lengths.add(len(first))
         if name == "exp" and MEAN_LOSS in self.of(first) and float(first.detach()) < 0:
             found.add(CHANCE)
@@ -325,7 +325,7 @@ class ValueOrigins:
         if any(CHANCE in first and MEAN_LOSS in second for first, second in ((one, other), (other, one))):
             self.weighted_means.append(_product(result, place))
         for number, weight in (given, given[::-1]):
-            of_all = self.of(number) & {MEAN_LOSS, TOTAL_SCORE} and number.numel() == 1
+            of_all = ONE_NUMBER in self.of(number) and number.numel() == 1
             if of_all and _is_weight(weight) and len(weight) in self._lengths:
                 self.weighted_numbers.append(_product(result, place))
         for ratio, weight in (given, given[::-1]):

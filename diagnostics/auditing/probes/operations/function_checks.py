@@ -79,45 +79,50 @@ def check_functions(steps: Sequence[Sequence[FunctionCall]], owner: Callable[[st
 
 @torch.no_grad()
 def _judge(call: FunctionCall) -> Cause | None:
-    """What is wrong with the gradient of the only argument that has the shape of the result."""
-    result, needed = call.result, call.context.needs_input_grad
-    alike = [
-        place
-        for place, each in enumerate(call.args)
-        if isinstance(each, Tensor) and needed[place] and each.shape == result.shape
-    ]
-    if len(alike) != 1 or not result.is_floating_point() or result.numel() < _FEWEST:
+    """What is wrong with the gradient of one of the arguments; a single number may be a loss that is passed on."""
+    result = call.result
+    if not result.is_floating_point() or result.numel() < _FEWEST:
         return None
-    place = alike[0]
     drawn = torch.rand(result.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
     upstream = drawn.to(result)
     try:
-        none, once, twice = (_answer(call, place, factor * upstream) for factor in (0.0, 1.0, 2.0))
+        answers = [_answers(call, factor * upstream) for factor in (0.0, 1.0, 2.0)]
     except _CANNOT:
         return None
-    if none is None or once is None or twice is None or torch.equal(once, upstream) or not bool(once.any()):
+    for place in sorted(set.intersection(*map(set, answers))):
+        none, once, twice = (each[place] for each in answers)
+        if once.numel() > 1 and bool(none.any()) and torch.equal(none, once) and torch.equal(once, twice):
+            return UPSTREAM_IGNORED.of(function=call.function.__name__)
+    alike = [place for place in answers[1] if call.args[place].shape == result.shape]
+    return _compare_slopes(call, alike[0], upstream, answers[1][alike[0]]) if len(alike) == 1 else None
+
+
+def _answers(call: FunctionCall, upstream: Tensor) -> dict[int, Tensor]:
+    """The gradients that the backward pass gives, by the place of the argument."""
+    found = call.function.backward(call.context, upstream)
+    every = found if isinstance(found, tuple) else (found,)
+    return {
+        place: answer.detach().clone()
+        for place, (given, answer) in enumerate(zip(call.args, every, strict=False))
+        if isinstance(given, Tensor) and isinstance(answer, Tensor) and call.context.needs_input_grad[place]
+    }
+
+
+def _compare_slopes(call: FunctionCall, place: int, upstream: Tensor, answer: Tensor) -> Cause | None:
+    """Whether a gradient is no multiple of the slope; one that is passed straight through, or cut, is meant."""
+    if torch.equal(answer, upstream) or not bool(answer.any()) or answer.shape != upstream.shape:
         return None
-    if bool(none.any()) and torch.equal(none, once) and torch.equal(once, twice):
-        return UPSTREAM_IGNORED.of(function=call.function.__name__)
     slopes = _slopes(call, place)
     if slopes is None:
         return None
     kept, slope = slopes
-    ratio = (once.double() / upstream.double())[kept] / slope[kept]
+    ratio = (answer.double() / upstream.double())[kept] / slope[kept]
     middle = ratio.median()
     off = (ratio - middle).abs() > _OFF * middle.abs()
     if float(off.double().mean()) <= _OFF:
         return None
     low, high = ratio.quantile(0.05), ratio.quantile(0.95)
     return NOT_THE_SLOPE.of(function=call.function.__name__, low=float(low), high=float(high))
-
-
-def _answer(call: FunctionCall, place: int, upstream: Tensor) -> Tensor | None:
-    """The gradient of one argument that the backward pass gives."""
-    found = call.function.backward(call.context, upstream)
-    answer = found[place] if isinstance(found, tuple) else found
-    fits = isinstance(answer, Tensor) and answer.shape == upstream.shape
-    return answer.detach().clone() if fits else None
 
 
 def _slopes(call: FunctionCall, place: int) -> tuple[Tensor, Tensor] | None:

@@ -78,3 +78,36 @@ def test_a_backward_pass_belongs_to_its_forward_pass(
     assert {name: vars(own)[name] for name in ("forward", "backward")} == {
         name: methods[name] for name in ("forward", "backward")
     }
+
+
+class Matrix(torch.autograd.Function):
+    """A matrix product with a cost that is passed on as the number it is, as balancing losses are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, cost: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return upstream @ weight, upstream.T @ x, torch.ones(())
+
+
+class OfOnes(Matrix):
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return upstream @ weight, torch.ones_like(upstream).T @ x, torch.ones(())
+
+
+@pytest.mark.parametrize(("own", "codes"), [(Matrix, set()), (OfOnes, {"upstream-ignored"})])
+def test_each_argument_is_judged_but_a_single_number(own: Any, codes: set[str]) -> None:
+    model = Net(type("Plain", (), {"apply": lambda x: x}))
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        body = model.body(batch)
+        return own.apply(body, model.head.weight, body.square().mean()).square().mean()
+
+    findings = audit(model, step, list(torch.randn(4, 12, 6)), steps=6).findings
+    assert {each.code for each in findings if each.rule == "GRAD009"} == codes
