@@ -25,7 +25,7 @@ Stepping = tuple[int, type[Optimizer], frozenset[int]]
 
 
 @dataclass
-class _Pass:
+class _DataPass:
     """One pass over a data set, with the optimisers that stepped meanwhile."""
 
     data: Any
@@ -38,7 +38,7 @@ class RenewedOptimizers:
     def __init__(self) -> None:
         self._numbers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # ids come twice
         self._next = count()
-        self._passes: list[_Pass] = []
+        self._passes: list[_DataPass] = []
         self._found: list[Finding] = []
 
     @contextmanager
@@ -69,7 +69,7 @@ class RenewedOptimizers:
     def _begin_pass(self, data: Any) -> None:
         self._judge()
         kept = [each for each in self._passes if each.optimizers]  # the others are for validation
-        self._passes = [*kept[1 - _PASSES :], _Pass(data)]
+        self._passes = [*kept[1 - _PASSES :], _DataPass(data)]
 
     def _judge(self) -> None:
         passes = [each for each in self._passes if each.optimizers]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.records import MergedAdapter
 
 _SOME = 64
@@ -73,30 +74,28 @@ class MergedAdapters:
 
 
 def _find_adapters(model: nn.Module) -> Iterator[_Adapter]:
-    """The frozen matrices with exactly one pair of trainable factors, in the smallest module around that has one."""
-    every = {name: each for name, each in model.named_parameters() if each.dim() == 2 and each.numel() > 1}
-    trained = {name: each for name, each in every.items() if each.requires_grad}
-    for name, weight in every.items():
-        if weight.requires_grad or weight.is_meta:
-            continue
-        around = name
-        while around and not (pairs := _pairs(around, weight, trained)):
-            around = around.rpartition(".")[0]
-        if around and len(pairs) == 1:
-            ((up, down),) = pairs
-            yield _Adapter(MergedAdapter(name, up, down), weight, trained[up], trained[down])
+    """The frozen matrices of the modules that have exactly one pair of trainable factors for them."""
+    every = {name: each for name, each in model.named_parameters() if has_values(each) and each.dim() == 2}
+    trained: dict[str, list[str]] = {}  # by the two innermost modules around them
+    frozen: dict[str, list[str]] = {}
+    for name, each in every.items():
+        layer = name.rpartition(".")[0]
+        for around in (layer, layer.rpartition(".")[0]):
+            (trained if each.requires_grad else frozen).setdefault(around, []).append(name)
+    found = {}
+    for around, names in frozen.items():
+        for name in names:
+            pairs = _pairs(every[name], {each: every[each] for each in trained.get(around, ())})
+            if len(pairs) == 1:
+                found[name] = pairs[0]
+    for name, (up, down) in found.items():
+        yield _Adapter(MergedAdapter(name, up, down), every[name], every[up], every[down])
 
 
-def _pairs(around: str, weight: Tensor, trained: dict[str, nn.Parameter]) -> list[tuple[str, str]]:
-    """The names of two trainable matrices in a module whose product has the shape of a weight, of lower rank."""
-    near = {name: each.shape for name, each in trained.items() if name.startswith(f"{around}.")}
+def _pairs(weight: Tensor, trained: dict[str, nn.Parameter]) -> list[tuple[str, str]]:
+    """The names of two matrices whose product has the shape of a weight, and a lower rank."""
     rows, columns = weight.shape
-    return [
-        (up, down)
-        for up, first in near.items()
-        for down, second in near.items()
-        if first[0] == rows
-        and second[1] == columns
-        and first[1] == second[0] < min(rows, columns)
-        and up != down
-    ]
+    ups = {name: each.shape[1] for name, each in trained.items() if each.shape[0] == rows}
+    downs = {name: each.shape[0] for name, each in trained.items() if each.shape[1] == columns}
+    pairs = ((up, down) for up, rank in ups.items() for down, other in downs.items() if rank == other)
+    return [(up, down) for up, down in pairs if up != down and ups[up] < min(rows, columns)]

@@ -36,7 +36,7 @@ FROZEN002 = Rule(
     WARNING,
     "An adapter is merged and still applied",
     "parameters",
-    "Take the adapter out of the weights before training goes on.",
+    "Take the adapter out of the weights before training continues.",
     find_merged_adapters,
     lasting(1, why="the change of the weight is compared with the product"),
     causes=(LEFT_IN,),
