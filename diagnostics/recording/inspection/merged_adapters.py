@@ -17,6 +17,8 @@ from diagnostics.records import MergedAdapter
 
 _SOME = 64
 """Numbers of each tensor that are compared."""
+_LEVELS = 3
+"""Modules around a matrix: a layer, those that an adapter has of each name, and what holds both."""
 _ALIGNED = 0.99
 """Cosine of a change and a product from which the change is the product: of 64 numbers at random it is about 0.1."""
 
@@ -76,18 +78,19 @@ class MergedAdapters:
 def _find_adapters(model: nn.Module) -> Iterator[_Adapter]:
     """The frozen matrices of the modules that have exactly one pair of trainable factors for them."""
     every = {name: each for name, each in model.named_parameters() if has_values(each) and each.dim() == 2}
-    trained: dict[str, list[str]] = {}  # by the two innermost modules around them
+    trained: dict[str, list[str]] = {}  # by the innermost modules around them
     frozen: dict[str, list[str]] = {}
     for name, each in every.items():
-        layer = name.rpartition(".")[0]
-        for around in (layer, layer.rpartition(".")[0]):
-            (trained if each.requires_grad else frozen).setdefault(around, []).append(name)
+        around = name
+        for _ in range(_LEVELS):
+            around = around.rpartition(".")[0]
+            names = (trained if each.requires_grad else frozen).setdefault(around, [])
+            names += [] if name in names else [name]
     found = {}
-    for around, names in frozen.items():
-        for name in names:
-            pairs = _pairs(every[name], {each: every[each] for each in trained.get(around, ())})
-            if len(pairs) == 1:
-                found[name] = pairs[0]
+    for around in sorted(frozen.keys() & trained.keys(), key=len):  # of several, the innermost is kept
+        factors = {each: every[each] for each in trained[around]}
+        pairs = {name: _pairs(every[name], factors) for name in frozen[around]}
+        found.update({name: each[0] for name, each in pairs.items() if len(each) == 1})
     for name, (up, down) in found.items():
         yield _Adapter(MergedAdapter(name, up, down), every[name], every[up], every[down])
 
