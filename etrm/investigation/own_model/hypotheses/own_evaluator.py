@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     InspectedModel,
 )
 from etrm.investigation.own_model.injected_faults import InjectedFault
-from etrm.investigation.own_model.loss_probe import are_close
+from etrm.investigation.own_model.loss_probe import LossProbe, are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
 from etrm.investigation.records import NotMeasured
@@ -41,7 +41,11 @@ MISMATCHED = Metric("own.score-mismatched", "score of the answers of other rows"
 SECOND = Metric("own.second-prediction", "predictions that differ at a second call", Direction.LOWER)
 LABELS_READ = Metric("own.prediction-by-label", "predictions that change with the labels", Direction.LOWER)
 ALONE = Metric("own.prediction-alone", "predictions that change with the size of the batch", Direction.LOWER)
-MODE = Metric("own.mode-after-prediction", "modules left in another mode by predict", Direction.LOWER)
+MODE = Metric(
+    "own.mode-after-prediction",
+    "modules that predict leaves in another mode, if that changes the loss of the next step",
+    Direction.LOWER,
+)
 WEIGHTS = Metric("own.weights-after-prediction", "tensors changed by predict", Direction.LOWER)
 
 
@@ -222,12 +226,11 @@ def _check_predictions(subject: ModelUnderTest, seed: int) -> Iterator[CheckedRo
     batch, model = subject.batch(0), subject.model
     rows = count_rows(batch)
     n = f"{rows} rows"
-    modes = {name: module.training for name, module in model.named_modules()}
+    modes = {module: module.training for module in model.modules()}
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = _predict(subject, batch, seed)
-    left = sum(module.training != modes[name] for name, module in model.named_modules())
     changed = sum(not torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    yield CheckedRow(MODE.expect_none(left, n), f"predict leaves {left} modules in another mode")
+    yield _check_mode(subject, modes, batch, seed)
     yield CheckedRow(WEIGHTS.expect_none(changed, n), f"predict changes {changed} tensors of the model")
     second = _count_differing(first, _predict(subject, batch, seed + 1))
     words = f"{second} of {rows} predictions differ at a second call"
@@ -248,6 +251,27 @@ def _check_predictions(subject: ModelUnderTest, seed: int) -> Iterator[CheckedRo
         )
     else:
         yield CheckedRow(LABELS_READ.row(NotMeasured(absent="no labels"), threshold="", n=""))
+
+
+def _check_mode(
+    subject: ModelUnderTest, before: Mapping[nn.Module, bool], batch: RowBatch, seed: int
+) -> CheckedRow:
+    """Whether the modes that predict left change the next step; they do not if no layer depends on its mode, or if
+    the step sets it.
+    """
+    left = sum(module.training != mode for module, mode in before.items())
+    probe = LossProbe(subject, seed)
+    found = probe.step_loss(batch)
+    with untouched(subject.model):
+        for module, mode in before.items():
+            module.training = mode
+        expected = probe.step_loss(batch)
+    felt = 0 if are_close(found, expected) else left
+    return CheckedRow(
+        MODE.expect_none(felt, f"{count_rows(batch)} rows"),
+        f"predict leaves {left} modules in another mode, in which the loss of the next step is {found:.4g} instead of "
+        f"{expected:.4g}; call model.train() at the end of predict or at the start of the step",
+    )
 
 
 def _repeats_in_evaluation_mode(subject: ModelUnderTest, batch: RowBatch, seed: int) -> bool:

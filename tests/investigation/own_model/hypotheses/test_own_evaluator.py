@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.model_factory import ModelFactory
-from tests.investigation.own_model.toy_adapter import Toy, batch, factory, with_model
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
 
 H6 = OwnEvaluator()
 
@@ -94,11 +94,25 @@ def kept() -> Any:
         (factory(predict=lambda model, rows: rows["label"]), {("own.prediction-by-label", "")}),
         (with_model(Dropping), {("own.second-prediction", "")}),
         (with_model(Normed), {("own.weights-after-prediction", "")}),
-        (factory(predict=left_in_eval), {("own.mode-after-prediction", "")}),
+        (with_model(Dropping, predict=left_in_eval), {("own.mode-after-prediction", "")}),
+        (with_model(Normed, predict=left_in_eval), {("own.mode-after-prediction", "")}),
     ],
 )
 def test_each_fault_fails_its_row(made: ModelFactory, wrong: set[tuple[str, str]]) -> None:
     assert wrong <= failed(made)
+
+
+def in_training_mode(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+    return losses(model.train(), rows).mean()
+
+
+@pytest.mark.parametrize(
+    "made",
+    [factory(predict=left_in_eval), with_model(Dropping, predict=left_in_eval, step=in_training_mode)],
+    ids=["no layer depends on the mode", "the step sets the mode"],
+)
+def test_a_mode_that_does_not_reach_the_next_step_is_no_fault(made: ModelFactory) -> None:
+    assert failed(made) == set()
 
 
 def test_a_prediction_in_training_mode_is_named_as_such() -> None:
