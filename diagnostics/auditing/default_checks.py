@@ -78,7 +78,7 @@ def run_checks(
     def owner(module: str) -> str:
         return innermost(f"{module}.", watched)
 
-    with _first_call(model, watched) as calls:
+    with _first_call(model) as calls:
         traces = [trace_step(model, step, batch, optimizers) for batch in batches]
     known = [trace for trace in traces if trace is not None]
     found: list[Finding] = []
@@ -250,16 +250,16 @@ def fold_terms(found: Sequence[Finding], checked: Sequence[Finding]) -> tuple[li
     return [held if each is cut else each for each in found], left
 
 
-Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
-def _first_call(model: nn.Module, watched: Mapping[str, nn.Module]) -> Iterator[list[Call]]:
+def _first_call(model: nn.Module) -> Iterator[list[Call]]:
     """The arguments of the model's calls."""
     calls: list[Call] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((module, args, kwargs))
+        calls.append((args, kwargs))
 
     handle = model.register_forward_pre_hook(LocalHook(note), with_kwargs=True)
     try:
@@ -270,7 +270,6 @@ def _first_call(model: nn.Module, watched: Mapping[str, nn.Module]) -> Iterator[
 
 def _check_independence(
     model: nn.Module,
-    called: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,

@@ -42,7 +42,7 @@ def page(root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = (
         seeds: number of seeds of each experiment.
         outside: experiments that are code from outside.
     """
-    rows = make_experiment_rows(root, base, seeds, outside)
+    rows = make_experiment_rows(root, seeds, outside)
     return (
         "\n\n".join(
             (

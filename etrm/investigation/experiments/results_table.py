@@ -118,9 +118,7 @@ class Answer:
     found: str
 
 
-def make_experiment_rows(
-    root: Path, base: Config, seeds: int, outside: Sequence[Experiment] = ()
-) -> list[ExperimentRow]:
+def make_experiment_rows(root: Path, seeds: int, outside: Sequence[Experiment] = ()) -> list[ExperimentRow]:
     """A row for every experiment, those from outside last, with the runs that the folder holds."""
     every = EXPERIMENTS | {experiment.name: experiment for experiment in outside}
     by_name = {name: _select_finished(root, name, seeds) for name in every}

@@ -94,7 +94,7 @@ def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) 
     done: list[int] = []
     chosen = [find("E0"), find("E3")]
     experiments.run(chosen, tiny, tmp_path, 1, inline(), lambda steps, total: done.append(steps))
-    row = next(row for row in make_experiment_rows(tmp_path, tiny, 1) if row.experiment.name == "E3")
+    row = next(row for row in make_experiment_rows(tmp_path, 1) if row.experiment.name == "E3")
     assert row.interval is not None  # the clipped baseline is the same run
     assert row.interval.mean == 0
     written = (tmp_path / "runs/E3/seed0/summary.json").stat().st_mtime_ns

@@ -53,7 +53,7 @@ def planted(root: Path, gains: dict[str, list[float]], **options: Any) -> list[E
     for name, values in gains.items():
         for seed, gain in enumerate(values):
             plant(root, name, seed, exp(0.5 + 0.1 * seed - gain), **options)
-    return make_experiment_rows(root, SMOKE, seeds)
+    return make_experiment_rows(root, seeds)
 
 
 def verdict(root: Path, rows: list[ExperimentRow], name: str) -> str:
@@ -94,7 +94,7 @@ def test_the_best_of_two_has_to_be_better_than_one_alone(tmp_path: Path) -> None
 
 
 def test_what_was_not_run_says_so(tmp_path: Path) -> None:
-    rows = make_experiment_rows(tmp_path, SMOKE, 3)
+    rows = make_experiment_rows(tmp_path, 3)
     assert all(answer.verdict == "NOT RUN" for answer in answer_questions(rows))
     assert [phase.state for phase in judge_phases(SMOKE, rows)] == [PhaseState.NOT_RUN] * 3
     assert page(tmp_path, SMOKE, 3).count(STATES[PhaseState.NOT_RUN]) == 3
@@ -102,9 +102,9 @@ def test_what_was_not_run_says_so(tmp_path: Path) -> None:
 
 def test_the_first_phase_is_the_gate(tmp_path: Path) -> None:
     plant(tmp_path, "E1", 0, 0.1, [0.5] * 30 + [0.97] * 30)
-    assert judge_phases(SMOKE, make_experiment_rows(tmp_path, SMOKE, 1))[0].state is PhaseState.MET
+    assert judge_phases(SMOKE, make_experiment_rows(tmp_path, 1))[0].state is PhaseState.MET
     plant(tmp_path, "E1", 1, 0.1, [0.97] * 30 + [0.2] * 30)
-    rows = make_experiment_rows(tmp_path, SMOKE, 2)
+    rows = make_experiment_rows(tmp_path, 2)
     assert judge_phases(SMOKE, rows)[0].state is PhaseState.NOT_MET
     assert {row.experiment.name: row.collapsed for row in rows}["E1"] == 1
 
@@ -135,17 +135,17 @@ def test_a_run_that_failed_otherwise_has_no_pair(tmp_path: Path) -> None:
     planted(tmp_path, {"E2": [0.3, 0.3, 0.3]})
     summary = {"state": "failed", "wall_s": 1.0, "reason": "the disk was full", "measured": {}}
     (tmp_path / "runs/E2/seed1/summary.json").write_text(json.dumps(summary))
-    row = next(row for row in make_experiment_rows(tmp_path, SMOKE, 3) if row.experiment.name == "E2")
+    row = next(row for row in make_experiment_rows(tmp_path, 3) if row.experiment.name == "E2")
     assert row.effects == pytest.approx((0.3, 0.3))
 
 
 def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:
-    assert [row.experiment.name for row in make_experiment_rows(tmp_path, SMOKE, 1) if not row.runs] == list(
+    assert [row.experiment.name for row in make_experiment_rows(tmp_path, 1) if not row.runs] == list(
         EXPERIMENTS
     )
     empty = page(tmp_path, SMOKE, 1)
     planted(tmp_path, {"E6": [0.3]})
-    ran = [row.experiment.name for row in make_experiment_rows(tmp_path, SMOKE, 1) if row.runs]
+    ran = [row.experiment.name for row in make_experiment_rows(tmp_path, 1) if row.runs]
     assert ran == ["E0", "E6"]
     assert all(f"| {name} " in page(tmp_path, SMOKE, 1) and f"| {name} " not in empty for name in ran)
     assert all(f"| {name} " in listing() for name in EXPERIMENTS)
@@ -190,7 +190,7 @@ def test_what_came_before_a_fall(
 
 
 def runs_of(root: Path) -> list[LoadedRun]:
-    return [run for row in make_experiment_rows(root, SMOKE, 1) for run in row.runs]
+    return [run for row in make_experiment_rows(root, 1) for run in row.runs]
 
 
 def numbers(words: str) -> list[int]:
@@ -200,7 +200,7 @@ def numbers(words: str) -> list[int]:
 def test_without_a_fall_nothing_is_said_to_come_first(tmp_path: Path) -> None:
     planted(tmp_path, {"E2": [0.1], "E6": [0.1]})
     log_of_fall(tmp_path, "E0", None, None)
-    rows = make_experiment_rows(tmp_path, SMOKE, 1)
+    rows = make_experiment_rows(tmp_path, 1)
     assert find_falls(runs_of(tmp_path)) == []
     assert numbers(describe_drifts([], 3)) == [3]
     assert "3.0" in tracking._measure_token_rank(rows[0].runs)  # the planted rank
@@ -213,8 +213,7 @@ def test_position_is_probed_in_the_baseline_and_at_its_random_start(tmp_path: Pa
     tiny = with_settings(load("smoke"), train={"steps": 3, "threads": 1})
     experiments.run([find("E0"), find("E7")], tiny, tmp_path, 1, inline(), lambda done, total: None)
     found = {
-        answer.question.name: answer.found
-        for answer in answer_questions(make_experiment_rows(tmp_path, tiny, 1))
+        answer.question.name: answer.found for answer in answer_questions(make_experiment_rows(tmp_path, 1))
     }
     numbers = [
         float(number)
