@@ -29,7 +29,7 @@ from diagnostics.auditing.tracing.recorders.layer_calls import LayerCalls
 from diagnostics.auditing.tracing.recorders.loss_calls import LossCalls
 from diagnostics.auditing.tracing.recorders.sample_masks import SampleMasks
 from diagnostics.auditing.tracing.recorders.score_calls import ScoreCalls
-from diagnostics.auditing.tracing.recorders.selection_calls import SelectionCalls
+from diagnostics.auditing.tracing.recorders.selection_calls import IN_PLACE, SelectionCalls
 from diagnostics.auditing.tracing.recorders.shape_calls import ShapeCalls
 from diagnostics.auditing.tracing.torch_call import CallRecorder, TorchCall, TracedStep, name_of
 from diagnostics.auditing.tracing.value_kinds import DROPOUTS
@@ -101,8 +101,8 @@ class OperationTrace(TorchFunctionMode):
             self.added.end(args[0])
         name = name_of(func)
         before = None if torch.compiler.is_dynamo_compiling() else self.first_draw.before(name)
-        if not torch.compiler.is_dynamo_compiling():
-            self._look_before(name, args)
+        if name in IN_PLACE and not torch.compiler.is_dynamo_compiling():
+            self._look_before(args)
         result = func(*args, **given)
         self.first_draw.after(before)
         if name in _SCALES and _is_called_by("grad_scaler.py", sys._getframe(1)):
@@ -146,9 +146,9 @@ class OperationTrace(TorchFunctionMode):
                 recorder.note(call)
 
     @torch.no_grad()
-    def _look_before(self, name: str, args: tuple[Any, ...]) -> None:
+    def _look_before(self, args: tuple[Any, ...]) -> None:
         with torch._C.DisableTorchFunction():
-            self.selections.before(name, args)
+            self.selections.before(args)
 
     def _choose_recorders(self, name: str) -> tuple[CallRecorder, ...]:
         if name not in self._recorders:

@@ -160,10 +160,10 @@ def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> li
     """
     if not steps:
         return []
-    found = check_functions([each.functions for each in steps], owner)
     for each in steps:
-        each.loss.backward()
-    found += check_arrived([each.trace for each in steps], owner)
+        each.loss.backward(retain_graph=bool(each.functions))
+    found = check_arrived([each.trace for each in steps], owner)
+    found += check_functions([each.functions for each in steps], owner)
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
         found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found

@@ -11,7 +11,8 @@ from torch import Tensor
 from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.recording.tensors import is_dense
 
-_IN_PLACE = ("__setitem__", "masked_fill_")
+IN_PLACE = ("__setitem__", "masked_fill_")
+"""Functions that write to the data, which are looked at before they are called."""
 _FEWEST = 8
 """Elements whose conditions are not equal by chance."""
 
@@ -27,19 +28,19 @@ class SelectionCalls:
         self.emptied: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._written: Tensor | None = None
 
-    def before(self, name: str, args: Sequence[Any]) -> None:
-        """Look at what a function is about to write to."""
+    def before(self, args: Sequence[Any]) -> None:
+        """Look at what a function of `IN_PLACE` is about to write to."""
         self._written = None
-        if name in _IN_PLACE and len(args) == 3 and _is_data(args[0]) and _is_one_number(args[2]):
+        if len(args) == 3 and _is_data(args[0]) and _is_one_number(args[2]):
             self._written = args[0] if _is_true_for_all(args[1], args[0]) else None
 
     def wants(self, name: str) -> bool:
         """Those that select by a condition."""
-        return name in ("where", "masked_fill", *_IN_PLACE)
+        return name in ("where", "masked_fill", *IN_PLACE)
 
     def note(self, call: TorchCall) -> None:
         """Note a call that leaves nothing."""
-        data = self._written if call.name in _IN_PLACE else _left_out(call)
+        data = self._written if call.name in IN_PLACE else _left_out(call)
         if data is not None:
             self.emptied.setdefault(call.place, (str(call.operation()), tuple(data.shape)))
 

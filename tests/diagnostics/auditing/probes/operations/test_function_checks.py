@@ -111,3 +111,28 @@ def test_each_argument_is_judged_but_a_single_number(own: Any, codes: set[str]) 
 
     findings = audit(model, step, list(torch.randn(4, 12, 6)), steps=6).findings
     assert {each.code for each in findings if each.rule == "GRAD009"} == codes
+
+
+class Once(torch.autograd.Function):
+    """Lets go of what it saved, and writes to the gradient of its weight, as reversible layers do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter) -> Tensor:
+        ctx.kept, ctx.weight = x, weight
+        return x * weight
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        weight = ctx.weight
+        weight.grad = (weight.grad if weight.grad is not None else 0) + (upstream * ctx.kept).sum()
+        del ctx.kept
+        return upstream * weight, None
+
+
+def test_a_function_that_cannot_run_twice_is_left_alone() -> None:
+    model = Net(type("Plain", (), {"apply": lambda x: x}))
+    model.scale = nn.Parameter(torch.ones(()))
+    step = lambda model, batch: model.head(Once.apply(model.body(batch), model.scale)).square().mean()  # noqa: E731
+    report = audit(model, step, list(torch.randn(4, 12, 6)), steps=6, ignore=["REACH001"])
+    assert report.clean
+    assert model.scale.grad is None
