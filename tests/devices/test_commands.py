@@ -40,6 +40,10 @@ SHORT = (
     "--set",
     "train.warmup_steps=0",
     "--set",
+    "train.batch_size=4",
+    "--set",
+    "model.halt.max_steps=2",
+    "--set",
     "monitor.reference_every=none",  # compared steps on the device are a test of their own
 )
 

@@ -34,6 +34,6 @@ def test_a_wait_is_counted_at_the_line_of_this_repository(monkeypatch: pytest.Mo
 def test_the_first_arm_is_the_base_of_the_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {name: waiting.ARMS[name] for name in ("monitor off", "monitor 1 of 1")}
     monkeypatch.setattr(waiting, "ARMS", arms)
-    found = waiting.measure_monitor(CPU, rows=4, turns=2)
+    found = waiting.measure_monitor(CPU, rows=2, turns=1)
     assert found["monitor off"]["ratio"] == [1, 1, 1]
     assert found["monitor 1 of 1"]["ms_per_step"] > 0
