@@ -81,6 +81,7 @@ class Rule:
         everywhere: Whether its finding about the whole model explains those of every module.
         rank: Place among the explanations: lower ranks are tried first. A rule without rank comes last, and
             explains none of its own findings.
+        by_operations: Whether a monitor makes this check of an audit too, by the operations of a few steps.
         history_check: Function that judges all recorded steps, where `source` is "history" or "probe".
     """
 
@@ -108,6 +109,7 @@ class Rule:
     irreversible: bool = False
     everywhere: bool = False
     rank: int | None = None
+    by_operations: bool = False
     history_check: HistoryCheck | None = None
 
     def found_once(self, module: str, cause: Cause, severity: Severity | None = None) -> Finding:

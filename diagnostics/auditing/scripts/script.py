@@ -33,7 +33,7 @@ from diagnostics.rules.families.forward.calls import NOT_USED
 from diagnostics.rules.families.gradients.backward_passes import NO_BACKWARD, STEP001
 from diagnostics.rules.families.gradients.module_gradients import GRAD001, NO_GRAD
 from diagnostics.rules.families.gradients.not_finite import REACH003
-from diagnostics.rules.families.not_run import BY_OPERATIONS, NO_STEP_FUNCTION, RULE001
+from diagnostics.rules.families.not_run import NO_STEP_FUNCTION, RULE001
 from diagnostics.rules.families.weights.movement import MOVE003, NO_STEP_INSIDE
 from diagnostics.rules.registry import built_in_rules, with_own
 from diagnostics.rules.rule import Rule
@@ -249,8 +249,8 @@ def _never_trained(watching: ScriptWatch) -> Finding:
 
 def _not_run(script: Path) -> Finding:
     """The rules that repeat a step, which a script does not offer."""
-    judged = {MOVE007.id, *BY_OPERATIONS}
-    ids = [rule.id for rule in built_in_rules() if rule.source == "audit" and rule.id not in judged]
+    audited = [rule for rule in built_in_rules() if rule.source == "audit" and not rule.by_operations]
+    ids = [rule.id for rule in audited if rule is not MOVE007]
     message = (
         f"{len(ids)} rules that repeat a step did not run ({', '.join(ids[:2])}, ...): for these write a function that"
         f" returns it, and audit {script}:FUNCTION (--help shows one)"

@@ -52,11 +52,6 @@ SAMPLES_VARY = Cause(
     "they compare the operations of several steps, which have different numbers of samples",
 )
 RECORDING_FAILED = Cause("recording-failed", "they read single operations, and the recording raised {error}")
-BY_OPERATIONS = (
-    *("LOSS003", "LOSS004", "LOSS005", "LOSS007", "SOFTMAX001", "UNITS002"),
-    *("LEAK003", "ROWS001", "ROWS002", "DROP001", "ROUND001", "INPUT004", "INPUT005", "STATE002", "COV004"),
-)
-"""Rules that a monitor judges by the operations of a few steps."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,8 @@ def find_not_run(
         _note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in missing.lost.items()
     ]
     if missing.operations is not None:
-        found.append(_note("", BY_OPERATIONS, missing.operations, steps))
+        unseen = [rule.id for rule in rules if rule.by_operations]
+        found.append(_note("", unseen, missing.operations, steps))
     for name, probe in run.probes.items():
         if probe.blocked is not None:
             found.append(_note(name, drift, probe.blocked, steps))

@@ -16,8 +16,6 @@ from torch.overrides import _get_current_function_mode_stack
 from diagnostics import Monitor, audit
 from diagnostics.auditing import first_steps
 from diagnostics.auditing.first_steps import STEPS, FirstSteps
-from diagnostics.rules.families.not_run import BY_OPERATIONS
-from diagnostics.rules.registry import built_in_rules
 from tests.devices.simulated import simulated_device
 
 
@@ -177,10 +175,6 @@ def test_a_compiled_loss_is_left_alone(compiler: Counter[str]) -> None:
         found.append(not_followed(monitor))
     assert graphs[0] == graphs[1] > 0
     assert found == [None, "compiled-code"]
-
-
-def test_what_is_left_out_are_rules_of_the_toolkit() -> None:
-    assert set(BY_OPERATIONS) <= {rule.id for rule in built_in_rules()}
 
 
 def test_a_step_that_raises_leaves_the_others_unjudged() -> None:

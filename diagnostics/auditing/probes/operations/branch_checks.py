@@ -30,6 +30,7 @@ COV004 = Rule(
     "operations",
     "Nothing, if the loss leaves out samples on purpose.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(OTHER_BRANCH, MASKED),
     what="In each repeated step, a maximum() or minimum() outside of all modules gets gradient for every sample,"

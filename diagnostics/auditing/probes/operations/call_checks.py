@@ -30,6 +30,7 @@ INPUT004 = Rule(
     "operations",
     "Look at what makes the inputs.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(SAME_DATA, FEW_ROWS),
     what="In each repeated step, one module, or two modules of the same class and shapes, get tensors with equal"
@@ -52,6 +53,7 @@ INPUT005 = Rule(
     "operations",
     "Look at the data and what scales them.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(NOT_A_NUMBER,),
     what="In each repeated step an outermost module receives a tensor without a graph that contains NaN.",
@@ -87,6 +89,7 @@ STATE002 = Rule(
     "operations",
     "Pass the returned state to the next call.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(STATE_DROPPED, NOISE_AS_STATE, OPTIMIZER_RENEWED),
     what="In each repeated step, a module is called three or more times with different inputs and the same"

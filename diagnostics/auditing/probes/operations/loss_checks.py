@@ -52,6 +52,7 @@ LOSS004 = Rule(
     "operations",
     "Find the wrong sign.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED, OPPONENTS_AGREE),
     what="An audit repeats steps. The loss falls while every loss function in it rises, or while the"
@@ -74,6 +75,7 @@ LOSS005 = Rule(
     "operations",
     "Look at the mask of the loss.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(ONE_TARGET,),
     what="In every repeated step, the gradient at the input of a loss function is zero for every target except one"

@@ -28,6 +28,7 @@ LOSS003 = Rule(
     "operations",
     "Give the function the input and the targets that its documentation describes, in the same shape.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(
         *loss_inputs.CAUSES,

@@ -64,6 +64,7 @@ SOFTMAX001 = Rule(
     "operations",
     "Choose the dimension whose elements compete, or reduce the scores.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(
         ONE_ELEMENT,

@@ -32,6 +32,7 @@ LOSS007 = Rule(
     "operations",
     "Bring the terms to similar sizes.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(DROWNED, SUM_AND_MEAN),
     what="In each step two losses train the same weights; the gradient at the input of one is less than a hundredth of"

@@ -35,6 +35,7 @@ UNITS002 = Rule(
     "operations",
     "Keep the inputs of an activation function near its steep part.",
     source="audit",
+    by_operations=True,
     arguments="audit",
     causes=(SATURATED, DEAD, CLAMPED),
     what="In each repeated step, the mean slope of a tanh or a sigmoid inside the model is below 0.03 of the"
