@@ -32,7 +32,7 @@ def locate_finding(
 
 
 def find_source(model: nn.Module, name: str) -> tuple[str, int | None]:
-    """File and first line of the forward of a module.
+    """File and first line of the forward of a module, or of its class where that inherits its forward from a library.
 
     For a layer of torch it is that of the innermost module around it whose class is not of torch: the place where the
     layer is used. The file is relative to the working directory where it lies inside it; ("", None) if there is none.
@@ -54,7 +54,23 @@ def _source_of(kind: type[nn.Module]) -> tuple[str, int | None]:
     inherited = str(getattr(function, "__module__", "")).partition(".")[0] == "torch"  # as of a Sequential
     if code is None or inherited:
         return "", None
+    if _is_installed(code.co_filename):
+        file, line = _place_of_class(kind)
+        if file and not _is_installed(file):
+            return _shown(Path(file)), line
     return _shown(Path(code.co_filename)), code.co_firstlineno
+
+
+def _is_installed(path: str) -> bool:
+    """Whether a file is that of an installed library."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(Path(path).parts)
+
+
+def _place_of_class(kind: type[nn.Module]) -> tuple[str, int | None]:
+    try:
+        return inspect.getsourcefile(kind) or "", inspect.getsourcelines(kind)[1]
+    except (OSError, TypeError):  # a class of a console has no source
+        return "", None
 
 
 def _shown(path: Path) -> str:

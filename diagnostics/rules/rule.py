@@ -61,6 +61,8 @@ class Rule:
         options: Numbers that `Monitor(options={id: {name: value}})` can set.
         bound: The option that its metric is compared with, "" where there is none.
         needs_optimizer: Whether it runs only if the monitor was given the optimisers.
+        of_updates: Whether it judges what an update did: a step in which no optimiser steps, as while gradients are
+            accumulated, does not end what it observes.
         needs_every_step: Whether it runs only if the monitor records every step.
         source: Origin of its findings: each recorded step, the history of steps, outputs on a fixed probe batch,
             the monitor itself, an assertion in a test, or a probe of an audit.
@@ -94,6 +96,7 @@ class Rule:
     options: Mapping[str, Option] = field(default_factory=dict)
     bound: str = ""
     needs_optimizer: bool = False
+    of_updates: bool = False
     needs_every_step: bool = False
     source: Literal["step", "history", "probe", "monitor", "assertion", "audit"] = "step"
     causes: tuple[Cause, ...] = ()

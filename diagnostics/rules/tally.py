@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from diagnostics.errors import InvalidType
 from diagnostics.findings import Evidence, Finding
 from diagnostics.recording.finished_steps import RecordedSteps
-from diagnostics.records import StepRecord
+from diagnostics.records import Absent, StepRecord
 from diagnostics.records.columns import Apart, number_at
 from diagnostics.rules.options import Values
 from diagnostics.rules.rule import Observation, Rule
@@ -57,6 +57,12 @@ class _View:
         return self._single[position]
 
 
+def has_update(record: StepRecord) -> bool:
+    """Whether an optimiser that holds a watched parameter stepped."""
+    places = (parameter.place for parameter in record.parameters.values())
+    return any(not isinstance(place, Absent) and place.stepped for place in places)
+
+
 class Tally:
     """Counts observations over steps; its memory grows with modules and rules, never with steps."""
 
@@ -74,11 +80,13 @@ class Tally:
         """
         views = [_View(each) for each in found]
         numbers = dict(sorted(pair for view in views for pair in view.numbers.items()))
+        views_by_position = {position: view for view in views for position in view.numbers}
         for rule in self._rules.values():
             seen = {position: each for view in views for position, each in self._judge(rule, view).items()}
             if self._running.get(rule.id) or any(one.holds for each in seen.values() for one in each):
                 for position, number in numbers.items():
-                    self._count(rule, number, seen[position])
+                    idle = rule.of_updates and not has_update(views_by_position[position].at(position))
+                    self._count(rule, number, seen[position], idle=idle)
 
     def _judge(self, rule: Rule, view: _View) -> dict[int, list[Observation]]:
         """Position -> observations of a rule; steps are judged together as far as they agree."""
@@ -100,9 +108,10 @@ class Tally:
             waiting = [each for each in waiting if each not in agreed]
         return found
 
-    def _count(self, rule: Rule, step: int, observations: Iterable[Observation]) -> None:
+    def _count(self, rule: Rule, step: int, observations: Iterable[Observation], idle: bool) -> None:
+        """Continue the streaks of a rule; those that are not observed end, except in a step that tells nothing."""
         options, known = self._options[rule.id], self._running.get(rule.id, {})
-        running: dict[_Key, _Streak] = {}
+        running: dict[_Key, _Streak] = dict(known) if idle else {}
         for seen in observations:
             key = (rule.id, seen.module, seen.key)
             streak = known.get(key)

@@ -54,6 +54,18 @@ def test_what_torch_alone_wrote_has_no_place() -> None:
     assert find_source(Chain(nn.Linear(2, 2)), "0") == ("", None)
 
 
+def test_a_forward_of_a_library_is_not_the_place_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the forward that a LightningModule inherits: what it calls is written in the class."""
+
+    class Trained(Outer):
+        pass
+
+    installed = Outer.forward.__code__.replace(co_filename="/lib/site-packages/library/core.py")
+    monkeypatch.setattr(Outer.forward, "__code__", installed)
+    file, line = find_source(Trained(), "head")
+    assert (Path(file).resolve(), line) == (Path(__file__).resolve(), inspect.getsourcelines(Trained)[1])
+
+
 def test_a_file_in_the_working_directory_is_named_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent)
     assert find_source(Outer(), "head")[0] == Path(__file__).name

@@ -306,6 +306,7 @@ MOVE001 = Rule(
         why="a warm-up may begin with a rate of 0, and a GradScaler skips its first steps",
     ),
     needs_optimizer=True,
+    of_updates=True,
     causes=(
         IN_NO_GROUP,
         ZERO_RATE,
@@ -371,6 +372,7 @@ MOVE004 = Rule(
     grouped("move by next to nothing", _judge_lost),
     lasting(20, why="a few exploding steps that are rightly clipped must not count"),
     needs_optimizer=True,
+    of_updates=True,
     causes=(BELOW_EPS, BELOW_ROUNDING, CLIPPED_SCALED),
     what="The optimiser receives less than a tenth of the gradient norm that the backward pass left, and this is"
     " too small to have an effect: per element below its `eps`, or, without `eps`, an update below a"
@@ -398,6 +400,7 @@ MOVE005 = Rule(
         **lasting(5, why="an average that is swapped in every few steps must not count"),
     },
     needs_optimizer=True,
+    of_updates=True,
     causes=(OVERWRITTEN,),
     what="At the end of the step less than a tenth of the optimiser's change is left, measured on the first 64"
     " numbers of a parameter. If nothing is left, MOVE001 reports it.",

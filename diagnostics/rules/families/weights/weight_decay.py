@@ -51,6 +51,7 @@ MOVE006 = Rule(
     },
     "above",
     needs_optimizer=True,
+    of_updates=True,
     causes=(DECAY_DOMINATES,),
     what="The learning rate times the weight decay of a group is too large: this is the share of the weights that"
     " a step removes.",

@@ -64,3 +64,21 @@ def test_a_direction_in_which_a_loss_is_flat_was_not_cleared(cleared: bool) -> N
             judge(one).mean().backward()
     codes = {each.code for each in monitor.findings() if each.rule == "MOVE001"}
     assert codes == ({"cleared-gradient"} if cleared else set())
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-2])
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_step_without_update_does_not_hide_that_updates_move_nothing(rate: float, batches: int) -> None:
+    """Callbacks record a step per batch, also where gradients are accumulated over several."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    monitor = Monitor(model, optimizer)
+    for number in range(8 * batches):
+        with monitor.step(samples=6):
+            model(torch.randn(6, 4)).square().mean().backward()
+            if number % batches == batches - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+    found = {(finding.rule, finding.code) for finding in monitor.findings(ignore=["RULE001"])}
+    assert found == ({("MOVE001", "zero-rate")} if rate == 0.0 else set())
