@@ -180,7 +180,7 @@ def write_steps(path: Path, begun: Event) -> None:
 
 def test_a_killed_writer_leaves_whole_steps(tmp_path: Path) -> None:
     path, begun = tmp_path / "steps.jsonl", forking().Event()
-    writer = forking().Process(target=write_steps, args=(path, begun))
+    writer = forking().Process(target=write_steps, args=(path, begun), daemon=True)
     writer.start()
     assert begun.wait(60)
     during = [one.step for one in iter_steps(path)]

@@ -52,7 +52,7 @@ def test_a_process_that_is_asked_to_end_keeps_a_checkpoint_and_exits_130(
 ) -> None:
     run, errors = tmp_path / "run", tmp_path / "errors"
     words = ["train", "--out", str(run), *new_run(settings_of_smoke(*ENDLESS))]
-    process = forking().Process(target=etrm, args=(words, errors))
+    process = forking().Process(target=etrm, args=(words, errors), daemon=True)
     process.start()
     while steps_ever_done(run) < 3:
         assert process.is_alive(), errors.read_text()
