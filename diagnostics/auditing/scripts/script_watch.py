@@ -365,12 +365,15 @@ def count_samples(shapes: Sequence[tuple[int, ...]]) -> int:
     """The number of samples in a call, from the shapes of what is given: the most usual first dimension.
 
     Where several tensors have different first dimensions, as sequences with the time first next to their lengths, it is
-    the only size that all of them have among their first two and one has first.
+    the only size that all of them have among their first two and one has first. So it is if this is the first tensor,
+    as a sequence next to the states of an LSTM, whose first dimension is that of its layers.
     """
     first = Counter(shape[0] for shape in shapes)
     common = set.intersection(*(set(shape[:2]) for shape in shapes)) & first.keys() if shapes else set()
-    if len(shapes) >= _SEVERAL and max(first.values()) == 1 and len(common) == 1:
-        return max(common.pop(), 1)
+    if len(shapes) >= _SEVERAL and len(common) == 1:
+        (size,) = common
+        if max(first.values()) == 1 or size == shapes[0][0]:
+            return max(size, 1)
     return max(first.most_common(1)[0][0], 1) if first else 1
 
 
