@@ -11,7 +11,7 @@ from statistics import fmean
 import torch
 
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import Changes, Config, with_settings
+from etrm.config import Changes, Config, is_rules, with_settings
 from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import Prediction
 from etrm.evaluation.passk import predict, score
@@ -31,15 +31,6 @@ from etrm.training.task_sets import load_held_out_tasks
 
 TASKS, FITTED_TASKS = 4, 2
 """Tasks of an evaluation by command, and of one that fits something to each."""
-BRIEF: Changes = {
-    "evaluate": {
-        "search": {"restarts": 2, "steps": 1, "control": True},
-        "adapt": {"steps": 1, "batch_size": 2},
-        "max_tasks": FITTED_TASKS,
-        "augmentations": 2,
-    }
-}
-"""The settings of the fits: two of everything that can be exchanged for another one."""
 REPORTED = "reported by the command"
 
 
@@ -107,7 +98,9 @@ def compare_requested_fits(path: Path) -> list[Departure]:
 
     Only what repeats its bits can be compared so, which fits on a GPU need not.
     """
-    config = with_settings(read_config(path), **BRIEF)
+    config = read_config(path)
+    brief = _shorten_fits(config)
+    config = with_settings(config, **brief)
     if not (config.model.has_encoder and covers_model(config)):
         return []
     model, trained_with, tasks, _ = load_model(
@@ -115,9 +108,9 @@ def compare_requested_fits(path: Path) -> list[Departure]:
     )
     if model.device.type != "cpu":
         return []
-    used = with_settings(trained_with, **BRIEF)
+    used = with_settings(trained_with, **brief)
     asked = load_held_out_tasks(used)
-    reported = score_run(path, BRIEF, search=True, adapted="context").fitted
+    reported = score_run(path, brief, search=True, adapted="context").fitted
     found = list[Departure]()
     for fit, wanted in _fit_alone(model, used, asked, tasks).items():
         where = f"{REPORTED}, {fit.words}"
@@ -128,6 +121,18 @@ def compare_requested_fits(path: Path) -> list[Departure]:
         found += _compare_reports(plain_report(reported[fit].report), plain_report(report), where)
         found += _compare_means(reported[fit], wanted.searched, where)
     return found
+
+
+def _shorten_fits(config: Config) -> Changes:
+    """Settings of short fits: two of everything that can be exchanged for another one. Rules are not augmented."""
+    return {
+        "evaluate": {
+            "search": {"restarts": 2, "steps": 1, "control": True},
+            "adapt": {"steps": 1, "batch_size": 2},
+            "max_tasks": min(FITTED_TASKS, config.evaluate.max_tasks or FITTED_TASKS),
+            "augmentations": 1 if is_rules(config.evaluate.source) else 2,
+        }
+    }
 
 
 def _fit_alone(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from etrm.config import EvaluateConfig
+from etrm.config import EvaluateConfig, load, with_settings
 from etrm.investigation.reference_comparison.evaluate_command import compare_requested, compare_requested_fits
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
@@ -30,6 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_reported_of_a_healthy_run_is_what_its_parts_give(folder: Path) -> None:
     assert compare_requested(folder) == []
     assert compare_requested_fits(folder) == []
+
+
+def test_rules_have_one_vote_in_a_fit_too(tmp_path: Path) -> None:
+    """An augmentation would turn a rule into another one, so two votes are refused."""
+    config = with_settings(
+        load("rules"),
+        data={"stream": None, "max_tasks": 2},
+        model={"hidden_size": 16, "layers": 1},
+        train={"steps": 1, "warmup_steps": 1, "batch_size": 2, "threads": 1},
+        monitor={"enabled": False},
+        evaluate={"max_tasks": 2, "every": None},
+    )
+    train(config, tmp_path / "run")
+    assert compare_requested_fits(tmp_path / "run") == []
 
 
 def test_an_untrained_model_of_another_seed_is_the_evaluation(
