@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import takewhile
 from statistics import median
 
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ ALL_MOVE = Cause(
 )
 RISES = Cause(
     "rises",
-    "all parameters move and the loss rises",
+    "the updates raise the loss",
     remedy="Lower the learning rate, and check the sign of the loss and `maximize`.",
 )
 LOSS001 = Rule(
@@ -47,6 +48,7 @@ LOSS001 = Rule(
     false_alarms="Too few steps, or batches so different that the loss is mostly noise.",
 )
 RISE = 0.1  # of the first loss: more than batches differ
+_DIVERGES = 10.0  # times the first loss, before a loss that is not finite: no logarithm of zero is announced like this
 FAMILY = Family(150, "Loss", (LOSS001,))
 
 
@@ -84,12 +86,15 @@ def assert_loss_decreases(
     message = (
         f"the loss went from {start:.4g} to {end:.4g} in {steps} steps; it must fall by {by:.3g} of its size"
     )
-    if not all(map(math.isfinite, losses)):
-        cause = LOSS_NOT_FINITE
+    finite = list(takewhile(math.isfinite, losses))
+    if len(finite) < len(losses):
+        cause = RISES if finite and abs(finite[-1]) > _DIVERGES * abs(finite[0]) else LOSS_NOT_FINITE
+    elif fall < -RISE and any(fate.changed for fate in fates):
+        cause = RISES  # weights that stand still cannot raise it
     elif idle:
         cause = explained(SOME_STILL.of(still=len(idle), total=len(fates)), idle, fates)
     else:
-        cause = RISES if fall < -RISE else ALL_MOVE
+        cause = ALL_MOVE
     found = failure(LOSS001, "", message, fall, by, cause, steps)
     raise CheckFailed([found], fate_table(fates, [fate.name for fate in idle]))
 

@@ -355,6 +355,26 @@ def test_a_loss_that_does_not_fall_has_the_remedy_of_its_cause() -> None:
         assert caught.value.findings[0].remedy == remedy
 
 
+@pytest.mark.parametrize("rate", [0.1, 1e4])
+def test_weights_that_stand_still_do_not_raise_a_loss(rate: float) -> None:
+    """The loss grows, at the high rate until it is not finite, and a layer is not used."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"used": nn.Linear(4, 2), "unused": nn.Linear(4, 2)})
+    optimizer = torch.optim.SGD(model.parameters(), rate, maximize=rate < 1)
+    x = torch.randn(8, 4)
+
+    def step() -> float:
+        loss = model["used"](x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    with pytest.raises(AssertionError) as caught:
+        assert_loss_decreases(model, step)
+    assert codes(caught) == [("LOSS001", "", "rises")]
+
+
 # outputs
 
 
