@@ -79,7 +79,10 @@ def _is_one_number(value: Any) -> bool:
 
 
 def _is_true_for_all(condition: Any, data: Tensor) -> bool:
-    """Whether a condition with an element for each number, or for each row, is true for all of them."""
+    """Whether a condition with an element for each number, or for each row, is true for all of them.
+
+    One decision that is expanded to all rows may be a draw for the whole batch.
+    """
     known = isinstance(condition, Tensor) and condition.dtype == torch.bool and condition.dim() > 0
     fits = known and condition.numel() >= _FEWEST and len(condition) == len(data)
-    return fits and bool(condition.all())
+    return fits and condition.stride(0) != 0 and bool(condition.all())

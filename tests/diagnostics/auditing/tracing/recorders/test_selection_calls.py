@@ -36,6 +36,7 @@ def assigned(mask: Tensor) -> Any:
         (lambda: assigned(torch.arange(1, 12)), False),  # numbers of places
         (lambda: torch.where(ALL, 5.0, LABELS + torch.ones(1, requires_grad=True)), False),
         (lambda: torch.where(ALL, LABELS + 1, LABELS), False),
+        (lambda: torch.where(ALL[:1].expand(12), 5, LABELS), False),  # a draw for the whole batch
         (lambda: torch.where(ALL, 5, torch.zeros(12)), False),
         (lambda: torch.where(ALL[:7], 5, LABELS[:7]), False),
     ],
