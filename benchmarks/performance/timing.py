@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 Work = Callable[[], None]
+SHORTEST = 1e-9
+"""Seconds, of the shortest work: some clocks stand still for a while, and ratios divide by these times."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ def take_turns(contenders: Sequence[Contender], repetitions: int, device: torch.
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             synchronize(device)
-            timing.seconds.append((time.perf_counter() - wall) / contender.units)
-            timing.cpu.append((time.process_time() - cpu) / contender.units)
+            timing.seconds.append(max(time.perf_counter() - wall, SHORTEST) / contender.units)
+            timing.cpu.append(max(time.process_time() - cpu, SHORTEST) / contender.units)
     return timings
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks.performance import timing as bench
@@ -24,6 +25,14 @@ def test_contenders_take_turns_after_one_untimed_turn_and_prepare_each_time() ->
         ("a", 4, 3, 3),
         ("b", 4, 3, 3),
     ]
+
+
+def test_a_clock_that_stands_still_makes_ratios_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: 5.0)
+    monkeypatch.setattr(bench.time, "process_time", lambda: 5.0)
+    (timing,) = bench.take_turns([Contender("idle", lambda: lambda: None)], 2, CPU)
+    assert bench.compute_ratios(timing.seconds, timing.seconds) == [1.0, 1.0]
+    assert bench.compute_ratios(timing.cpu, timing.cpu) == [1.0, 1.0]
 
 
 def test_times_are_per_unit_and_leave_the_preparation_out(monkeypatch: object) -> None:
