@@ -301,6 +301,9 @@ Missed are a twin that is the next sample, which a sequence may mean, an average
 optimiser, and a gradient that cancels where the loss is one sum without names. best-by-reference and its variation show
 only when a script runs to its end; own functions (GRAD009) are judged by an audit alone.
 
+With these rules all healthy programs were run again, and all other cases by an audit: no other verdict changed, except
+that norm-of-one and advantages-in-a-column, which depend on rounding, are partly named on another processor.
+
 A program that is audited as a script alone (`etrm audit script.py`) gets the verdicts of a monitor of 20 steps. RATE001
 needs one whole swing, which 20 steps show up to `T_max=9`; a monitor sees longer ones.
 
