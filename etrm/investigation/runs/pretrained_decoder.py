@@ -9,7 +9,7 @@ from typing import Any
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.saved_steps import list_saved
-from etrm.config import NO_CURRICULUM, Config, with_settings
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
 from etrm.errors import CheckpointError, FolderInUseError, Interrupted
 from etrm.investigation.runs import cache
 from etrm.training.trainer import train
@@ -36,17 +36,26 @@ TRAINING: dict[str, Any] = {
 }
 """How the decoder is trained whatever the config under test has, because its settings are being judged."""
 
+LISTED_TASKS = 64
+"""Tasks of the decoder of a run on a stream: enough for several batches."""
+
 
 def trm_config(subject: Config, steps: int) -> Config:
-    """A TRM on the tasks and augmentations of the config under test, with its core."""
+    """A TRM on the tasks and augmentations of the config under test, with its core.
+
+    A table of task ids needs tasks that return, so a stream is replaced by the first of its tasks.
+    """
     augmentations = subject.data.augmentations
+    listed = {"max_tasks": LISTED_TASKS} if subject.data.stream is not None else {}
     return with_settings(
         subject,
         preset="",
         data={
             "augmentations": AUGMENTATIONS if augmentations == "fresh" else augmentations,
             "queries": "all",
+            **listed,
             **NO_CURRICULUM,
+            **NO_STREAM,
         },
         model={"variant": "trm", "halt": {"max_steps": 4, "exploration": 0.1}},
         train=TRAINING

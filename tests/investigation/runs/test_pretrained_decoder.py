@@ -89,6 +89,14 @@ def test_the_trm_shares_the_core_and_the_tasks_and_nothing_injected() -> None:
     assert config.evaluate.every is None
 
 
+def test_the_decoder_of_a_run_on_a_stream_has_tasks_that_return() -> None:
+    stream = load("rules")
+    assert stream.data.stream is not None
+    data = pretrain.trm_config(stream, 10).data
+    assert (data.source, data.stream, data.queries) == (stream.data.source, None, "all")
+    assert data.max_tasks == pretrain.LISTED_TASKS
+
+
 def test_a_decoder_that_another_process_trains_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     config = pretrain.trm_config(SMOKE, 2)
     other = RunFolder(pretrain.folder_of(config), config, resume=False)
