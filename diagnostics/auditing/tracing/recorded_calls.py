@@ -201,6 +201,7 @@ class PairCall:
         meant: Whether the column was made of a vector, as by x[:, None], so that pairs are meant.
         sources: Modules whose outputs it was computed from, with no other module between.
         at_result: The gradient that the first backward pass brought to it.
+        error: Whether it is the difference of computed values and fixed ones, as predictions and targets are.
     """
 
     operation: Operation
@@ -209,6 +210,7 @@ class PairCall:
     meant: bool
     sources: tuple[str, ...] = ()
     at_result: Arrived = field(default_factory=Arrived)
+    error: bool = False
 
 
 @dataclass(frozen=True)

@@ -203,12 +203,27 @@ def check_untrained(traces: Sequence[OperationTrace]) -> list[Finding]:
 
 
 def _averaged_pairs(trace: OperationTrace) -> PairCall | None:
-    """Arithmetic of a column and a vector whose pairs all count alike in the loss: that is arithmetic of two means."""
+    """Arithmetic of a column and a vector of which the loss needs the means alone, so that no pair was meant.
+
+    That is so if all pairs count alike in the loss, and if it is the mean of the squared differences of predictions
+    and targets: it pulls each prediction to the mean of all targets.
+    """
     for call in trace.shapes.pairs:
         weights = call.at_result.value if call.meant else None
-        if weights is not None and bool(weights.any()) and bool((weights == weights.flatten()[0]).all()):
+        if weights is None or not bool(weights.any()):
+            continue
+        if bool((weights == weights.flatten()[0]).all()) or (
+            call.error and _is_multiple(weights, call.result)
+        ):
             return call
     return None
+
+
+def _is_multiple(gradient: Tensor, values: Tensor) -> bool:
+    """Whether a gradient is the same multiple of each value, as that of a mean of squares is."""
+    known = values.detach().to(gradient)
+    factor = (gradient * known).sum() / known.square().sum()
+    return bool((gradient - factor * known).abs().max() <= _EQUAL * gradient.abs().max())
 
 
 def _raised(trace: OperationTrace) -> Cause | None:

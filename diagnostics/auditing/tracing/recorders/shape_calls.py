@@ -69,7 +69,8 @@ class ShapeCalls:
         shapes = (tuple(column.shape), tuple(vector.shape))
         sources = call.step.sources([result])
         meant = self._is_made(column)
-        self.pairs.append(PairCall(call.operation(), shapes, result, meant, sources, Arrived(result)))
+        error = name in ("sub", "subtract") and not all(each.requires_grad for each in given)
+        self.pairs.append(PairCall(call.operation(), shapes, result, meant, sources, Arrived(result), error))
 
     def _is_made(self, column: Tensor) -> bool:
         return self._columns.get(id(column)) is column

@@ -60,6 +60,10 @@ SOUND: dict[str, Step] = {
         m(b[0]), 0.9 * b[0][:, :3].gt(0).float()
     ),
     "pairs of differences": lambda m, b: (m(b[0])[:, 0][:, None] - m(b[0])[:, 0]).abs().mean(),
+    "spread of outputs": lambda m, b: (m(b[0])[:, 0][:, None] - m(b[0])[:, 0]).square().mean(),
+    "weighted pairs": lambda m, b: (
+        (m(b[0])[:, 0][:, None] - b[0][:, 0]).square() * torch.linspace(0, 1, B)
+    ).mean(),
     "a column and a row of one kernel": lambda m, b: torch.exp(
         -(m(b[0])[:, 0].unsqueeze(1) - b[0][:, 0]).square()
     ).mean(),
@@ -92,6 +96,10 @@ WRONG: dict[str, tuple[Step, str]] = {
     "pairs by hand": (lambda m, b: (m(b[0])[:, :1] - b[0][:, 0]).square().mean(), "broadcast-by-hand"),
     "weights in a column": (lambda m, b: (b[0][:, :1] * m(b[0])[:, 0]).mean(), "broadcast-by-hand"),
     "means of pairs": (lambda m, b: (b[0][:, 0].unsqueeze(1) * m(b[0])[:, 0]).mean(), "broadcast-by-hand"),
+    "squares of pairs": (
+        lambda m, b: ((m(b[0])[:, 0][:, None] - b[0][:, 0]) ** 2).mean(),
+        "broadcast-by-hand",
+    ),
     "ranks from 0": (
         lambda m, b: F.margin_ranking_loss(m(b[0])[:, 0], m(b[0])[:, 1], b[0][:, 0].gt(0).float()),
         "not-signs",
