@@ -33,7 +33,7 @@ LEAK002 = Rule(
     arguments="audit",
     causes=(SEES_TARGET,),
     what="The integer targets of a loss are the inputs of the model some positions later. An audit changes the inputs"
-    " after a position, and the output at it changes; a monitor sees that no attention of the step has a mask.",
+    " after a position, and the output at it changes; a monitor sees that every attention of the step shows it.",
     why="The loss falls to nearly zero, and the model cannot generate.",
     example="A causal mask that is inverted, or not given to the attention.",
     false_alarms="None known.",
@@ -71,7 +71,7 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
 
 
 def check_unmasked(steps: Sequence[ObservedStep]) -> list[Finding]:
-    """LEAK002 without another call of the model: every place attends to all, and the next token is the target."""
+    """LEAK002 without another call of the model: each place attends to the next token, which is its target."""
     shifts = [_find_shift_without_mask(step) for step in steps]
     if not shifts or any(each is None for each in shifts):
         return []
@@ -79,17 +79,28 @@ def check_unmasked(steps: Sequence[ObservedStep]) -> list[Finding]:
 
 
 def _find_shift_without_mask(step: ObservedStep) -> int | None:
-    """By how many places the targets come before the tokens, if no attention of the step hides any place."""
-    scores, losses = step.trace.scores, step.trace.losses.compared
-    if scores.hides:
+    """By how many places the targets come before the tokens, if all attentions of the step show so many."""
+    reaches, losses = step.trace.scores.reaches, step.trace.losses.compared
+    reach = min((each for _, each in reaches), default=0)
+    if not reach:
         return None  # a decoder, perhaps next to an encoder without a mask
-    for given in (each for lookups in step.looked_up.values() for each in lookups):
-        if given.dim() == 2 and given.shape[1] in scores.unmasked:
-            whole = [call.target for call in losses if not call.target.is_floating_point()]
-            shift = _find_shift(given, [each for each in whole if each.numel() == given.numel()])
-            if shift is not None:
-                return shift
+    looked_up = [each for lookups in step.looked_up.values() for each in lookups]
+    for given in looked_up:
+        if given.dim() != 2 or given.shape[1] not in {length for length, _ in reaches}:
+            continue
+        if any(_is_other_sequence(each, given) for each in looked_up):
+            continue  # the keys may be those of an encoder
+        whole = [call.target for call in losses if not call.target.is_floating_point()]
+        shift = _find_shift(given, [each for each in whole if each.numel() == given.numel()])
+        if shift is not None and shift <= reach:
+            return shift
     return None
+
+
+def _is_other_sequence(tokens: Tensor, given: Tensor) -> bool:
+    """Whether these are other tokens of the same shape, and not the positions, which are equal in all rows."""
+    alike = tokens.shape == given.shape and not torch.equal(tokens, given)
+    return alike and not torch.equal(tokens, tokens[:1].expand_as(tokens))
 
 
 def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:

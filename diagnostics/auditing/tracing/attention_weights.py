@@ -31,14 +31,20 @@ _KEEP_WEIGHTS = frozenset(
     ["dropout", "masked_fill", "to", "float", "half", "bfloat16", "type", "type_as", "contiguous"]
 )
 """Functions after which weights sum to what they summed to; a division may normalise them over other elements."""
+_LEAST = 1e-6  # weight from which a place counts as seen
 
 
 class AttentionWeights:
-    """Products of two computed tensors, the softmax over them, and the dimension that the next product sums over."""
+    """Products of two computed tensors, the softmax over them, and the dimension that the next product sums over.
+
+    Attributes:
+        reaches: For each use of square weights (..., T, T), T and how many of the places after it each place sees.
+    """
 
     def __init__(self) -> None:
+        self.reaches: list[tuple[int, int]] = []
         self._scores: dict[int, Tensor] = {}  # tensors are kept, so that no id comes twice
-        self._weights: dict[int, tuple[Tensor, SoftmaxCall]] = {}
+        self._weights: dict[int, tuple[Tensor, SoftmaxCall, Tensor]] = {}  # the last as before a dropout
 
     def wants(self, name: str) -> bool:
         """Whether scores or weights go through functions of this name."""
@@ -69,14 +75,14 @@ class AttentionWeights:
         if plain in _KEEP_SCORES and any(self._is_scores(each, result) for each in args):
             self._scores[id(result)] = result
         if plain in _KEEP_WEIGHTS and args and id(args[0]) in self._weights:
-            known, call = self._weights[id(args[0])]
+            known, call, whole = self._weights[id(args[0])]
             if known is args[0] and result.shape == known.shape:
-                self._weights[id(result)] = (result, call)
+                self._weights[id(result)] = (result, call, result if plain == "masked_fill" else whole)
 
     def add_softmax(self, scores: Any, result: Tensor, call: SoftmaxCall) -> None:
         """Follow the weights that a softmax makes of scores."""
         if self._is_scores(scores, result):
-            self._weights[id(result)] = (result, call)
+            self._weights[id(result)] = (result, call, result)
 
     def _is_scores(self, value: Any, result: Tensor) -> bool:
         return (
@@ -93,6 +99,15 @@ class AttentionWeights:
                     1
                 ]:  # one query for each of several sums, as in capsules, is another design
                     known[1].summed.append(known[1].dim in kept)
+                    if weights.dim() > 2 and kept == {weights.dim() - 1} and queries == [weights.shape[-1]]:
+                        self.reaches.append((weights.shape[-1], count_later(known[2] > _LEAST)))
+
+
+def count_later(seen: Tensor) -> int:
+    """How many of the places after it each place sees in a mask (..., T, T), as far as there are so many."""
+    later = range(1, seen.shape[-1])
+    hidden = (each for each in later if not bool(seen.diagonal(each, -2, -1).all()))
+    return next(hidden, seen.shape[-1]) - 1
 
 
 def _factors(

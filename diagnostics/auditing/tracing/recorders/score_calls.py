@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diagnostics.auditing.tracing.attention_weights import AttentionWeights
+from diagnostics.auditing.tracing.attention_weights import AttentionWeights, count_later
 from diagnostics.auditing.tracing.recorded_calls import (
     Arrived,
     AttentionCall,
@@ -36,8 +36,7 @@ class ScoreCalls:
     Attributes:
         softmaxes: Calls of softmax.
         attentions: Calls of attentions with a mask of keys.
-        unmasked: Lengths of the sequences in which every place attends to all.
-        hides: Whether an attention is given a mask, or is causal.
+        reaches: For each attention of a sequence to itself, its length, and how many later places each place sees.
         backward_masks: Attentions whose mask shows each place later places alone.
         normalized: Calls of F.normalize.
         picks: Numbers that an index picks from others with a graph, as an action its log-probability.
@@ -47,13 +46,12 @@ class ScoreCalls:
     def __init__(self) -> None:
         self.softmaxes: list[SoftmaxCall] = []
         self.attentions: list[AttentionCall] = []
-        self.unmasked: list[int] = []
-        self.hides = False
         self.backward_masks: list[Operation] = []
         self.normalized: list[NormalizeCall] = []
         self.picks: list[Pick] = []
         self.logarithms: list[tuple[Operation, Arrived]] = []
         self._weights = AttentionWeights()
+        self.reaches = self._weights.reaches
 
     def wants(self, name: str) -> bool:
         """Those on scores, and those that attention weights go through."""
@@ -74,23 +72,27 @@ class ScoreCalls:
     def _note_attention(self, call: TorchCall) -> None:
         mask = call.argument("attn_mask", 3)
         self._note_reach(call)
-        if call.name == "scaled_dot_product_attention" and isinstance(mask, Tensor):
-            seen = mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
-            if _sees_later_alone(seen):
-                self.backward_masks.append(call.operation())
+        plain = call.name == "scaled_dot_product_attention" and isinstance(mask, Tensor)
+        if plain and _sees_later_alone(_seen_in(mask)):
+            self.backward_masks.append(call.operation())
         keys, kept = _ATTENTIONS[call.name](call.args, call.kwargs)
         if keys is not None and kept is not None and keys.shape[:2] == kept.shape:
             self.attentions.append(AttentionCall(call.operation(), _reads_constant(keys, kept)))
 
     def _note_reach(self, call: TorchCall) -> None:
-        """Note whether the places of a sequence attend to all of its places."""
-        if isinstance(call.argument("attn_mask", 3), Tensor) or call.argument("is_causal", 5) is True:
-            self.hides = True
+        """Note how many later places each place of a sequence sees: none where it is not known what a mask hides."""
+        plain = call.name == "scaled_dot_product_attention"
+        lengths = {each.shape[-2 if plain else 0] for each in call.pair if each.dim() > 2}
+        if len(call.pair) < 2 or len(lengths) != 1:
             return
-        place = -2 if call.name == "scaled_dot_product_attention" else 0
-        lengths = {each.shape[place] for each in call.pair if each.dim() > 2}
-        if len(call.pair) > 1 and len(lengths) == 1:
-            self.unmasked += lengths
+        (length,), mask = lengths, call.argument("attn_mask", 3)
+        reach = length - 1
+        if call.argument("is_causal", 5) is True:
+            reach = 0
+        elif isinstance(mask, Tensor):
+            square = plain and mask.shape[-2:] == (length, length)
+            reach = count_later(_seen_in(mask)) if square else 0
+        self.reaches.append((length, reach))
 
     def _note_logarithm(self, call: TorchCall) -> None:
         if isinstance(call.result, Tensor) and call.result.requires_grad:
@@ -187,6 +189,11 @@ def _reads_constant(keys: Tensor, kept: Tensor) -> bool:
 
     inside, outside = spread(kept), spread(~kept)
     return bool(len(inside) and len(outside) and (inside == 0).all() and (outside > 0).any())
+
+
+def _seen_in(mask: Tensor) -> Tensor:
+    """Where a mask of scaled_dot_product_attention() hides nothing."""
+    return mask if mask.dtype == torch.bool else mask.detach() > _HIDDEN
 
 
 def _sees_later_alone(seen: Tensor) -> bool:

@@ -46,3 +46,43 @@ def test_attention_without_a_mask(own: bool, causal: bool, shift: int, source: b
         with monitor.step(samples=6):
             F.cross_entropy(model(ids).flatten(0, 1), target.flatten()).backward()
     assert ("LEAK002" in {each.rule for each in monitor.findings()}) == sees
+
+
+class ByHand(nn.Module):
+    def __init__(self, mask: Tensor | None, source: bool) -> None:
+        super().__init__()
+        self.embed, self.place, self.head = nn.Embedding(12, 8), nn.Embedding(8, 8), nn.Linear(8, 12)
+        self.reads = nn.Linear(8, 24)
+        self.mask, self.source = mask, source
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids) + self.place(torch.arange(8).expand_as(ids))
+        q, k, v = self.reads(x).chunk(3, -1)
+        if self.source:  # the words of another language, as long by chance
+            k = v = self.embed(ids.flip(0))
+        scores = q @ k.mT / 8**0.5
+        if self.mask is not None:
+            scores = scores.masked_fill(self.mask, -torch.inf)
+        return self.head(x + F.dropout(scores.softmax(-1), 0.1) @ v)
+
+
+@pytest.mark.parametrize(
+    ("mask", "source", "sees"),
+    [
+        (None, False, True),
+        (None, True, False),
+        (torch.ones(8, 8, dtype=torch.bool).triu(1), False, False),
+        (torch.ones(8, 8, dtype=torch.bool).triu(2), False, True),
+        (torch.ones(8, 8, dtype=torch.bool).tril(-1), False, True),
+    ],
+    ids=["none", "other words", "causal", "one too far", "inverted"],
+)
+def test_the_mask_of_an_attention_by_hand(mask: Tensor | None, source: bool, sees: bool) -> None:
+    torch.manual_seed(0)
+    model = ByHand(mask, source)
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 1e-2))
+    for _ in range(12):
+        words = torch.randint(0, 12, (6, 9))
+        with monitor.step(samples=6):
+            F.cross_entropy(model(words[:, :8]).flatten(0, 1), words[:, 1:].flatten()).backward()
+    assert ("LEAK002" in {each.rule for each in monitor.findings()}) == sees
