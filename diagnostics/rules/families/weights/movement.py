@@ -10,11 +10,17 @@ from diagnostics.rules.families.gradients.reach import judge_rounding
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.parameter_checks import grouped, receives
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Observation, Rule, lasting
+from diagnostics.selection import has_role
 
 IN_NO_GROUP = Cause(
     "in-no-group",
     "it is in no group of the optimisers",
     remedy="Give the parameters to the optimiser; make the optimiser after layers are added or replaced.",
+)
+TARGET_WITH_GRAPH = Cause(
+    "target-with-graph",
+    "its name says that it is a target, it is a copy of {source}, which is trained, and its result has a graph",
+    remedy="Call it under torch.no_grad(), or detach() its result.",
 )
 ZERO_RATE = Cause(
     "zero-rate",
@@ -200,7 +206,7 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
     if not _stands(parameter):
         return None
     if isinstance(place, Absent):
-        return IN_NO_GROUP if record.optimizers else None
+        return _judge_outside(record, parameter.owner) if record.optimizers else None
     if not place.stepped:
         return None  # MOVE003
     if place.lr == 0.0:
@@ -219,6 +225,16 @@ def _judge_still(record: StepRecord, parameter: ParameterRecord) -> Cause | None
     if not isinstance(place.lr, Absent) and place.lr < _SMALL_RATE:
         return RATE_TOO_SMALL
     return ROUNDED_OR_SET_BACK
+
+
+def _judge_outside(record: StepRecord, module: str) -> Cause:
+    """Why a module that no optimiser holds has a gradient: it is a target, or was left out by mistake."""
+    source = record.copies.get(module, "")
+    trained = any(
+        not isinstance(each.place, Absent) and each.place.gradient == "nonzero"
+        for each in record.held_by(source)
+    )
+    return TARGET_WITH_GRAPH.of(source=source) if source and trained and has_role(module) else IN_NO_GROUP
 
 
 def _has_none_of_its_own(record: StepRecord, parameter: ParameterRecord, place: OptimizerPlace) -> bool:
@@ -309,6 +325,7 @@ MOVE001 = Rule(
     of_updates=True,
     causes=(
         IN_NO_GROUP,
+        TARGET_WITH_GRAPH,
         ZERO_RATE,
         CLEARED_GRADIENT,
         READ_ALONE,

@@ -82,3 +82,18 @@ def test_a_step_without_update_does_not_hide_that_updates_move_nothing(rate: flo
                 optimizer.zero_grad()
     found = {(finding.rule, finding.code) for finding in monitor.findings(ignore=["RULE001"])}
     assert found == ({("MOVE001", "zero-rate")} if rate == 0.0 else set())
+
+
+@pytest.mark.parametrize(("name", "code"), [("target", "target-with-graph"), ("second", "in-no-group")])
+def test_a_copy_that_no_optimiser_holds(name: str, code: str) -> None:
+    """A target must not get the gradient; any other module was left out of the optimiser."""
+    model = nn.ModuleDict({"net": nn.Linear(4, 2), name: nn.Linear(4, 2)})
+    optimizer = torch.optim.SGD(model["net"].parameters(), lr=0.01)
+    monitor = Monitor(model, optimizer)
+    for _ in range(6):
+        with monitor.step(samples=8):
+            optimizer.zero_grad()
+            (model["net"](torch.randn(8, 4)) - model[name](torch.randn(8, 4))).square().mean().backward()
+            optimizer.step()
+    found = {each.code: each.module for each in monitor.findings(select=["MOVE001"])}
+    assert found == {code: name}
