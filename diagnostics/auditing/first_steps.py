@@ -22,6 +22,7 @@ from diagnostics.auditing.probes.operations.bookkeeping import (
 from diagnostics.auditing.probes.operations.branch_checks import check_branches, without_idle
 from diagnostics.auditing.probes.operations.mask_checks import fold_masked
 from diagnostics.auditing.probes.probe import explain_by_probes
+from diagnostics.auditing.probes.recurrent_checks import check_recurrent
 from diagnostics.auditing.trace_checks import check_traces
 from diagnostics.auditing.tracing.lowest_mode import LowestMode
 from diagnostics.auditing.tracing.operation_trace import OperationTrace, trace_operations
@@ -112,6 +113,7 @@ class FirstSteps:
                 *check_traces(self._model, traces, samples, self._owner),
                 *check_branches(traces, self._owner),
                 *check_unmasked(self._steps),
+                *check_recurrent(self._steps, self._owner),
                 *check_seen_data(self._model, self._steps, self._owner),
             ]
         except Exception as error:  # noqa: BLE001 - what cannot be judged must not end the training

@@ -50,6 +50,12 @@ OVER_SAMPLES = Cause(
     "the features are divided by their norm over dimension 0, which holds the samples: {operation}",
     remedy="Normalise over the features: F.normalize(x, dim=-1).",
 )
+STEPS_ARE_SAMPLES = Cause(
+    "steps-are-samples",
+    "a recurrent layer reads dimension 0 as the time, but it holds the samples, so each sample starts from the state"
+    " that the one before it left: {operation}",
+    remedy="Make the layer with batch_first=True, or exchange the first two dimensions of its input.",
+)
 LEAK001 = Rule(
     "LEAK001",
     CRITICAL,
@@ -58,11 +64,12 @@ LEAK001 = Rule(
     "Look for batch statistics (BatchNorm in training mode), reductions and softmax over the batch"
     " dimension, and reshapes that mix it with another.",
     source="assertion",
-    causes=(MIXES_SAMPLES, PLACE_IN_BATCH, RETURNS_SORTED, OVER_SAMPLES),
+    causes=(MIXES_SAMPLES, PLACE_IN_BATCH, RETURNS_SORTED, OVER_SAMPLES, STEPS_ARE_SAMPLES),
     arguments="assert_sample_independence",
     what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample changed the"
     " output of the model, or of a watched module, for another one, by more than the tolerance. An audit"
-    " also tests whether a sample's output depends on its place in the batch.",
+    " also tests whether a sample's output depends on its place in the batch. A monitor sees recurrent layers that"
+    " read the samples as time: the next tokens, or the one output that counts of each sample, are in dimension 1.",
     why="Test scores then depend on the batch, and labels can leak.",
     example="BatchNorm in training mode; a softmax over the batch dimension.",
     false_alarms="Modules that mix by design: `ignore` them, or test in evaluation mode. Rounding"

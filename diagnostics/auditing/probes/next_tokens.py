@@ -103,6 +103,23 @@ def _is_other_sequence(tokens: Tensor, given: Tensor) -> bool:
     return alike and not torch.equal(tokens, tokens[:1].expand_as(tokens))
 
 
+def follows_along(given: Tensor, step: ObservedStep) -> int | None:
+    """The dimension of tokens along which the targets of a loss come after them, None where it is none or both."""
+    targets = [call.target for call in step.trace.losses.compared if not call.target.is_floating_point()]
+    whole = [each.reshape(given.shape) for each in targets if each.numel() == given.numel()]
+    along = [
+        dim
+        for dim in (0, 1)
+        if _find_shift(_along(given, dim), [_along(each, dim) for each in whole]) is not None
+    ]
+    return along[0] if len(along) == 1 else None
+
+
+def _along(tokens: Tensor, dim: int) -> Tensor:
+    """Tokens (A, B) with one of the dimensions as the last."""
+    return tokens if dim else tokens.T
+
+
 def _find_unshifted(model: nn.Module, step: ObservedStep) -> Cause | None:
     """Whether each target is the token at its place, and the model looks at no later one, as for the next token."""
     given = _find_tokens(step)

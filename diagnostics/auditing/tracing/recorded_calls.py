@@ -178,6 +178,21 @@ class FirstLayerCall:
 
 
 @dataclass(frozen=True)
+class RecurrentCall:
+    """One call of a recurrent layer on a sequence (T, B, features), whose first dimension it reads as the time.
+
+    Attributes:
+        operation: Where it was called.
+        shape: T and B.
+        at_result: The gradient that the first backward pass brought to its outputs (T, B, features).
+    """
+
+    operation: Operation
+    shape: tuple[int, int]
+    at_result: Arrived
+
+
+@dataclass(frozen=True)
 class SignedCall:
     """One call of a loss function whose targets are -1 and 1.
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diagnostics.auditing.tracing.activation_slopes import SLOPES, ActivationCall, slope_of
-from diagnostics.auditing.tracing.recorded_calls import FirstLayerCall, Operation
+from diagnostics.auditing.tracing.recorded_calls import Arrived, FirstLayerCall, Operation, RecurrentCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.auditing.tracing.value_origins import NOISE
 from diagnostics.recording.tensors import address_of, is_dense, tensors_in
@@ -23,6 +23,7 @@ _RECURRENT = (
     *("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
 )
 """Functions whose second argument is the state, or a tuple of states."""
+_BATCH_FIRST = 8  # the place of that argument
 _FEWEST = 8  # samples from which a deviation over them says something
 _NEARLY_ZERO = 0.1
 """Size of weights relative to 1 / sqrt(inputs): torch's own initialisation gives 0.6."""
@@ -35,6 +36,7 @@ class LayerCalls:
         activations: Calls of activation functions on computed values.
         first: Calls of layers that read the data, and are not followed by a normalisation.
         noisy_states: Recurrent layers whose first state is a draw.
+        recurrent: Calls of recurrent layers that read the first dimension as the time.
         unchanged: Where a weight was copied to itself, or compared with its own memory.
     """
 
@@ -42,6 +44,7 @@ class LayerCalls:
         self.activations: list[ActivationCall] = []
         self.first: list[FirstLayerCall] = []
         self.noisy_states: list[Operation] = []
+        self.recurrent: list[RecurrentCall] = []
         self.unchanged: list[Operation] = []
 
     def wants(self, name: str) -> bool:
@@ -53,6 +56,7 @@ class LayerCalls:
         """Note a call of a layer or a write."""
         if call.name in _RECURRENT:
             self._note_states(call)
+            self._note_time(call)
         result = call.result
         if not isinstance(result, Tensor):
             return
@@ -72,6 +76,15 @@ class LayerCalls:
             return  # a generator
         if any(NOISE in call.step.origins.of(each) for each in tensors_in(states)):
             self.noisy_states.append(call.operation())
+
+    def _note_time(self, call: TorchCall) -> None:
+        """Note a recurrent layer that reads the first dimension of a batch of sequences as the time."""
+        given, result = call.args[0] if call.args else None, call.result
+        if not isinstance(given, Tensor) or given.dim() != 3 or not isinstance(result, tuple):
+            return
+        if call.argument("batch_first", _BATCH_FIRST) is False:
+            shape = (given.shape[0], given.shape[1])
+            self.recurrent.append(RecurrentCall(call.operation(), shape, Arrived(result[0])))
 
     def _note_activation(self, call: TorchCall, result: Tensor) -> None:
         given = call.args[0] if call.args else None
