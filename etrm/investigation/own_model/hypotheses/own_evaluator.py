@@ -14,6 +14,11 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_functions import make_predictions
 from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
+from etrm.investigation.own_model.hypotheses.answering_weights import (
+    STALE_COPY,
+    check_answering_weights,
+    loss_responds,
+)
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     CheckedRow,
     InspectedHypothesis,
@@ -76,12 +81,13 @@ class OwnEvaluator(InspectedHypothesis):
         statement="The evaluator reports wrong scores.",
         refuted_by=(
             "Answers that are all right, half right, right once and all wrong get the correct scores, at several "
-            "sizes, in any order and at a second call; predictions repeat, do not read the labels, and leave the "
-            "model unchanged."
+            "sizes, in any order and at a second call; predictions repeat, do not read the labels, leave the model "
+            "unchanged, and depend on the weights that are trained."
         ),
         mechanism=(
             "The score does not measure what the model learned if the denominator is wrong, answers belong to other "
-            "rows, a state of an earlier call is kept, dropout is on, or the prediction reads labels."
+            "rows, a state of an earlier call is kept, dropout is on, or the prediction reads labels or comes from "
+            "another copy of the model."
         ),
         kind="mechanistic",
         would_change="One known answer with another score, or a test that the adapter does not allow yet.",
@@ -105,6 +111,8 @@ class OwnEvaluator(InspectedHypothesis):
             found += [SHIFTED_ANSWERS] if differ else []
         if subject.predict and subject.labels:
             found.append(COPIED_LABELS)
+        if subject.predict and loss_responds(subject):
+            found.append(STALE_COPY)
         return tuple(found)
 
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
@@ -115,6 +123,10 @@ class OwnEvaluator(InspectedHypothesis):
             checks += _check_scores(subject)
         if subject.predict:
             checks += _check_predictions(subject, seed)
+            if not any(
+                check.row.code in (SECOND.code, LABELS_READ.code) and check.failed for check in checks
+            ):
+                checks.append(check_answering_weights(factory, seed))
         found = InspectedModel(tuple(checks))
         alone = {check.row.code for check in found.failed} == {ALONE.code}
         return replace(found, explained_by="H3" if alone else None)

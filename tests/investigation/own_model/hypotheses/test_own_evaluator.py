@@ -218,5 +218,10 @@ def test_answers_that_are_all_alike_have_no_control_that_shifts_them() -> None:
 
 def test_every_control_is_found() -> None:
     faults = H6.list_faults(factory().build(0))
-    assert [fault.name for fault in faults] == ["one-row-too-many", "shifted-answers", "copied-labels"]
+    assert [fault.name for fault in faults] == [
+        "one-row-too-many",
+        "shifted-answers",
+        "copied-labels",
+        "stale-copy",
+    ]
     assert all(failed(fault.apply(factory())) for fault in faults)
