@@ -45,6 +45,7 @@ ONE_SIDED = "noise-from-0-to-1"
 DEVIATION = "deviation"
 """exp() or softplus() of an output, and its root."""
 SHIFTED = "one-sided-noise-times-deviation"
+STOPPED = "noise-times-detached-deviation"
 LOWERED = "negative-score"
 """A number minus a score."""
 INVERTED = "inverted-ratio"
@@ -134,6 +135,7 @@ _CARRIED: Mapping[str, Collection[str]] = {
     ONE_SIDED: _PASSES,
     DEVIATION: _PASSES | {"sqrt", "clamp", "clip"},
     SHIFTED: _PASSES,
+    STOPPED: _PASSES,
     LOWERED: _PASSES | {"clamp", "clip"},
     INVERTED: _PASSES | {"clamp", "clip"},
 }
@@ -183,6 +185,7 @@ class ValueOrigins:
         weighted_scores: Products of log-probabilities of choices and a weight of both signs that has a graph itself.
         inverted: Products of a weight of both signs and a ratio of the probability before to that of now.
         shifted: Sums of an output and noise from 0 to 1 that is scaled by a deviation.
+        stopped: Sums of a mean with a graph and noise that is scaled by a deviation whose graph detach() ended.
     """
 
     def __init__(self) -> None:
@@ -193,6 +196,7 @@ class ValueOrigins:
         self.weighted_scores: list[Product] = []
         self.inverted: list[Product] = []
         self.shifted: list[Product] = []
+        self.stopped: list[Product] = []
         # By id; the tensors are kept, so that no id is used again.
         self._known: dict[int, tuple[Tensor, frozenset[str]]] = {}
 
@@ -245,6 +249,13 @@ class ValueOrigins:
         sums = name == "add" and len(given) == 2 and all(each.requires_grad for each in given)
         if sums and sum(SHIFTED in self.of(each) for each in given) == 1:
             self.shifted.append(_product(result, place))
+        if name == "add" and len(given) == 2 and any(map(self._is_stopped, given, given[::-1])):
+            self.stopped.append(_product(result, place))
+
+    def _is_stopped(self, noise: Tensor, mean: Tensor) -> bool:
+        """Whether noise has a detached deviation, and the mean that it is added to has a graph."""
+        alike = mean.requires_grad and not noise.requires_grad and mean.shape == noise.shape
+        return alike and STOPPED in self.of(noise)
 
     def _first(
         self,
@@ -303,7 +314,12 @@ class ValueOrigins:
     def _of_scores(self, name: str, given: Sequence[Tensor], result: Tensor) -> set[str]:
         """The origins that tell a ratio of probabilities, and noise that is scaled, by the order of their arguments."""
         origins = [self.of(each) for each in given]
-        if not result.requires_grad or in_density():
+        if in_density():
+            return set()
+        if name in ("mul", "multiply") and len(given) == 2 and not result.requires_grad:
+            stopped = any(NOISE in one and DEVIATION in other for one, other in (origins, origins[::-1]))
+            return {STOPPED} if stopped else set()
+        if not result.requires_grad:
             return set()
         if name in _POSITIVE and SCORE not in origins[0]:
             return {DEVIATION}

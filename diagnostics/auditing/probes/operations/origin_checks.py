@@ -71,9 +71,16 @@ NOISE_SHIFTED = Cause(
     " mean: {operation}",
     remedy="Draw with randn_like(), whose mean is 0.",
 )
+DEVIATION_DETACHED = Cause(
+    "deviation-detached",
+    "detach() cuts the deviation of a noise that is added to a mean with a graph, so what is computed of the sample"
+    " does not train the deviation: {operation}",
+    remedy="Remove detach(): mean + deviation * torch.randn_like(mean).",
+)
 CAUSES = (
     RATIO_INVERTED,
     NOISE_SHIFTED,
+    DEVIATION_DETACHED,
     DIVIDED_BY_LOGITS,
     LARGEST_OF_BATCH,
     CLASSES_BLENDED,
@@ -133,6 +140,7 @@ def _judge_products(trace: OperationTrace) -> Found:
         (DIVIDED_BY_LOGITS, trace.origins.divided),
         (RATIO_INVERTED, trace.origins.inverted),
         (NOISE_SHIFTED, trace.origins.shifted),
+        (DEVIATION_DETACHED, trace.origins.stopped),
     )
     for cause, every in products:
         used = [each for each in every if _is_used(each)]

@@ -74,7 +74,18 @@ def near(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     return model(batch[0]), model(batch[0] + 0.1 * torch.randn_like(batch[0]))
 
 
+def sampled(model: nn.Module, batch: Any, keep: Callable[[Tensor], Tensor], used: bool = True) -> Tensor:
+    """The error of a sample, or of its mean alone, and of the deviation itself."""
+    mean, deviation = model(batch[0]).chunk(2, 1)
+    deviation = (0.5 * deviation).exp()
+    found = mean + torch.randn_like(mean) * keep(deviation)
+    return F.mse_loss(found if used else mean, batch[0][:, :2]) + (deviation - 1).square().mean()
+
+
 SOUND: dict[str, Step] = {
+    "a sample": lambda m, b: sampled(m, b, lambda each: each),
+    "a sample that is not in the loss": lambda m, b: sampled(m, b, torch.Tensor.detach, used=False),
+    "noise as large as the data": lambda m, b: sampled(m, b, lambda each: b[0][:, :2].exp()),
     "largest of each sample": lambda m, b: F.mse_loss(
         chosen(m, b), b[0][:, 0] + 0.9 * values(m, b).max(1).values
     ),
@@ -132,6 +143,10 @@ WRONG: dict[str, tuple[Step, str]] = {
     "actions of a normal distribution": (lambda m, b: policy(m, b, "normal", False), "weight-not-detached"),
     "two views": (lambda m, b: F.mse_loss(*near(m, b)), "both-sides-trained"),
     "two directions": (lambda m, b: -F.cosine_similarity(*near(m, b)).mean(), "both-sides-trained"),
+    "a sample with a detached deviation": (
+        lambda m, b: sampled(m, b, torch.Tensor.detach),
+        "deviation-detached",
+    ),
     "overlap of logits": (lambda m, b: overlap(m(b[0]), b), "divided-by-logits"),
     "large scores": (lambda m, b: F.cross_entropy(300 * m(b[0]), b[1]), "scores-too-large"),
 }
