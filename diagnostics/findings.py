@@ -118,6 +118,19 @@ class Finding:
     file: str = ""
     line: int | None = None
 
+    def __str__(self) -> str:
+        """A line on what is wrong and where, then evidence, cause, remedy and what it explains."""
+        code = _in_brackets(self.code)
+        place = f" ({self.file}:{self.line})" if self.file and self.line is not None else ""
+        lines = [
+            f"{self.severity.label}: {self.rule} {self.module or 'model'}{place}: {self.message}",
+            f"evidence: {self.evidence}",
+            f"likely cause: {self.cause}{code}",
+            f"what to do: {self.remedy}",
+            *(f"explains: {consequence_line(follows)}" for follows in self.consequences),
+        ]
+        return "\n  ".join(lines)
+
     @property
     def states_cause(self) -> bool:
         """Whether the message already contains the cause, so that a report need not repeat it."""

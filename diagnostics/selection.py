@@ -33,6 +33,21 @@ def with_submodules(model: nn.Module) -> nn.Module:
     return nn.ModuleDict({type(model).__name__: model})
 
 
+def check_function(argument: str, function: object) -> None:
+    """Refuse what cannot be called, such as a loss that is already computed.
+
+    Raises:
+        InvalidType: It is no function.
+    """
+    if not callable(function):
+        raise InvalidType(
+            "selection.not-a-function",
+            "{argument} must be a function without arguments, found a {got}: write {argument}=lambda: ...",
+            argument=argument,
+            got=type(function).__name__,
+        )
+
+
 def check_list(argument: str, names: Iterable[str]) -> None:
     """Refuse a string instead of several: each of its characters would be taken for a name.
 

@@ -10,7 +10,7 @@ from diagnostics.auditing.probes.response_probe import judge_responses
 from diagnostics.auditing.responses import SIZES, Responses, TermResponse, probe_response, trace_flow
 from diagnostics.errors import InvalidValue
 from diagnostics.report.tables import cell, text_table
-from diagnostics.selection import check_list, check_patterns, named_by
+from diagnostics.selection import check_function, check_list, check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed
 
 
@@ -41,6 +41,7 @@ def assert_responds(
         ValueError: No module is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
+    check_function("loss", loss)
 
     def run(model: nn.Module, batch: None) -> Tensor | Mapping[str, Tensor | float]:
         return loss()

@@ -36,7 +36,7 @@ from diagnostics.rules.families.weights import frozen_parameters, movement
 from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import options_of
 from diagnostics.rules.rule import Observation, Rule
-from diagnostics.selection import check_list, check_patterns, named_by
+from diagnostics.selection import check_function, check_list, check_patterns, named_by
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.survey import (
     ParameterFate,
@@ -77,6 +77,7 @@ def assert_gradient_coverage(
         ValueError: No module is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
+    check_function("loss", loss)
     monitor = _monitor(model, loss, samples, watch, rows)
     first = monitor.last
     check_list("ignore", ignore)
@@ -195,6 +196,7 @@ def assert_all_params_receive_grad(
         ValueError: No trainable parameter is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
+    check_function("loss", loss)
     fates = _survey(model, loss)
     judged = {fate.name for fate in _judged(fates, ignore)}
     missing = {fate.name: fate for fate in fates if fate.name in judged and fate.gradient != "arrived"}
@@ -252,6 +254,7 @@ def assert_trains(
         ValueError: No trainable parameter is left to judge, or a pattern matches nothing.
     """
     __tracebackhide__ = True
+    check_function("train_step", train_step)
     fates = survey_training(model, train_step, steps)
     judged = _judged(fates, ignore)
     still = [fate for fate in judged if not fate.changed]
@@ -287,6 +290,7 @@ def assert_frozen(
         ValueError: A pattern matches nothing.
     """
     __tracebackhide__ = True
+    check_function("train_step", train_step)
     optimizers = list(optimizers)
     before = fingerprint(model, optimizers)
     check_patterns("modules", modules, before.tensors)

@@ -15,7 +15,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.recording.tensors import stored_values, tensors_in
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
-from diagnostics.selection import select_modules, with_submodules
+from diagnostics.selection import check_function, select_modules, with_submodules
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.survey import explained, fate_table, survey_training
 from diagnostics.testing.trials import untouched
@@ -108,6 +108,7 @@ def assert_initial_loss(
         ValueError: `expected` is not above 0.
     """
     __tracebackhide__ = True
+    check_function("loss", loss)
     if not expected > 0.0:
         raise InvalidValue(
             "assertions.expected-loss", "expected must be a loss above 0, found {got}", got=expected
@@ -164,6 +165,7 @@ def assert_overfits_batch(
         ValueError: `steps` is below 2, or the first loss is not above 0, so that it has no share.
     """
     __tracebackhide__ = True
+    check_function("train_step", train_step)
     if steps < 2:
         raise InvalidValue(
             "assertions.too-few-steps-to-fit",

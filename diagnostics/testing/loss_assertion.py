@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
 from diagnostics.rules.rule import CRITICAL, Family, Rule
+from diagnostics.selection import check_function
 from diagnostics.testing.failure import CheckFailed, failure
 from diagnostics.testing.fit_assertions import LOSS_NOT_FINITE
 from diagnostics.testing.survey import explained, fate_table, survey_training
@@ -71,6 +72,7 @@ def assert_loss_decreases(
         ValueError: `steps` is below 5.
     """
     __tracebackhide__ = True
+    check_function("train_step", train_step)
     if steps < 5:
         raise InvalidValue(
             "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps

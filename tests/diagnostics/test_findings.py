@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -219,3 +220,19 @@ def test_collapse_names_the_module_and_the_step(start: int) -> None:
         model.zero_grad()
     found = [finding for finding in monitor.findings() if finding.rule == "COLLAPSE001"]
     assert [(finding.module, finding.evidence.first_step) for finding in found] == [("encoder", start)]
+
+
+def test_a_finding_prints_what_is_wrong_where_and_what_to_do() -> None:
+    evidence = Evidence("coverage", 0.0, 0.5, 1, 2)
+    cut = Finding(
+        "GRAD001", Severity.CRITICAL, "encoder", "no gradient", evidence, "detach()", "remove it", code="cut"
+    )
+    assert str(cut) == (
+        "critical: GRAD001 encoder: no gradient\n"
+        "  evidence: coverage = 0 (threshold 0.5), steps 1 to 2\n"
+        "  likely cause: detach() [cut]\n"
+        "  what to do: remove it"
+    )
+    placed = replace(cut, module="", file="net.py", line=7, consequences=(cut,))
+    assert str(placed).startswith("critical: GRAD001 model (net.py:7): no gradient\n")
+    assert str(placed).endswith("\n  explains: GRAD001 no gradient (from step 1)")

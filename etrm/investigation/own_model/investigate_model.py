@@ -29,7 +29,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
 )
 from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity
 from etrm.investigation.own_model.hypotheses.own_context import OwnContext
-from etrm.investigation.own_model.hypotheses.own_data import OwnData
+from etrm.investigation.own_model.hypotheses.own_data import OwnData, names_labels
 from etrm.investigation.own_model.hypotheses.own_dynamics import OwnDynamics
 from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
@@ -62,6 +62,10 @@ NO_CAUSE = (
     "training steps (steps=...)."
 )
 """Next step where nothing was found."""
+PAIRS_NOT_CHECKED = (
+    "H5 did not compare labels with samples, and wrong labels look like H7: give ids and sample first."
+)
+"""Addition to the next step where the adapter names no row's own label and H7, or nothing, was found."""
 
 
 def investigate_model(
@@ -132,7 +136,7 @@ def investigate_model(
             root_cause=cause.id,
             root_cause_confidence=cause.confidence,
             sentence=cause.sentence,
-            next_step=OWN_HYPOTHESES[cause.id].next_step if cause.id else _name_next_step(decided),
+            next_step=_name_next_step(cause.id, decided, subject),
             order=tuple(decided),
             hypotheses=decided,
             beside=tuple(session.findings),
@@ -202,10 +206,12 @@ def _decide(
     return hypothesis.statement.decided(judgement)
 
 
-def _name_next_step(decided: dict[str, HypothesisResult]) -> str:
-    if any(hypothesis.verdict is Verdict.ERROR for hypothesis in decided.values()):
+def _name_next_step(cause: str | None, decided: dict[str, HypothesisResult], subject: ModelUnderTest) -> str:
+    if cause is None and any(hypothesis.verdict is Verdict.ERROR for hypothesis in decided.values()):
         return "Fix what the ERROR names, then run the same command again."
-    return NO_CAUSE
+    step = NO_CAUSE if cause is None else OWN_HYPOTHESES[cause].next_step
+    checked = names_labels(subject, subject.batch(0))
+    return step if checked or cause not in (None, "H7") else f"{PAIRS_NOT_CHECKED} {step}"
 
 
 @contextmanager

@@ -14,8 +14,11 @@ from diagnostics import (
     assert_all_params_receive_grad,
     assert_frozen,
     assert_gradient_coverage,
+    assert_initial_loss,
     assert_loss_decreases,
     assert_output_diversity,
+    assert_overfits_batch,
+    assert_responds,
     assert_sample_independence,
     assert_trains,
 )
@@ -436,3 +439,24 @@ def test_a_head_that_starts_at_zero_is_no_collapse() -> None:
     with pytest.raises(CheckFailed) as caught:
         assert_output_diversity(model, x, allow_zero_at_init=False)
     assert codes(caught) == [("COLLAPSE001", "1", "equal-at-start")]
+
+
+@pytest.mark.parametrize(
+    ("assertion", "argument"),
+    [
+        (lambda model, loss: assert_gradient_coverage(model, loss, BATCH), "loss"),
+        (assert_all_params_receive_grad, "loss"),
+        (lambda model, loss: assert_initial_loss(model, loss, expected=1.0), "loss"),
+        (assert_responds, "loss"),
+        (assert_trains, "train_step"),
+        (lambda model, step: assert_frozen(model, step, ["encoder"]), "train_step"),
+        (assert_loss_decreases, "train_step"),
+        (assert_overfits_batch, "train_step"),
+    ],
+)
+def test_a_loss_that_is_computed_already_is_refused(
+    assertion: Callable[[nn.Module, Tensor], object], argument: str
+) -> None:
+    model = Net()
+    with refused(TypeError, "selection.not-a-function", argument=argument, got="Tensor"):
+        assertion(model, loss_of(model)())

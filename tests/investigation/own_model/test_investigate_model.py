@@ -12,7 +12,12 @@ from etrm.checkpoints.folder_lock import lock_folder
 from etrm.errors import ConfigError, EtrmError, FolderInUseError, RunFolderError
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis, OwnModelReason
-from etrm.investigation.own_model.investigate_model import OWN_HYPOTHESES, choose_own, investigate_model
+from etrm.investigation.own_model.investigate_model import (
+    OWN_HYPOTHESES,
+    PAIRS_NOT_CHECKED,
+    choose_own,
+    investigate_model,
+)
 from etrm.investigation.records import ControlOutcome, Verdict
 from etrm.investigation.result import CauseCode, Result
 from reports import read_and_render
@@ -144,6 +149,19 @@ def test_a_cause_that_is_not_tested_explains_nothing(tmp_path: Path) -> None:
         for chosen in ("H5", "H5,H3")
     }
     assert explained == {"H5": None, "H5,H3": "H3"}
+
+
+def test_the_next_step_says_that_labels_were_not_compared_with_their_samples(tmp_path: Path) -> None:
+    """Only ids with samples name the label of a row."""
+    steps = {
+        name: investigate(made, tmp_path / name, "H1").next_step
+        for name, made in (("checked", factory()), ("ids", factory(sample=None)), ("none", factory(ids="")))
+    }
+    assert {name: step.startswith(PAIRS_NOT_CHECKED) for name, step in steps.items()} == {
+        "checked": False,
+        "ids": True,
+        "none": True,
+    }
 
 
 def test_a_folder_belongs_to_one_model(tmp_path: Path) -> None:

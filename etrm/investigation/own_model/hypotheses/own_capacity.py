@@ -72,7 +72,10 @@ class OwnCapacity(OwnHypothesis):
         ),
         mechanism="A module that cannot represent the task gives every row the same context, or one too poor to use.",
         kind="statistical",
-        would_change="A gap to the free contexts that appears only on more rows or in longer runs.",
+        would_change=(
+            "A gap to the free contexts that appears only on more rows or in longer runs; labels of other rows, which "
+            "free contexts can memorise and the module cannot."
+        ),
     )
 
     def find_missing(self, subject: ModelUnderTest) -> str:

@@ -106,7 +106,7 @@ class OwnData(InspectedHypothesis):
         apart = ordered or subject.sample_losses is not None
         each = (
             (finite and bool(subject.labels) and apart, faults.SHIFTED_LABELS),
-            (_names_labels(subject, batch), faults.LOADER_LABELS),
+            (names_labels(subject, batch), faults.LOADER_LABELS),
             (_can_leak(subject), faults.LEAKED_ROWS),
             (finite and bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
             (finite and subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
@@ -236,7 +236,7 @@ def _can_leak(subject: ModelUnderTest) -> bool:
     return all(_can_compare(subject, [make(index) for index in range(BATCHES)]) for make in makers)
 
 
-def _names_labels(subject: ModelUnderTest, batch: RowBatch) -> bool:
+def names_labels(subject: ModelUnderTest, batch: RowBatch) -> bool:
     """Whether the sample of an id holds its labels."""
     if not subject.ids or subject.sample is None or not subject.labels:
         return False

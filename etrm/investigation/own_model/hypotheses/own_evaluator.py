@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.testing.trials import untouched
+from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_functions import make_predictions
@@ -273,7 +274,10 @@ def _check_mode(
     """
     left = sum(module.training != mode for module, mode in before.items())
     probe = LossProbe(subject, seed)
-    found = probe.step_loss(batch)
+    try:
+        found = probe.step_loss(batch)
+    except ExtensionError:  # a fault of the step, which other hypotheses name
+        return CheckedRow(MODE.row(NotMeasured(absent="the step raises an exception"), threshold="", n=""))
     with untouched(subject.model):
         for module, mode in before.items():
             module.training = mode
