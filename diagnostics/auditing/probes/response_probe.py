@@ -21,7 +21,7 @@ from diagnostics.auditing.responses import (
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
-from diagnostics.rules.rule import CRITICAL, UNTRAINED, WARNING, Family, Rule
+from diagnostics.rules.rule import CRITICAL, LITTLE_USED, UNTRAINED, WARNING, Family, Rule
 from diagnostics.testing.failure import failure
 
 SCALAR_READ = Cause(
@@ -91,7 +91,8 @@ RESPONSE003 = Rule(
     why="Its gradient says nothing about the loss.",
     example="`sigmoid(x + 20)`; `(x + 100).sign()` with a straight-through estimator.",
     false_alarms="A module whose share of the loss is tiny by design.",
-    explains=frozenset({"GRAD005", "MOVE001"}),
+    # rounding may make the gradient of some samples exactly zero
+    explains=LITTLE_USED | {"GRAD005", "MOVE001"},
     rank=7,
 )
 FAMILY = Family(195, "Response of the loss", (RESPONSE001, RESPONSE002, RESPONSE003))

@@ -47,7 +47,7 @@ LOSS003 = Rule(
     why="The loss falls only to a floor far above the best value that the model could reach.",
     example="`cross_entropy(logits.softmax(1), labels)`; `mse_loss(output, target)` of (B, 1) and (B,).",
     false_alarms="One class in all audited batches.",
-    explains=LITTLE_USED | {"RESPONSE003"},
+    explains=LITTLE_USED | {"GRAD005", "REACH007", "RESPONSE003"},
     upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002", "RESPONSE003"}),
     rank=4,
 )

@@ -75,6 +75,20 @@ def test_an_audit_lists_what_the_monitor_says_of_the_module_under_the_response()
     assert "TERM001" in {each.rule for each in above[0].consequences}
 
 
+def test_samples_without_the_gradient_of_a_saturated_unit_follow_from_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+
+    def step(model: nn.Sequential, x: Tensor) -> Tensor:
+        size = 1000 + model[0](x)
+        size = torch.where(x[:, :1] > 0, size, size.detach())  # as where rounding leaves exactly zero
+        return (model[1](size.sign() + 1e-9 * (size - size.detach())) - x[:, :2]).square().mean()
+
+    report = audit(model, step, list(torch.randn(12, 16, 4)), None, steps=12)
+    saturated = next(each for each in report.findings if each.rule == "RESPONSE003")
+    assert (saturated.module, "COV001" in {each.rule for each in saturated.consequences}) == ("0", True)
+
+
 class Drawing(nn.Module):
     """A latent of a normal distribution, or a policy; `how` it is drawn."""
 
