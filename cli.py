@@ -18,6 +18,9 @@ from etrm.rank import reports_error
 _REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a full or unwritable disk. They can occur anywhere and are not bugs of this program."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ends, as in shells: 128 and the number of the signal."""
+
 
 def main() -> NoReturn:
     """Run the command line. Errors that a user can cause end with exit code 2 and no traceback.
@@ -34,9 +37,9 @@ def main() -> NoReturn:
             _report(error)
         sys.exit(2)
     except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except typer.Abort:
-        sys.exit(130)
+        _end(leave.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _end(INTERRUPTED)
     except OSError as error:
         if error.errno not in _REFUSED_BY_THE_SYSTEM:
             raise
@@ -53,7 +56,14 @@ def main() -> NoReturn:
         if reports_error():
             _report(theirs)
         sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
+    _end(code if isinstance(code, int) else 0)
+
+
+def _end(code: int) -> NoReturn:
+    """Exit. After an interruption, one more Ctrl-C must not end in a traceback of the clean-up at exit."""
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _report(error: EtrmError) -> None:

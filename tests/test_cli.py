@@ -49,10 +49,23 @@ def test_a_signal_that_ends_a_command_interrupts_it_as_ctrl_c_does(number: signa
         "import os, signal, cli\n"
         f"signal.signal({int(number)}, signal.SIG_DFL)\n"
         f"cli.app = lambda **_: os.kill(os.getpid(), {int(number)})\n"
-        "try:\n    cli.main()\nexcept KeyboardInterrupt:\n    print('interrupted')\n"
+        "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (0, "interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.parametrize("end", ["raise typer.Abort", "raise KeyboardInterrupt", "return 130"])
+def test_ctrl_c_while_an_interrupted_command_exits_does_nothing(end: str) -> None:
+    code = (
+        "import atexit, os, signal, cli, typer\n"
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), print('cleaned up')))\n"
+        f"def interrupted(**_): {end}\n"
+        "cli.app = interrupted\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "")
 
 
 def test_the_version_is_printed() -> None:

@@ -71,9 +71,15 @@ def train(
         for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
             console.print(line, highlight=False)
 
-    with TrainProgress(chosen.train.steps, console) as bar:
-        finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
-    state = "finished" if finished else f"stopped early; resume with: etrm train --resume --out {out}"
+    resume_with = f"resume with: etrm train --resume --out {out}"
+    try:
+        with TrainProgress(chosen.train.steps, console) as bar:
+            finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
+    except KeyboardInterrupt:  # a second Ctrl-C
+        stopped = f"{out}: stopped at once, without the steps since the last checkpoint; {resume_with}"
+        console.print(stopped, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    state = "finished" if finished else f"stopped early; {resume_with}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed
         console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
         for line in summarise_run(out, parameters) if finished and read_rank() == 0 else ():
