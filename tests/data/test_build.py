@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -60,6 +61,7 @@ class Fork:
 
     def __init__(self, folder: Path) -> None:
         tasks = load_tasks("arc-agi-1", "training", 10, 60)
+        gc.collect()  # a process group of an earlier test would wait in the fork for threads that it lacks
         self.process = multiprocessing.get_context("fork").Process(
             target=build_store, args=(folder, tasks, 300, 0)
         )

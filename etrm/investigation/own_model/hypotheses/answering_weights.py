@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.testing.trials import untouched
+from etrm.device import to_device
 from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import count_rows
@@ -69,9 +70,8 @@ def check_answering_weights(factory: ModelFactory, seed: int) -> CheckedRow:
         return _leave_out("no training step calls an optimiser")
     try:
         _run_scaled_steps(trial, steps)
-    except (
-        ExtensionError
-    ):  # the user's code may refuse such weights, and a step may be what updates an average
+    except ExtensionError:
+        # the user's code may refuse such weights, and a step may be what updates an average
         return _leave_out("the step refuses the scaled weights")
     return _judge(_count_changed(own, _predict(probe, batches)), rows, steps)
 
@@ -136,7 +136,7 @@ def _scale(weights: Sequence[Tensor], ends: tuple[float, float], draw: int) -> l
     factors = []
     for weight in weights:
         share = torch.rand(weight.shape, generator=generator)
-        factors.append((low * (high / low) ** share).to(weight.device))
+        factors.append(to_device(low * (high / low) ** share, weight.device))
         weight.mul_(factors[-1])
     return factors
 
