@@ -15,7 +15,7 @@ quick: lint  ## lint, and the tests nearest to what changed since main: under a 
 	$(BIN)/python -m tests.affected --run --seconds 25 -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 # Empty, the variable counts as unset. Set, every process that a test starts would compile the code again.
-test: $(READY)  ## all tests but the slow ones (10 minutes on two cores)
+test: $(READY)  ## all tests but the slow ones (7 minutes on two cores)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(READY)  ## tests that train for minutes
