@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from etrm.config import Changes, load, with_settings
+from etrm.config import Changes, EvaluateConfig, load, with_settings
+from etrm.evaluation.voting import Predictor
+from etrm.model.variant import Variant
 from etrm.training.monitoring.step_check import read_compared
 from etrm.training.scoring.fitted_scores import Fit
 from etrm.training.scoring.held_out_curve import SOLVED
+from etrm.training.scoring.predictor import make_predictor
 from etrm.training.scoring.run_analysis import analyse_run
 from etrm.training.scoring.score_run import score_run
 from etrm.training.trainer import Trainer, train
@@ -19,7 +22,7 @@ BRIEF: Changes = {"train": {"threads": 1, "steps": 4, "warmup_steps": 0}, "evalu
 
 
 def test_a_stream_is_trained_on_compared_and_evaluated_meanwhile(
-    device: torch.device, tmp_path: Path
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = with_settings(
         with_settings(load("rules"), **BRIEF),
@@ -39,6 +42,16 @@ def test_a_stream_is_trained_on_compared_and_evaluated_meanwhile(
     compared = read_compared(tmp_path / "run")
     assert compared
     assert not any(step.departures or step.absent for step in compared)
+
+    used: list[str] = []
+
+    def note(model: Variant, section: EvaluateConfig) -> Predictor:
+        used.append(model.device.type)
+        return make_predictor(model, section)
+
+    monkeypatch.setattr("etrm.training.scoring.score_run.make_predictor", note)
+    score_run(tmp_path / "run", {})
+    assert used == [device.type] * 2  # the run and the untrained model
 
 
 @pytest.mark.slow

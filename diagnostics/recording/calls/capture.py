@@ -103,7 +103,8 @@ class Capture:
 
     def begin_model_call(self) -> None:
         """A call of the whole model begins."""
-        self._before_model = {name: len(calls) for name, calls in self.calls.items()}
+        if not torch.is_grad_enabled():
+            self._before_model = {name: len(calls) for name, calls in self.calls.items()}
 
     def end_model_call(self, given: Any) -> None:
         """A call of the whole model ends: mark those inside it if it can only have sampled words or actions.
@@ -113,8 +114,10 @@ class Capture:
         Args:
             given: Its arguments.
         """
+        if torch.is_grad_enabled():
+            return
         tensors = list_tensors(given)
-        if torch.is_grad_enabled() or not tensors or any(map(_holds_numbers, tensors)) or find_opaque(given):
+        if not tensors or any(map(_holds_numbers, tensors)) or find_opaque(given):
             return
         for name, calls in self.calls.items():
             for call in calls[self._before_model.get(name, 0) :]:

@@ -48,9 +48,7 @@ class MergedAdapters:
 
     def __init__(self, model: nn.Module) -> None:
         self._adapters = list(_find_adapters(model))
-        self._kept: list[
-            tuple[Tensor, int]
-        ] = []  # numbers and version of each weight when the last step began
+        self._kept: dict[int, tuple[Tensor, int]] = {}  # numbers and version of each weight when a step began
         self._merged: set[int] = set()
 
     @property
@@ -64,15 +62,15 @@ class MergedAdapters:
 
         Factors that were set back, as where adapters are merged for good and begin anew, give something else.
         """
-        for number, (kept, version) in enumerate(self._kept):
-            adapter = self._adapters[number]
+        for number, adapter in enumerate(self._adapters):
+            kept, version = self._kept.get(number, (None, None))
             if not adapter.weight.is_cpu and adapter.weight._version == version:
                 continue  # a comparison would wait for the accelerator
-            change = adapter.read() - kept
-            if bool(change.any()):
-                alike = cosine_similarity(change.float(), adapter.product().float(), dim=0)
+            now = adapter.read()
+            self._kept[number] = (now, adapter.weight._version)
+            if kept is not None and not torch.equal(now, kept):
+                alike = cosine_similarity((now - kept).float(), adapter.product().float(), dim=0)
                 self._merged |= {number} if float(alike) > _ALIGNED else set()
-        self._kept = [(adapter.read(), adapter.weight._version) for adapter in self._adapters]
 
 
 def _find_adapters(model: nn.Module) -> Iterator[_Adapter]:

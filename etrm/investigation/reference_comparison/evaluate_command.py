@@ -13,6 +13,7 @@ import torch
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, Config, is_rules, with_settings
 from etrm.data import Sample, TaskSet, build_evaluation_samples
+from etrm.device import to_device
 from etrm.evaluation import Prediction
 from etrm.evaluation.passk import predict, score
 from etrm.investigation.reference_comparison.plain_values import plain_report
@@ -50,7 +51,7 @@ def compare_requested(path: Path) -> list[Departure]:
     used = with_settings(trained_with, **few)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(used.train.seed)
-        untrained = build_variant(used.model).eval()
+        untrained = to_device(build_variant(used.model), model.device).eval()
 
     def evaluate(model: Variant) -> CountedScores:
         predictor, held_out = make_predictor(model, asked), load_held_out_tasks(used)

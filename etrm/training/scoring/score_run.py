@@ -12,6 +12,7 @@ import torch
 from etrm.checkpoints.run_folder import read_config
 from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
+from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.evaluation import BASELINES, EvaluationReport, Submitted, evaluate_baselines, write_submission
 from etrm.evaluation.misleading import MisleadingScores, score_misleading
@@ -218,7 +219,8 @@ def _build_untrained(found: Evaluated) -> Variant:
     """The model of a run with weights drawn from the seed of the run, so that every evaluation scores the same ones."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(found.config.train.seed)
-        return build_variant(found.config.model, puzzles=_puzzles(found.model)).eval()
+        untrained = build_variant(found.config.model, puzzles=_puzzles(found.model))
+    return to_device(untrained, found.model.device).eval()
 
 
 def _puzzles(model: Variant) -> int:
