@@ -26,7 +26,7 @@ from diagnostics.errors import InvalidValue
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.tensors import tensors_in
-from diagnostics.recording.terms.loss_terms import check_terms, has_reentrant_checkpoint
+from diagnostics.recording.terms.loss_terms import check_terms, differentiate, has_reentrant_checkpoint
 from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.records import Absent, Number, root_sum_squares
 from diagnostics.selection import select_modules
@@ -353,7 +353,7 @@ def _gradients(
         return {}
     if has_reentrant_checkpoint(value):
         return Absent("reentrant checkpointing hides the parameters", "reentrant-checkpoint")
-    found = torch.autograd.grad(value.reshape(()), weights, retain_graph=True, allow_unused=True)
+    found = differentiate(value, weights)
     return {
         id(weight): (float(gradient.norm()), bool(torch.count_nonzero(gradient)))
         for weight, gradient in zip(weights, found, strict=True)

@@ -104,9 +104,7 @@ class LossTerms:
             return
         try:
             with capture.of_term(name), parameters.paused(), _nothing_else_changes(self._model):
-                found = torch.autograd.grad(
-                    value.reshape(()), [each for _, each in wanted], retain_graph=True, allow_unused=True
-                )
+                found = differentiate(value, [each for _, each in wanted])
         except Exception as error:  # noqa: BLE001 - reported; the user's step continues as without terms
             lines = str(error).strip().splitlines() or [type(error).__name__]
             term.unknown = NOT_DIFFERENTIABLE.of(reason=lines[0])
@@ -189,6 +187,27 @@ def sum_terms(terms: Mapping[str, Tensor | float]) -> Tensor | float:
     """The loss: the sum of its terms, in their order, as a scalar."""
     scalars = [value.reshape(()) if isinstance(value, Tensor) else value for value in terms.values()]
     return sum(scalars[1:], scalars[0]) if scalars else 0.0
+
+
+def differentiate(value: Tensor, weights: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradient of a scalar by each weight, with the graph kept; None where the value does not depend on it.
+
+    An own function may run a backward pass in its backward pass, as a checkpoint does. That one writes to `.grad` of
+    weights that the graph does not show; it counts here, and `.grad` is put back.
+    """
+    kept = [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    try:
+        found = torch.autograd.grad(value.reshape(()), weights, retain_graph=True, allow_unused=True)
+        inner = [weight.grad for weight in weights]
+    finally:
+        for weight, gradient in zip(weights, kept, strict=True):
+            weight.grad = gradient
+    return [
+        one if other is None else other if one is None else one + other
+        for one, other in zip(found, inner, strict=True)
+    ]
 
 
 def has_reentrant_checkpoint(value: Tensor) -> bool:

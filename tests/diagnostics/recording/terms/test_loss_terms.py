@@ -16,10 +16,26 @@ from tests.diagnostics.refusals import refused
 SAMPLES = 6
 
 
+class Recomputed(torch.autograd.Function):
+    """A checkpoint as users write it: its backward pass runs another one, which writes to `.grad`."""
+
+    @staticmethod
+    def forward(ctx: Any, run: nn.Module, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.run, ctx.x, ctx.weights = run, x.detach(), len(weights)
+        with torch.no_grad():
+            return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[None, ...]:
+        with torch.enable_grad():
+            torch.autograd.backward(ctx.run(ctx.x), *upstream)
+        return (None, None, *[None] * ctx.weights)
+
+
 class Net(nn.Module):
     """Samples are cut by a mask on the way to the first term; dropout, batch statistics and a repeated forward pass."""
 
-    def __init__(self, reentrant: bool | None = None) -> None:
+    def __init__(self, reentrant: bool | str | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.encoder = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh())
@@ -30,6 +46,8 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor | float]:
         if self.reentrant is None:
             context = self.encoder(x)
+        elif self.reentrant == "own":
+            context = Recomputed.apply(self.encoder, x, *self.encoder.parameters())
         else:
             context = checkpoint(self.encoder, x, use_reentrant=self.reentrant, preserve_rng_state=False)
         live = (torch.arange(len(x)) < 2)[:, None]
@@ -63,13 +81,25 @@ def train(model: Net, monitor: Monitor | None, steps: int = 3) -> list[Tensor]:
     return [*model.state_dict().values(), *gradients, torch.rand(3)]
 
 
-@pytest.mark.parametrize("reentrant", [None, False, True])
-def test_training_is_bit_for_bit_the_same(reentrant: bool | None) -> None:
+@pytest.mark.parametrize("reentrant", [None, False, True, "own"])
+def test_training_is_bit_for_bit_the_same(reentrant: bool | str | None) -> None:
     plain = train(Net(reentrant), None)
     model = Net(reentrant)
     seen = train(model, Monitor(model, regularisers=["size"]))
     assert len(plain) == len(seen)
     assert all(map(torch.equal, plain, seen))
+
+
+def test_a_term_counts_what_an_own_checkpoint_writes_to_grad() -> None:
+    model = Net("own").eval()
+    monitor = Monitor(model)
+    with monitor.step(samples=SAMPLES):
+        parts = model(torch.randn(SAMPLES, 4))
+        monitor.terms({"size": parts["size"]})
+        sum(parts.values()).backward()
+    reached = monitor.last.terms["size"].parameters
+    trained = {name for name, reach in reached.items() if reach.kind in ("some", "all")}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("encoder.")}
 
 
 def brute_force(model: Net, x: Tensor, term: str, module: str) -> tuple[list[Tensor | None], float]:
