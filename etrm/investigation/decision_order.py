@@ -110,24 +110,29 @@ class DecisionOrder:
                 one.launcher = launcher
 
     def _decide_meanwhile(self, watch: CourseWatch, course: BackgroundJob | None) -> bool:
-        """Decide what is short while the whole run trains; return whether that ends a search for a root cause."""
+        """Decide what is short while the whole run trains, and train the decoder of the other long runs.
+
+        Returns:
+            Whether a search for a root cause ends here.
+        """
         one = self.investigation
         with watch.follow():
             self._decide_short()
             if self.until_root_cause and find_root_cause(self._early).confidence == "proven":
                 return True
             if course is not None:
+                if not self.until_root_cause and one.subject.model.recursive:
+                    with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
+                        _ = one.decoder
                 course.wait(lambda done, total: one.progress(STUDY, done, total))
         return False
 
     def _compare_whole(self, start: ReferenceResult, watch: CourseWatch) -> ReferenceResult:
-        """Compare the whole run; what was not trained of it is trained in parallel with the decoder."""
-        one = self.investigation
+        """Compare the whole run, and train what is missing of it."""
         with watch.follow():
-            if not self.until_root_cause and one.subject.model.recursive:
-                with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
-                    _ = one.decoder
-        return compare_course(one, start, until_departure=self.until_root_cause, known=watch.steps)
+            return compare_course(
+                self.investigation, start, until_departure=self.until_root_cause, known=watch.steps
+            )
 
     def decide(self, reference: ReferenceResult) -> dict[str, HypothesisResult]:
         """Hypotheses in order: decided, or with the reason why they were not run.

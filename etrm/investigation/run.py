@@ -21,7 +21,7 @@ from etrm.investigation.hypotheses import hypothesis_registry
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
-from etrm.investigation.planned_runs import OnPlan, plan_course, plan_short_runs, plan_work
+from etrm.investigation.planned_runs import OnPlan, plan_work
 from etrm.investigation.recorded_run.judge_recorded import judge_recorded_run
 from etrm.investigation.recorded_run.recorded_fact import RecordedFact
 from etrm.investigation.recorded_run.recorded_verdicts import (
@@ -142,8 +142,6 @@ def investigate(
             tier,
             short_seeds=tuple(range(first_seed, first_seed + tier.short_seeds)),
             frozen_decoder=frozen_decoder.run in experiments and not until_root_cause,
-            awaited=lambda: () if until_root_cause else plan_course(investigation, chosen),
-            meanwhile=lambda: () if until_root_cause else plan_short_runs(investigation, chosen),
         )
         on_plan(plan_work(investigation, chosen))
         order = DecisionOrder(investigation, chosen, until_root_cause, facts, announced, on_departure)

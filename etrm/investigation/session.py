@@ -40,8 +40,6 @@ class Investigation:
         frozen_decoder: whether that experiment follows, so that its arms can be trained at once where a hypothesis
             needs one of them.
         short_seeds: seeds of the short runs on few tasks; ``seeds`` by default.
-        awaited: returns jobs that are needed in any case and whose outcome may be a verdict: they start first.
-        meanwhile: returns jobs that are needed in any case, to train in parallel with the decoder, one long run.
     """
 
     root: Path
@@ -52,8 +50,6 @@ class Investigation:
     tier: Tier = SCREENING
     frozen_decoder: bool = False
     short_seeds: tuple[int, ...] = ()
-    awaited: Callable[[], Sequence[Job]] = tuple
-    meanwhile: Callable[[], Sequence[Job]] = tuple
     _loaded: dict[RunKey, LoadedRun] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +68,7 @@ class Investigation:
             config = trm_config(self.subject, steps)
             if not finished(config, elsewhere):
                 job = Job(DECODER_ARM, 0, config, place=folder_of(config, elsewhere))
-                self.run(phase, [*self.awaited(), job, *self.meanwhile()])
+                self.run(phase, [job])
         # Found, or tried again, so that an error is raised here.
         return self._trm(phase, steps, elsewhere)
 

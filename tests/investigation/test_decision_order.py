@@ -120,10 +120,10 @@ def test_what_is_short_is_decided_once_before_the_long_runs(
 ) -> None:
     planted = Planted(tmp_path, monkeypatch, {"H1": Verdict.VALIDATED})
     planted.compare(EQUAL)
-    assert planted.did == ["H5", "H6", "H1", "H2", "decoder", "course False"]
+    assert planted.did == ["H5", "H6", "H1", "H2", "course False"]
     assert planted.announced == [("H1", Verdict.VALIDATED)]  # the course may still validate the others
     decided = planted.order.decide(COURSE)
-    assert planted.did == ["H5", "H6", "H1", "H2", "decoder", "course False", "H3", "H4", "H7"]
+    assert planted.did == ["H5", "H6", "H1", "H2", "course False", "H3", "H4", "H7"]
     assert [id for id, _ in planted.announced] == ["H1", "H5", "H6", "H2", "H3", "H4", "H7"]
     assert find_root_cause(decided).id == "H1"
 
@@ -219,7 +219,7 @@ def test_the_whole_run_trains_from_the_beginning_where_jobs_may_run_at_the_same_
 
     monkeypatch.setattr(decision_order, "BackgroundJob", Background)
     planted.compare(start)
-    short = ["H5", "H6", "H1", "H2", "wait, 1 job", "end", "decoder", "course False"]
+    short = ["H5", "H6", "H1", "H2", "decoder", "wait, 1 job", "end", "course False"]
     assert planted.did == ["begin reference", *(["end"] if start.stage else short)]
     assert one.launcher.jobs == 2
 

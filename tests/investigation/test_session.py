@@ -1,4 +1,4 @@
-"""The decoder that an investigation trains, and what is trained in parallel."""
+"""The decoder that an investigation trains, and runs that were stopped."""
 
 from __future__ import annotations
 
@@ -29,39 +29,16 @@ def without_decoder(
     return replace(investigation, subject=subject, tier=SHORT, launcher=inline())
 
 
-def test_what_is_needed_anyway_is_trained_beside_the_decoder(without_decoder: Investigation) -> None:
-    config = with_settings(without_decoder.subject, train={"steps": 3})
-    asked: list[int] = []
-
-    def meanwhile() -> list[Job]:
-        asked.append(1)
-        return [Job(ArmId("few"), seed, config) for seed in (0, 1)]
-
-    one = replace(without_decoder, meanwhile=meanwhile)
-    assert pretrain.finished(pretrain.trm_config(one.subject, 4)) is False
-    assert one.decoder == pretrain.folder_of(pretrain.trm_config(one.subject, 4))
-    assert [run.steps for run in one.finished(ArmId("few"))] == [3, 3]
-    other = replace(without_decoder, root=without_decoder.root / "other", meanwhile=meanwhile)
-    assert other.decoder == one.decoder  # kept: there is nothing to wait for
-    assert (len(asked), other.finished(ArmId("few"))) == (1, [])
-
-
-def test_what_may_be_a_verdict_starts_before_the_decoder(
+def test_a_decoder_is_trained_once_and_kept(
     without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[str] = []
-
-    def record(root: Path, jobs: list[Job], *more: object) -> dict[object, object]:
-        started.extend(job.arm.study for job in jobs)
-        return {}
-
-    monkeypatch.setattr(Investigation, "run", lambda self, phase, jobs: record(self.root, jobs) and [])
-    monkeypatch.setattr(Investigation, "_trm", lambda self, *more: Path("decoder"))
-    job = Job(ArmId("first"), 0, without_decoder.subject)
-    beside = Job(ArmId("beside"), 0, without_decoder.subject)
-    one = replace(without_decoder, awaited=lambda: [job], meanwhile=lambda: [beside])
-    assert one.decoder == Path("decoder")
-    assert started == ["first", "trm-decoder", "beside"]
+    config = pretrain.trm_config(without_decoder.subject, 4)
+    assert pretrain.finished(config) is False
+    assert without_decoder.decoder == pretrain.folder_of(config)
+    assert pretrain.finished(config) is True
+    other = replace(without_decoder, root=without_decoder.root / "other")
+    monkeypatch.setattr(Investigation, "run", None)  # nothing is left to train
+    assert other.decoder == without_decoder.decoder
 
 
 def test_a_run_that_was_stopped_is_none(
