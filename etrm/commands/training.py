@@ -161,12 +161,14 @@ def evaluate(
     from etrm.config import parse_settings
     from etrm.training.scoring.score_run import score_run, submit
     from reports.terminal.console import open_console
-    from reports.terminal.course_lines import course_lines
-    from reports.terminal.fitted_lines import fitted_lines
-    from reports.terminal.misleading_table import misleading_table
+    from reports.terminal.evaluation import (
+        course_lines,
+        fitted_lines,
+        misleading_table,
+        scores_table,
+        submission_line,
+    )
     from reports.terminal.progress import Phases
-    from reports.terminal.scores_table import scores_table
-    from reports.terminal.summary import submission_line
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     changes = parse_settings(settings or ())

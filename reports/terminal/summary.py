@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from etrm.investigation.evidence.words import capitalise
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
-
-    from etrm.evaluation import Submitted
 
 STYLES = {
     Verdict.VALIDATED: "bold red",
@@ -72,16 +69,6 @@ def _say_recorded(recorded: RecordedRun) -> str:
     differ = f" It was made with another {', '.join(names)}." if names else ""
     said += [f"Undecided: {sentence(plain(words))}" for words in recorded.undecided]
     return f"{' '.join(said) or 'Every check passed.'}{differ}"
-
-
-def submission_line(done: Submitted) -> str:
-    """Return one line on a submission: its file, and the number of tasks without an answer, by reason."""
-    line = f"submission: {done.path}: {done.tasks} tasks"
-    if not done.placeholders:
-        return line
-    reasons = Counter(str(reason) for reason in done.placeholders.values())
-    each = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    return f"{line}, {len(done.placeholders)} with placeholders instead of answers ({each}): {done.listing}"
 
 
 def announcement(hypothesis: HypothesisResult) -> Text:
