@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import torch
@@ -24,17 +25,15 @@ class InjectedFault:
         name: stable name.
         what: the change in words.
         change: function from the adapter to the changed one.
-        loads: whether the pretrained part is loaded.
     """
 
     name: str
     what: str
     change: Change
-    loads: bool = True
 
     def apply(self, factory: ModelFactory) -> ModelFactory:
         """The factory of the changed model."""
-        return replace(factory.changed(self.change), loads=self.loads)
+        return factory.changed(self.change)
 
 
 def edit_context(edit: Callable[[Tensor], Tensor]) -> Change:
@@ -184,7 +183,7 @@ def move_rows(rows: int) -> Tensor:
 
     It is an odd one: moved by one, or reversed, it could undo a fault that the user's own code has.
     """
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
+    order = torch.tensor(Random(rows).sample(range(rows), rows))  # torch's draws are those of the step
     moved = torch.empty_like(order)
     moved[order] = order.roll(1)
     return moved

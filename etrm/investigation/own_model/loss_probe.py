@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from etrm.device import to_host
 from etrm.investigation.own_model.adapter_functions import compute_loss, compute_sample_losses
 from etrm.investigation.own_model.model_factory import seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.shared_draws import SharedDraws
 
 ROUNDING = 1e-4
 """Largest difference, relative to the size of what is compared, that counts as none: a hundred times what a sum of
@@ -46,6 +48,7 @@ class LossProbe:
         seed: int | None = None,
         *,
         unmixed: bool = False,
+        draws: SharedDraws | None = None,
     ) -> float:
         """The loss that the step returns.
 
@@ -54,6 +57,7 @@ class LossProbe:
             before: batches whose steps run before it, without an update.
             seed: another seed of the random numbers.
             unmixed: whether the model is in evaluation mode where rows would mix in training mode.
+            draws: gives all rows the same random numbers, if given.
         """
         with untouched(self.subject.model):
             if unmixed:
@@ -62,7 +66,8 @@ class LossProbe:
                 seed_everything(self.seed, 3)
                 compute_loss(self.subject, earlier)
             seed_everything(self.seed if seed is None else seed, 4)
-            return float(compute_loss(self.subject, batch).detach())
+            with draws or nullcontext():
+                return float(compute_loss(self.subject, batch).detach())
 
     @torch.no_grad()
     def find_precision(self, batch: RowBatch) -> float:

@@ -48,13 +48,11 @@ class ModelFactory:
         make: the user's function.
         name: its name in errors and reports.
         changes: changes after it is built, such as an injected fault.
-        loads: whether the pretrained part is loaded.
     """
 
     make: Callable[..., ModelUnderTest]
     name: str
     changes: tuple[Change, ...] = field(default=())
-    loads: bool = True
 
     def build(self, seed: int) -> ModelUnderTest:
         """A fresh model under test, whose functions are guarded.
@@ -81,7 +79,7 @@ class ModelFactory:
             )
         _check_values(made)
         built = guard_adapter(made)
-        if built.pretrained is not None and self.loads:
+        if built.pretrained is not None:
             built.pretrained.load(built.model)
         for change in self.changes:
             built = change(built)
@@ -89,7 +87,7 @@ class ModelFactory:
 
     def changed(self, *changes: Change) -> ModelFactory:
         """The factory of a model that is changed further."""
-        return ModelFactory(self.make, self.name, (*self.changes, *changes), self.loads)
+        return ModelFactory(self.make, self.name, (*self.changes, *changes))
 
 
 def load_factory(name: str) -> ModelFactory:

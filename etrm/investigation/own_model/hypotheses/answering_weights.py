@@ -17,7 +17,7 @@ from diagnostics.testing.trials import untouched
 from etrm.device import to_device
 from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
-from etrm.investigation.own_model.batch_rows import count_rows
+from etrm.investigation.own_model.batch_rows import count_rows, hash_rows, list_tensor_keys
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import CheckedRow
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close
@@ -165,20 +165,20 @@ class _ScaledUpdates:
             self._factors = _scale(self._weights, AT_UPDATE, self.made)
 
 
-def _answer_as_built(subject: ModelUnderTest) -> ModelUnderTest:
-    """``predict`` runs with the weights that the model has now."""
-    own = subject.predict
+def _repeat_answers(subject: ModelUnderTest) -> ModelUnderTest:
+    """``predict`` repeats its first predictions for a batch, wherever its own weights are kept."""
+    own, first = subject.predict, dict[tuple[str, ...], Tensor]()
     assert own is not None
-    built = {name: weight.detach().clone() for name, weight in subject.model.named_parameters()}
 
     def predict(model: nn.Module, batch: RowBatch) -> Tensor:
-        with untouched(model):
-            with torch.no_grad():
-                for name, weight in model.named_parameters():
-                    weight.copy_(built[name])
-            return own(model, batch)
+        key = tuple(hash_rows(batch, list_tensor_keys(batch)))
+        if key not in first:
+            first[key] = own(model, batch)
+        return first[key]
 
     return replace(subject, predict=predict)
 
 
-STALE_COPY = InjectedFault("stale-copy", "predict answers with the weights before training", _answer_as_built)
+STALE_COPY = InjectedFault(
+    "stale-copy", "predict repeats its predictions from before training", _repeat_answers
+)

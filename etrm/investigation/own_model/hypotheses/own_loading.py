@@ -68,9 +68,8 @@ class OwnLoading(InspectedHypothesis):
         )
 
     def list_faults(self, subject: ModelUnderTest) -> tuple[InjectedFault, ...]:
-        """Loading that is skipped, and a frozen part that moves."""
-        skipped = InjectedFault("loading-skipped", "the weights are not loaded", lambda one: one, loads=False)
-        found = [skipped] if subject.pretrained else []
+        """A part with other weights than the loaded ones, and a frozen part that moves."""
+        found = [OTHER_WEIGHTS] if subject.pretrained else []
         return tuple(found + ([MOVING_PART] if _frozen_tensors(subject) else []))
 
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
@@ -182,4 +181,17 @@ def _move_frozen(subject: ModelUnderTest) -> ModelUnderTest:
     return replace(subject, step=step)  # type: ignore[arg-type]  # it returns what the user's step returns
 
 
+def _change_weights(subject: ModelUnderTest) -> ModelUnderTest:
+    """Adds noise to the pretrained part, wherever it was loaded: in ``load``, in the factory or in both."""
+    assert subject.pretrained is not None
+    with torch.no_grad():
+        for tensor in subject.model.get_submodule(subject.pretrained.part).state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn_like(tensor))
+    return subject
+
+
+OTHER_WEIGHTS = InjectedFault(
+    "other-weights", "the loaded part has other weights than the trained one", _change_weights
+)
 MOVING_PART = InjectedFault("frozen-part-moves", "each step moves a frozen tensor", _move_frozen)

@@ -29,6 +29,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import Checked
 from etrm.investigation.own_model.loss_probe import ROUNDING, LossProbe, are_close, list_changed
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.shared_draws import SharedDraws
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 from etrm.investigation.records import NotMeasured
 
@@ -65,18 +66,20 @@ MIXED = {metric.code for metric in (ROW_ORDER, OTHER_ROWS, HALVES, PAIRS)}
 
 
 def check_order(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
-    """Whether the loss depends on the order of the rows: then something of a row is taken from its neighbour."""
+    """Whether the loss depends on the order of the rows: then something of a row is taken from its neighbour.
+
+    If the loss is random, all rows get the same random numbers.
+    """
     rows = count_rows(batch)
-    if probe.is_random(batch):
-        yield CheckedRow(
-            ROW_ORDER.row(NotMeasured(absent="the step draws random numbers"), threshold="", n="")
-        )
-        return
-    own = probe.step_loss(batch)
+    draws = SharedDraws(rows) if probe.is_random(batch) else None
     orders = [torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    other = max(
-        (probe.step_loss(select_rows(batch, order)) for order in orders), key=lambda loss: abs(loss - own)
-    )
+    own = probe.step_loss(batch, draws=draws)
+    losses = [probe.step_loss(select_rows(batch, order), draws=draws) for order in orders]
+    if draws is not None and not draws.complete:
+        absent = NotMeasured(absent="the step draws random numbers that rows cannot share")
+        yield CheckedRow(ROW_ORDER.row(absent, threshold="", n=""))
+        return
+    other = max(losses, key=lambda loss: abs(loss - own))
     passed = are_close(own, other)
     row = ROW_ORDER.row(other, control=own, threshold="the same", passed=passed, n=f"{rows} rows, 3 orders")
     words = f"the loss of a batch is {own:.4g}, and {other:.4g} with the same rows in another order"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etrm.investigation.own_model.hypotheses.answering_weights import (
+    STALE_COPY,
     check_answering_weights,
     loss_responds,
 )
@@ -95,6 +96,12 @@ def test_averages_that_training_updates_are_no_fault() -> None:
     assert [check_answering_weights(made, seed).row.passed for made in healthy for seed in (0, 1)] == [
         True
     ] * 12
+
+
+def test_the_control_is_found_where_an_average_answers() -> None:
+    """The weights of an average are no parameters of the model, so that the control changes predictions instead."""
+    for made in (factory(), averaged_in_update(0.9)):
+        assert check_answering_weights(STALE_COPY.apply(made), 0).failed
 
 
 def test_nothing_is_decided_where_the_loss_does_not_change_or_no_optimiser_is_called() -> None:

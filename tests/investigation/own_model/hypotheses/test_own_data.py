@@ -13,10 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnModelReason
 from etrm.investigation.own_model.hypotheses.own_data import OwnData
-from etrm.investigation.own_model.injected_faults import move_rows
+from etrm.investigation.own_model.hypotheses.row_independence import check_order
+from etrm.investigation.own_model.injected_faults import SHIFTED_LABELS, move_rows
+from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
+    ROWS,
     Toy,
     ZeroHead,
     batch,
@@ -124,14 +127,32 @@ def test_rows_that_are_mixed_are_explained_by_the_context_interface_and_labels_a
     assert H5.inspect(shifted, 0).explained_by is None
 
 
+def rolled_with_noise(model: nn.Module, rows: dict[str, Any], noise: Tensor) -> Tensor:
+    return cross_entropy(model(rows["demos"], rows["query"] + 0.1 * noise), rows["label"].roll(1))
+
+
 def test_shifted_labels_are_found_where_the_step_draws_random_numbers() -> None:
-    """Then the order of the rows cannot be tested, and the labels of single rows show it."""
+    """Rows that share random numbers can be reordered; if they cannot share them, the labels of rows show it."""
+    shared = factory(step=lambda model, rows: rolled_with_noise(model, rows, torch.randn_like(rows["query"])))
+    assert failed(shared) == {"own.row-order", "own.step-rows"}
 
-    def step(model: nn.Module, rows: dict[str, Any]) -> Tensor:
-        noise = 0.1 * torch.randn(rows["query"].shape)
-        return cross_entropy(model(rows["demos"], rows["query"] + noise), rows["label"].roll(1))
+    flat = factory(
+        step=lambda model, rows: rolled_with_noise(model, rows, torch.randn(ROWS * 3).view(ROWS, 3))
+    )
+    assert failed(flat) == {"own.step-rows"}
 
-    assert failed(factory(step=step)) == {"own.step-rows"}
+
+def test_shifted_labels_are_found_in_a_random_step_on_which_the_context_has_little_effect() -> None:
+    """An autoencoder whose loss is almost all the image: the labels of other rows move it as the row's own do."""
+
+    def reconstruct(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        code = rows["query"] * (1 + 0.1 * torch.randn_like(rows["query"]))
+        return (rows["query"] - 0.1 * code - 0.05 * model(rows["demos"], code)[:, :3]).square().sum(1)
+
+    made = factory(step=lambda model, rows: reconstruct(model, rows).mean(), labels="query")
+    for changed, passed in ((made, True), (SHIFTED_LABELS.apply(made), False)):
+        [check] = check_order(LossProbe(changed.build(0)), batch(0))
+        assert check.row.passed is passed
 
 
 def test_a_loss_that_is_not_finite_is_no_fault_of_the_data() -> None:

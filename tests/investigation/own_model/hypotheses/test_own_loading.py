@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from torch import nn
 
 from etrm.investigation.own_model.hypotheses.own_loading import OwnLoading
 from etrm.investigation.own_model.model_factory import ModelFactory
-from etrm.investigation.own_model.model_under_test import Pretrained
-from tests.investigation.own_model.toy_adapter import Toy, factory
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained
+from tests.investigation.own_model.toy_adapter import factory, make_toy
 
 H1 = OwnLoading()
 torch.manual_seed(7)
@@ -73,6 +74,18 @@ def test_it_needs_a_pretrained_or_frozen_part() -> None:
 def test_every_control_is_found() -> None:
     healthy = made(freeze, ("encoder",))
     faults = H1.list_faults(healthy.build(0))
-    assert [fault.name for fault in faults] == ["loading-skipped", "frozen-part-moves"]
+    assert [fault.name for fault in faults] == ["other-weights", "frozen-part-moves"]
     assert all(failed(fault.apply(healthy)) for fault in faults)
-    assert isinstance(healthy.build(0).model, Toy)
+
+
+def test_a_factory_that_loads_the_weights_itself_has_its_control() -> None:
+    def make_loaded(seed: int) -> ModelUnderTest:
+        built = make_toy(seed)
+        load(built.model)
+        pretrained = Pretrained(part="encoder", load=load, original=lambda: copy.deepcopy(TRAINED))
+        return replace(built, pretrained=pretrained)
+
+    loaded = ModelFactory(make_loaded, "toy")
+    [fault] = H1.list_faults(loaded.build(0))
+    assert failed(loaded) == set()
+    assert failed(fault.apply(loaded)) == {"own.tensors-different"}
