@@ -40,6 +40,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "programs": programs.CASES,
     "libraries": (*faults.libraries.CASES, *programs.LIBRARIES),
     "retried": (*faults.retried.CASES, *programs.RETRIED),
+    "threads": (*faults.threads.CASES, *programs.THREADS),
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -53,6 +54,7 @@ PROGRAMS = {
     **healthy.planted.PROGRAMS,
     **healthy.variations.PROGRAMS,
     **healthy.libraries.PROGRAMS,
+    **healthy.threads.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES, **healthy.variations.USES}
@@ -232,6 +234,7 @@ _TITLES = {
     "programs": "Planted in whole scripts, which are audited as they are: 20 steps, and to their end",
     "libraries": "After bug reports of public libraries",
     "retried": "Two variations of each kind of those that was missed",
+    "threads": "After reports and questions in public threads",
 }
 _COLUMNS = "| case | fault | before | now: audit, monitor | fixed |\n|---|---|---|---|---|\n"
 _HEAD = """\

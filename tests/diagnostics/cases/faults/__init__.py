@@ -16,6 +16,7 @@ from tests.diagnostics.cases.faults import (
     reported,
     retried,
     scripts,
+    threads,
     training,
     variations,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "reported",
     "retried",
     "scripts",
+    "threads",
     "training",
     "variations",
 ]

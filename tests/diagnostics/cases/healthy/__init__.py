@@ -12,6 +12,7 @@ from tests.diagnostics.cases.healthy import (
     objectives,
     planted,
     structures,
+    threads,
     training_loops,
     variations,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "objectives",
     "planted",
     "structures",
+    "threads",
     "training_loops",
     "variations",
 ]

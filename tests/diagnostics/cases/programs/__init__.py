@@ -231,3 +231,55 @@ RETRIED: Sequence[Case] = (
     ),
 )
 """Of the group `retried`."""
+THREADS: Sequence[Case] = (
+    _case(
+        "rotation",
+        1,
+        "matrix-made-anew",
+        "a matrix is made of learnt angles by torch.tensor(), which copies their values",
+        Answer("GRAD001", "align*"),
+        Answer("REACH001", "align*"),
+        Answer("GRAD002", "align*"),
+    ),
+    _case(
+        "rotation",
+        2,
+        "clipping-of-nothing",
+        "the iterator of parameters was used up by the optimiser, so that nothing is clipped",
+        Answer("MOVE007"),
+    ),
+    _case(
+        "radiance",
+        1,
+        "field-is-empty",
+        "a density starts below 0, where its ReLU has no gradient",
+        Answer("GRAD002", "*"),
+        Answer("REACH002", "*"),
+        Answer("UNITS002", "*"),
+        Answer("COLLAPSE001", "*"),
+    ),
+    _case(
+        "radiance",
+        2,
+        "mask-of-the-mean",
+        "the mean over all rays is multiplied with the mask",
+        Answer("LOSS003"),
+        Answer("COV*"),
+    ),
+    _case(
+        "forces",
+        1,
+        "forces-without-graph",
+        "the slope of the energy has no graph, so that the error of the forces trains nothing",
+        Answer("LOSS006"),
+    ),
+    _case(
+        "forces",
+        2,
+        "parameters-of-the-loss",
+        "parameters of the loss are in no optimiser",
+        Answer("REACH005"),
+        Answer("MOVE001"),
+    ),
+)
+"""Of the group `threads`."""
