@@ -219,13 +219,15 @@ def _check_later(trainer: Trainer, check: StepCheck, saved: CheckpointCheck) -> 
     check.forget()
     unsettle(trainer, states)
     longer = False
-    for _ in range(LATER_STEPS - 1):
+    for left in reversed(range(LATER_STEPS - 1)):
         if not longer and continues(trainer):
             lengthen_states(trainer)
             check.forget()
             longer = True
+        if not left:  # now rows began at different steps, and their samples are no consecutive ones
+            found += saved.capture()
         _train(trainer, check, 1)
-    return [*found, *_check_every_token(trainer)]
+    return [*found, *saved.restore(), *_check_every_token(trainer)]
 
 
 def _check_every_token(trainer: Trainer) -> list[Departure]:

@@ -45,6 +45,27 @@ def test_two_rows_are_solved_and_one_but_for_a_token() -> None:
     assert {bool(q > 0) for q in output.q_halt} == {True, False}
 
 
+@pytest.mark.parametrize("kind", ["stablemax", "softmax"])
+def test_answers_are_right_and_wrong_at_every_confidence(kind: str) -> None:
+    labels, output = known_losses._make_output(start())
+    probability, answer = loss.LOG_PROBABILITIES[kind](output.logits.detach()).exp().max(-1)
+    for right in (answer == labels, (answer != labels) & (labels != -100)):
+        assert float(probability[right].min()) < 0.6
+        assert float(probability[right].max()) > 0.97
+
+
+def test_tokens_that_count_less_once_they_are_sure_depart(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = loss.log_stablemax
+
+    def unsure(logits: torch.Tensor) -> torch.Tensor:
+        found = plain(logits)
+        return torch.where(found.exp() < 0.5, found, torch.zeros_like(found))
+
+    monkeypatch.setitem(loss.LOG_PROBABILITIES, "stablemax", unsure)
+    found = compare_known_losses(start())
+    assert found[0].stage is PipelineStage.LOSS
+
+
 def test_a_halting_target_of_another_row_departs(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = loss.F.binary_cross_entropy_with_logits
 

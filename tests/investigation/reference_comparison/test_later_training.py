@@ -22,6 +22,8 @@ from etrm.model.act import Carry
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation
 from etrm.training.monitoring.recorded_step import record_step
+from etrm.training.monitoring.step_check import StepCheck
+from etrm.training.slots import Slots
 from etrm.training.trainer import Trainer
 
 
@@ -103,6 +105,22 @@ def test_rows_that_never_halt_early_are_the_halting(monkeypatch: pytest.MonkeyPa
     first = check_start(config_of()).first
     assert first is not None
     assert (first.stage, first.tensor) == (PipelineStage.HALTING, "halted")
+
+
+def test_a_resumed_run_with_consecutive_samples_is_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of a new model take their samples together, so that these are consecutive."""
+    restore = Slots.restore
+
+    def consecutive(slots: Slots, indices: list[int], following: int) -> None:
+        restore(slots, list(range(following - len(indices), following)), following)
+
+    monkeypatch.setattr(Slots, "restore", consecutive)
+    trainer = Trainer(config_of())
+    saved = CheckpointCheck(trainer.state, noise=False)
+    trainer.advance()
+    saved.capture()
+    first, *_ = reference_check._check_later(trainer, StepCheck(config_of()), saved)
+    assert (first.stage, first.tensor) == (PipelineStage.DATA, "rows")
 
 
 def test_a_token_that_is_never_answered_is_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
