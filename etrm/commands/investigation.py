@@ -298,7 +298,9 @@ def bench_faults(
         bool,
         typer.Option(
             "--unlisted",
-            help="Instead of the known faults, draw random changes to the code, and unusual healthy configs.",
+            help="Instead of the known faults, draw random changes to the code, and unusual healthy configs. A name "
+            "is then a kind of case: change, healthy (a config that starts from the one given here), or preset (a "
+            "healthy config that starts from any preset).",
         ),
     ] = False,
     seeds: Annotated[
@@ -339,21 +341,11 @@ def bench_faults(
     from reports.terminal.console import print_page
 
     if unlisted:
-        from etrm.errors import ConfigError
-
-        if names:
-            raise ConfigError(
-                "cli.names-of-unlisted",
-                "random changes have seeds and no names",
-                got=names[0],
-                next_step="leave the name out, or leave --unlisted out",
-            )
         base = resolve_config(preset or (None if config else "smoke"), config, settings, None)
         budget = budget_of(tier, per_case, pretrain_steps) if tier else None
         out = out or Path("runs/unlisted-faults")
-        text = _bench_unlisted(
-            base, budget, time_limit, range(first_seed, first_seed + (seeds or 100)), jobs, out
-        )
+        drawn = range(first_seed, first_seed + (seeds or 100))
+        text = _bench_unlisted(base, names or (), budget, time_limit, drawn, jobs, out)
     else:
         base = resolve_config(preset, config, settings, None)
         out = out or Path("runs/fault-bench")
@@ -375,18 +367,22 @@ def _bench_listed(base: Config, names: Sequence[str], seeds: int, tier: Tier, jo
         return page(fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update))
 
 
-def _bench_unlisted(base: Config, tier: Tier | None, limit: float, seeds: range, jobs: int, out: Path) -> str:
+def _bench_unlisted(
+    base: Config, kinds: Sequence[str], tier: Tier | None, limit: float, seeds: range, jobs: int, out: Path
+) -> str:
     """Investigate random changes and healthy configs, and return the page."""
     from etrm.investigation.run import choose
     from etrm.investigation.unlisted.unlisted_benchmark import (
         BRIEF,
         STRUCTURAL,
         UnlistedBenchmark,
+        choose_kinds,
         list_cases,
     )
     from reports.pages.unlisted_page import unlisted_page
     from reports.terminal.progress import Phases
 
+    cases = list_cases(seeds, choose_kinds(kinds))
     bench = UnlistedBenchmark(base, out, tier or BRIEF, choose(base, "all") if tier else STRUCTURAL, limit)
     with resumable_work(Phases("")) as phases:
-        return unlisted_page(bench.run(list_cases(seeds), workers=jobs, progress=phases.update))
+        return unlisted_page(bench.run(cases, workers=jobs, progress=phases.update))

@@ -19,6 +19,7 @@ from etrm.data.rules import (
     CONDITIONS,
     FILLED,
     KINDS,
+    MOST_DRAWS,
     PALETTE,
     SEED,
     SHIFTS,
@@ -26,6 +27,7 @@ from etrm.data.rules import (
     find_held_out,
     freeze_grid,
     list_places,
+    refuse_demos,
 )
 from etrm.data.task import COLOURS, Pair, Task
 
@@ -149,7 +151,11 @@ def draw_numbers(family: RuleFamily, side: int, block: int, turn: int) -> RuleNu
 
 @lru_cache(maxsize=16)
 def draw_block(family: RuleFamily, side: int, block: int) -> RuleBlock:
-    """Return a block of tasks."""
+    """Return a block of tasks.
+
+    Raises:
+        DataError: so few demonstrations do not determine a rule.
+    """
     turns = block * BLOCK + np.arange(BLOCK)
     combinations = len(family.combinations)
     demos = np.array(family.demos)[turns // combinations % len(family.demos)]
@@ -159,7 +165,7 @@ def draw_block(family: RuleFamily, side: int, block: int) -> RuleBlock:
     inputs, outputs = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     rules = [""] * BLOCK
     pending = np.arange(BLOCK)
-    turn = 0
+    turn, failed = 0, 0
     while len(pending):
         drawn = draw_numbers(family, side, block, turn).rows(pending)
         tried = _Candidates(drawn, has[pending], demos[pending])
@@ -168,7 +174,11 @@ def draw_block(family: RuleFamily, side: int, block: int) -> RuleBlock:
             if find_held_out(rule) == family.held_out:
                 place = pending[row]
                 inputs[place], outputs[place], rules[place] = tried.inputs[row], tried.outputs[row], rule
-        pending = pending[[not rules[place] for place in pending.tolist()]]
+        left = pending[[not rules[place] for place in pending.tolist()]]
+        failed = failed + len(left) if len(left) == len(pending) else 0
+        if failed >= MOST_DRAWS:
+            raise refuse_demos(int(demos[left].min()), side)
+        pending = left
         turn += 1
     return RuleBlock(inputs, outputs, demos, tuple(rules))
 

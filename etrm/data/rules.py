@@ -42,6 +42,11 @@ SHIFTS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 FILLED = 0.7
 """The probability that an input cell is not black."""
 
+MOST_DRAWS = 20_000
+"""The largest number of draws in a row without a task that its demonstrations determine. Of the rarest kind with two
+demonstrations, one in 200 is such a task. One demonstration of side 3 determines no rule of one part, because a
+recolouring of its inner cell explains it, too."""
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -208,7 +213,8 @@ def draw_rule_tasks(
         demos: the number of demonstrations of a task; with another number all tasks are others.
 
     Raises:
-        DataError: the source names a part that does not exist, or no grid is small enough.
+        DataError: the source names a part that does not exist, no grid is small enough, or so few demonstrations do not
+            determine a rule.
     """
     wanted = parse_combinations(source)
     list_sides(source, max_side)
@@ -269,7 +275,7 @@ def _task(
     if side > max_side:
         return None
     parts = wanted[index % len(wanted)]
-    while True:
+    for _ in range(MOST_DRAWS):
         palette = np.sort(1 + rng.permutation(COLOURS - 1)[: rng.integers(PALETTE[0], PALETTE[1] + 1)])
         rule = _draw(rng, parts, palette)
         if frozenset(rule.kinds) != parts or rule.held_out != held_out:
@@ -285,6 +291,18 @@ def _task(
         pairs = tuple(Pair(freeze_grid(a), freeze_grid(b)) for a, b in zip(inputs, outputs, strict=True))
         if find_explanations(pairs[:demos]) == [rule]:
             return Task(f"{index:06d}-{rule.id}", pairs[:demos], pairs[demos:])
+    raise refuse_demos(demos, side)
+
+
+def refuse_demos(demos: int, side: int) -> DataError:
+    """Return the error for a number of demonstrations that determine no rule on grids of a side."""
+    return DataError(
+        "data.undetermined-rules",
+        "no task was found whose demonstrations determine its rule",
+        got=f"demonstrations per task: {demos}, on grids of side {side}",
+        allowed="2 or more demonstrations",
+        next_step="set data.demos, or evaluate.demos for evaluation tasks, to larger numbers",
+    )
 
 
 def _draw(rng: np.random.Generator, parts: frozenset[str], palette: npt.NDArray[np.int64]) -> TaskRule:

@@ -16,18 +16,24 @@ ALL_STAGES = "all"
 def unlisted_page(outcomes: Sequence[UnlistedOutcome]) -> str:
     """Return the page as markdown: scores, the table of stages, and every case, those that are wrong first."""
     changes = [outcome for outcome in outcomes if outcome.case.kind == "change"]
-    healthy = [outcome for outcome in outcomes if outcome.case.kind == "healthy"]
+    from_base = [outcome for outcome in outcomes if outcome.case.kind == "healthy"]
+    from_presets = [outcome for outcome in outcomes if outcome.case.kind == "preset"]
     altering = [outcome for outcome in changes if outcome.status == "investigated"]
     others = Counter(outcome.status for outcome in changes if outcome.status != "investigated")
-    seconds = sorted(outcome.seconds for outcome in (*altering, *healthy)) or [0.0]
+    seconds = sorted(outcome.seconds for outcome in (*altering, *from_base, *from_presets)) or [0.0]
     lines = [
         f"- changes that alter training, named at the right stage: {_score(altering)}",
-        f"- healthy configs in which nothing is named: {_score(healthy)}",
+        f"- healthy configs in which nothing is named: {_score(from_base)}",
+        f"- healthy configs that start from any preset, in which nothing is named: {_score(from_presets)}",
         f"- changes drawn: {len(changes)}"
         + "".join(f"; {status}: {count}" for status, count in sorted(others.items())),
         f"- seconds per investigation: median {seconds[len(seconds) // 2]:.0f}, longest {seconds[-1]:.0f}",
     ]
-    parts = ["\n".join(lines), _tabulate_stages(altering), _list_cases(altering), _list_cases(healthy)]
+    parts = [
+        "\n".join(lines),
+        _tabulate_stages(altering),
+        *map(_list_cases, (altering, from_base, from_presets)),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from etrm.data import load_tasks
+from etrm.data import load_tasks, rule_batches
 from etrm.data.rule_batches import BLOCK, RuleBlock, RuleFamily, count_explanations, draw_block
 from etrm.data.rules import (
     COMBINATIONS,
@@ -22,6 +22,8 @@ from etrm.data.rules import (
     parse_rule_id,
 )
 from etrm.data.task import Pair
+from etrm.errors import DataError
+from tests.errors import raises_code
 
 ALL = RuleFamily(COMBINATIONS, held_out=False, demos=(2, 3, 5))
 
@@ -53,6 +55,13 @@ def test_parts_and_numbers_of_demonstrations_come_in_turn() -> None:
     for row in tasks_of(block):
         shown = block.inputs[row, :-1].any((1, 2))
         assert not shown[block.demos[row] :].any()
+
+
+def test_demonstrations_that_determine_no_rule_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a single grid of side 3, recolouring the inner cell explains every rule of one part, too."""
+    monkeypatch.setattr(rule_batches, "MOST_DRAWS", 2 * BLOCK)
+    with raises_code(DataError, "data.undetermined-rules", 1, 3):
+        draw_block(RuleFamily(parse_combinations("rules:colours"), False, (1, 4)), 3, 0)
 
 
 def test_a_block_is_a_function_of_its_number() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from etrm.config import load, with_settings
-from etrm.data import check_leakage, find_leakage, load_tasks
+from etrm.data import check_leakage, find_leakage, load_tasks, rules
 from etrm.data.rules import COMBINATIONS, KINDS, TaskRule, draw_rule_tasks, find_explanations, parse_rule_id
 from etrm.data.task import Pair, Task
 from etrm.errors import ConfigError, DataError, LeakageError
@@ -204,6 +204,14 @@ def test_parts_that_do_not_exist_and_sides_too_small_are_refused() -> None:
         load_tasks("rules:colour")
     with raises_code(DataError, "data.no-task-left", 3, got="data.max_side 2"):
         load_tasks("rules", max_side=2)
+
+
+def test_a_number_of_demonstrations_that_determines_no_rule_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rules, "MOST_DRAWS", 50)
+    with raises_code(DataError, "data.undetermined-rules", 1, 3):
+        draw_rule_tasks("rules:colours", "training", 3, 1, demos=1)
 
 
 def test_augmenting_the_rule_family_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 A change is in the code that every process of the investigation runs, its controls included, as a user's bug is. Its
 effect is measured first: the same config and seed are trained and evaluated with and without it. Healthy configs
-that are unusual are investigated with unchanged code.
+that are unusual are investigated with unchanged code: some start from the config of the benchmark, others from any
+preset.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from etrm.config import Config, with_settings
-from etrm.errors import Interrupted
+from etrm.errors import ConfigError, Interrupted
 from etrm.installation import NAMES
 from etrm.investigation.fault_benchmark import FAILED, NOTHING, Progress, claim_cases, keep_cases
 from etrm.investigation.runs.budget import Tier
@@ -28,14 +29,16 @@ from etrm.investigation.unlisted.changed_copy import change_copy, copy_packages
 from etrm.investigation.unlisted.copy_process import INVESTIGATION, RUN, CopyProcess
 from etrm.investigation.unlisted.effects import compare_runs
 from etrm.investigation.unlisted.preparation import Preparation
-from etrm.investigation.unlisted.unusual_configs import draw_config
+from etrm.investigation.unlisted.unusual_configs import draw_config, draw_from_presets
 
 BRIEF = Tier("brief", seeds=1, pretrain_steps=60, frozen_steps=20, short_steps=20, short_seeds=1)
 """The default budget. One seed decides nothing that is statistical, so what is named is found in the code's effects."""
 
 STRUCTURAL = ("H5", "H6", "H1", "H2", "H3")
 """The hypotheses that this budget can decide."""
-Kind = Literal["change", "healthy"]
+Kind = Literal["change", "healthy", "preset"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""A change, a healthy config that starts from that of the benchmark, and one that starts from any preset."""
 Status = Literal["crashed", "without effect", "only logged", "investigated"]
 
 
@@ -97,9 +100,25 @@ class UnlistedOutcome:
         return self.named in self.expected or (self.named in others and self.departed in self.stages)
 
 
-def list_cases(seeds: Iterable[int]) -> list[UnlistedCase]:
-    """List the changes and healthy configs of some seeds."""
-    kinds: tuple[Kind, ...] = ("change", "healthy")
+def choose_kinds(names: Sequence[str]) -> list[Kind]:
+    """Return the kinds of cases with some names, or all kinds for no name.
+
+    Raises:
+        ConfigError: a name is not known.
+    """
+    unknown = [name for name in names if name not in KINDS]
+    if unknown:
+        raise ConfigError(
+            "bench.unknown-kind",
+            f"unknown kind of case {unknown[0]!r}",
+            allowed=", ".join(KINDS),
+            next_step="leave the name out for all kinds; the names of injected faults need no --unlisted",
+        )
+    return [kind for kind in KINDS if kind in names or not names]
+
+
+def list_cases(seeds: Iterable[int], kinds: Iterable[Kind]) -> list[UnlistedCase]:
+    """List the cases of some seeds, one of each kind."""
     return [UnlistedCase(kind, seed) for seed in seeds for kind in kinds]
 
 
@@ -175,13 +194,14 @@ class UnlistedBenchmark:
         folder = self.root / case.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        outcome = self._healthy(case, folder) if case.kind == "healthy" else self._changed(case, folder)
+        outcome = self._changed(case, folder) if case.kind == "change" else self._healthy(case, folder)
         for name in ("packages", "cache", RUN, f"{INVESTIGATION}/runs"):
             shutil.rmtree(folder / name, ignore_errors=True)
         return outcome
 
     def _healthy(self, case: UnlistedCase, folder: Path) -> UnlistedOutcome:
-        config, settings = draw_config(case.seed, self.base)
+        from_base = case.kind == "healthy"
+        config, settings = draw_config(case.seed, self.base) if from_base else draw_from_presets(case.seed)
         config = with_settings(config, train={"threads": 1, "seed": case.seed})
         words = ", ".join(f"{name}={value}" for name, value in settings.items())
         return self._investigate(UnlistedOutcome(case, words), self._prepared.packages, folder, config)

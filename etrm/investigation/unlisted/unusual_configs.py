@@ -1,4 +1,8 @@
-"""Healthy configs that are unusual: settings drawn from a grammar and a seed, on unchanged code."""
+"""Healthy configs that are unusual: settings drawn from a grammar and a seed, for unchanged code.
+
+One grammar is of a given base. The other one starts from any preset, and also has settings of the monitor, of
+checkpoints, of evaluation and of loading.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from etrm.config import Changes, Config, check_request, with_settings
+from etrm.config import Changes, Config, check_request, load, with_settings
 from etrm.data import open_episodes
 from etrm.errors import EtrmError
 from etrm.training.faults import build_recipe
@@ -68,6 +72,81 @@ GRAMMAR: Mapping[str, tuple[Any, ...]] = {
     "evaluate.max_tasks": (2, 8),
 }
 """Values of settings with which the preset smoke trains as it should."""
+PRESETS: Mapping[str, Changes] = {
+    "smoke": {},
+    "small": {"train": {"steps": 40, "warmup_steps": 4}, "evaluate": {"max_tasks": 8}},
+    "overfit": {"train": {"steps": 40, "warmup_steps": 4}, "evaluate": {"max_tasks": 8}},
+    "rules": {
+        "train": {"steps": 40, "batch_size": 16, "warmup_steps": 4, "checkpoint_every": 25},
+        "evaluate": {"max_tasks": 8, "every": 20},
+    },
+    "symbolic": {
+        "data": {"max_tasks": 30},
+        "train": {"steps": 20, "warmup_steps": 2},
+        "evaluate": {"max_tasks": 8},
+    },
+    "symbolic-rules": {
+        "data": {"max_tasks": 200},
+        "train": {"steps": 20, "batch_size": 8, "warmup_steps": 2},
+        "evaluate": {"max_tasks": 8},
+    },
+}
+"""Changes with which the investigation of a preset takes minutes on a core."""
+FURTHER: Mapping[str, tuple[Any, ...]] = {
+    "data.source": ("arc-agi-2", "rules:shift", "rules:dihedral+colours"),
+    "data.subset": ("evaluation",),
+    "data.stream": (100, "endless"),
+    "data.demos": ([2, 3], [1, 4]),
+    "data.workers": (1, 2),
+    "data.buckets": (1, 2, 5),
+    "data.curriculum": ([[3, 8], [5, 12]], [[4, 10], [6, 10]], [[4, 7], [6, 13], [10, 20]]),
+    "data.replay": (0.2, 0.5),
+    "model.encoder.latent_size": (8,),
+    "train.steps": (1, 2, 5, 20, 60),
+    "train.beta1": (0.0, 0.5),
+    "train.puzzle_lr": (1e-3, 0.1),
+    "train.inner_steps": (1, 3),
+    "train.inner_rate": (0.01, 1.0),
+    "train.recompute": (True,),
+    "train.static_shapes": (True,),
+    "train.log_every": (3, 7, 100),
+    "train.checkpoint_every": (1, 3, 7, 13),
+    "train.keep_checkpoints": (1, 3, 10),
+    "monitor.enabled": (False,),
+    "monitor.every": (2, 3, 7, 25, 1000),
+    "monitor.probe_every": (1, 4, 1000),
+    "monitor.probe_tasks": (2, 3, 64),
+    "monitor.reference_every": (None, 1, 3, 1000),
+    "monitor.layers": (True,),
+    "evaluate.source": ("arc-agi-2", "rules:shift"),
+    "evaluate.subset": ("training",),
+    "evaluate.demos": (1, 2, 5),
+    "evaluate.allow_trained": (["all"],),
+    "evaluate.every": (1, 3, 7, 1000),
+    "evaluate.checkpoint": ("best",),
+    "evaluate.batch_size": (1, 3, 7),
+    "evaluate.weights": ("raw",),
+    "evaluate.halting": ("early",),
+    "evaluate.precision": ("bfloat16",),
+    "evaluate.search.start": ("encoder", "mean"),
+    "evaluate.search.noise": (0.0, 0.1),
+    "evaluate.search.hold_out": (True,),
+    "evaluate.search.stop_loss": (0.5,),
+    "evaluate.search.control": (False,),
+    "evaluate.adapt.rate": (1e-2,),
+}
+"""Values of further settings, for configs that start from any preset, of 20 or 40 steps."""
+SYMBOLIC: Mapping[str, tuple[Any, ...]] = {
+    "model.symbolic.families": (["original", "counting"], ["dihedral", "learned"]),
+    "model.symbolic.composites": (True, False),
+    "model.symbolic.tnorm": ("goedel", "lukasiewicz"),
+    "model.symbolic.quantifier": ("minimum", "mean"),
+    "model.symbolic.selector": ("demos",),
+    "model.symbolic.selection": ("straight_through",),
+    "model.symbolic.last_temperature": (0.5,),
+    "train.entropy_weight": (0.01,),
+}
+"""The settings of the symbolic solver, which has none of the core's and the encoder's."""
 FEWEST, MOST = 2, 7  # settings that a config has of the grammar
 ATTEMPTS = 1000  # far more than the grammar needs, about one in three combinations is valid
 
@@ -77,10 +156,28 @@ def draw_config(seed: int, base: Config) -> tuple[Config, Mapping[str, Any]]:
 
     Combinations that the config or the data refuse are drawn again.
     """
-    rng = random.Random(f"unusual {seed}")
+    return _draw(random.Random(f"unusual {seed}"), base, GRAMMAR)
+
+
+def draw_from_presets(seed: int) -> tuple[Config, Mapping[str, Any]]:
+    """The same from a preset that is drawn too, which is the first of the settings."""
+    rng = random.Random(f"from presets {seed}")
+    preset = rng.choice(sorted(PRESETS))
+    base = with_settings(load(preset), **PRESETS[preset])
+    grammar = {**GRAMMAR, **FURTHER}
+    if not base.model.recursive:
+        others = {name: values for name, values in grammar.items() if not name.startswith("model.")}
+        grammar = {**others, **SYMBOLIC}
+    config, settings = _draw(rng, base, grammar)
+    return config, {"preset": preset, **settings}
+
+
+def _draw(
+    rng: random.Random, base: Config, grammar: Mapping[str, tuple[Any, ...]]
+) -> tuple[Config, Mapping[str, Any]]:
     for _ in range(ATTEMPTS):
-        names = rng.sample(sorted(GRAMMAR), rng.randint(FEWEST, MOST))
-        settings = {name: rng.choice(GRAMMAR[name]) for name in sorted(names)}
+        names = rng.sample(sorted(grammar), rng.randint(FEWEST, MOST))
+        settings = {name: rng.choice(grammar[name]) for name in sorted(names)}
         try:
             config = check_request(with_settings(base, **nest(settings)))
             recipe = build_recipe(config)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from etrm.config import Config, load, with_settings
-from etrm.errors import RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 from etrm.installation import ROOT
 from etrm.investigation.fault_benchmark import FAILED, NOTHING
 from etrm.investigation.unlisted import unlisted_benchmark as module
@@ -28,6 +28,7 @@ from etrm.investigation.unlisted.unlisted_benchmark import (
     UnlistedBenchmark,
     UnlistedCase,
     UnlistedOutcome,
+    choose_kinds,
     list_cases,
 )
 from tests.errors import raises_code
@@ -170,12 +171,29 @@ def test_a_healthy_config_is_right_if_nothing_is_named(root: Path, monkeypatch: 
     assert not one(root, "healthy").right
 
 
+def test_kinds_of_cases_are_chosen_by_name() -> None:
+    assert choose_kinds(["preset", "change"]) == ["change", "preset"]
+    assert choose_kinds([]) == ["change", "healthy", "preset"]
+    with raises_code(ConfigError, "bench.unknown-kind", "healty"):
+        choose_kinds(["healty"])
+
+
+def test_a_config_of_a_preset_does_not_start_from_the_base(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Planted(monkeypatch, NONE, result_of(None))
+    monkeypatch.setattr(module, "draw_from_presets", lambda seed: (load("overfit"), {"preset": "overfit"}))
+    found = one(root, "preset")
+    assert found.right
+    assert found.description == "preset=overfit"
+
+
 def test_finished_cases_are_kept_and_those_of_another_subject_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planted = Planted(monkeypatch, LARGE, result_of("H6"))
-    cases = list_cases(range(2))
-    assert [case.folder for case in cases] == ["change/0", "healthy/0", "change/1", "healthy/1"]
+    cases = list_cases(range(2), choose_kinds([]))
+    assert [case.folder for case in cases[:4]] == ["change/0", "healthy/0", "preset/0", "change/1"]
     found = bench(root).run(cases, workers=2, progress=quiet)
     planted.calls.clear()
     assert bench(root).run(cases, workers=1, progress=quiet) == found
@@ -192,6 +210,8 @@ def test_a_real_change_of_the_code_is_drawn_measured_and_investigated(root: Path
     assert all(len(profile) > 1000 for profile in prepared.profiles)
     change = prepared.draw(0)
     assert change == prepared.draw(0)
-    outcomes: Sequence[UnlistedOutcome] = own.run(list_cases([0]), workers=1, progress=quiet)
+    outcomes: Sequence[UnlistedOutcome] = own.run(
+        list_cases([0], ["change", "healthy"]), workers=1, progress=quiet
+    )
     assert outcomes[0].description == change.description
     assert replace(outcomes[1], seconds=0.0).right

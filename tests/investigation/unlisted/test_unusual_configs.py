@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import pytest
 
-from etrm.config import (
-    DataConfig,
-    EncoderConfig,
-    EvaluateConfig,
-    HaltConfig,
-    ModelConfig,
-    TrainConfig,
-    check_request,
-    load,
+from etrm.config import check_request, list_settings, load
+from etrm.investigation.unlisted import unusual_configs
+from etrm.investigation.unlisted.unusual_configs import (
+    FURTHER,
+    GRAMMAR,
+    PRESETS,
+    SYMBOLIC,
+    draw_config,
+    draw_from_presets,
+    nest,
 )
-from etrm.investigation.unlisted.unusual_configs import GRAMMAR, draw_config, nest
+from etrm.setting_texts import flatten
 
 SEEDS = range(12)
-SECTIONS = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "model.encoder": EncoderConfig,
-    "model.halt": HaltConfig,
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-}
 
 
 def test_every_name_of_the_grammar_is_a_setting_with_other_values_than_smoke() -> None:
-    smoke = load("smoke").model_dump()
+    smoke = flatten(load("smoke").model_dump(mode="json"))
     for name, values in GRAMMAR.items():
-        section, _, last = name.rpartition(".")
-        assert last in SECTIONS[section].model_fields
-        tree = smoke
-        for part in section.split("."):
-            tree = tree[part]
-        assert any(value != tree[last] for value in values), name
+        assert any(value != smoke[name] for value in values), name
+    assert {*FURTHER, *SYMBOLIC} <= {*list_settings()}
+
+
+def test_a_config_that_starts_from_a_preset_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unusual_configs, "PRESETS", {"overfit": PRESETS["overfit"]})
+    config, settings = draw_from_presets(0)
+    assert (config, settings) == draw_from_presets(0)
+    preset, *names = settings
+    assert preset == "preset"
+    assert config.preset == settings["preset"] == "overfit"
+    found = flatten(config.model_dump(mode="json"))
+    assert all(found[name] == settings[name] for name in names)
+    assert config.model.halt.max_steps == 8
+    assert config.train.steps <= 60
+
+
+def test_the_symbolic_solver_gets_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unusual_configs, "PRESETS", {"symbolic": PRESETS["symbolic"]})
+    of_models = {
+        name for seed in range(4) for name in draw_from_presets(seed)[1] if name.startswith("model.")
+    }
+    assert of_models
+    assert of_models <= {*SYMBOLIC}
 
 
 def test_a_seed_draws_the_same_config_which_has_the_drawn_settings() -> None:
@@ -45,11 +56,8 @@ def test_a_seed_draws_the_same_config_which_has_the_drawn_settings() -> None:
     assert len({config.to_json() for config, _ in drawn}) == len(drawn)
     for config, settings in drawn:
         assert config.faults == ()
-        for name, value in settings.items():
-            found = config.model_dump(mode="json")
-            for part in name.split("."):
-                found = found[part]
-            assert found == value
+        found = flatten(config.model_dump(mode="json"))
+        assert {name: found[name] for name in settings} == settings
 
 
 @pytest.mark.parametrize("seed", [2006, 2231])
