@@ -31,6 +31,11 @@ class InspectionFacts(ABC):
         """Whether the hypothesis holds."""
 
     @property
+    def undecided(self) -> bool:
+        """Whether nothing shows that the hypothesis holds or that it does not."""
+        return False
+
+    @property
     @abstractmethod
     def reasons(self) -> Sequence[VerdictReason]:
         """At least one reason; where the hypothesis does not hold, what was found sound."""

@@ -89,8 +89,9 @@ def judge_by(inspect: Callable[[Config], InspectionFacts]) -> Callable[[Config],
 
 
 def judge_inspection(found: InspectionFacts, words: str) -> Judgement:
-    """The verdict of one inspection: VALIDATED where the hypothesis holds, else INVALIDATED."""
-    return Judgement(Verdict.VALIDATED if found.holds else Verdict.INVALIDATED, found.codes, words)
+    """The verdict of one inspection: VALIDATED where the hypothesis holds, INCONCLUSIVE where that is undecided."""
+    otherwise = Verdict.INCONCLUSIVE if found.undecided else Verdict.INVALIDATED
+    return Judgement(Verdict.VALIDATED if found.holds else otherwise, found.codes, words)
 
 
 def describe_scope(seeds: int) -> str:

@@ -6,40 +6,32 @@ costs, with the encoding as starting state and in every cycle.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from etrm.config import Config, with_settings
 from etrm.investigation.comparison.paired_contrast import KNOWS_NOTHING
-from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
-from etrm.investigation.evidence.reasons import VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SYMBOLIC_PRESET,
-    MechanismFacts,
-    SymbolicHypothesis,
+    InspectedMechanism,
     compare_scores,
     control_config,
-    describe_arms,
-    judge_mechanism,
     split_by_setting,
     study_config,
 )
-from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.selector_calls import STEPS, PartCalls, SelectorCalls, watch_selector
-from etrm.investigation.records import Arm, NotMeasured
-from etrm.investigation.result import HypothesisResult
+from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.investigation.session import Investigation, with_seed
+from etrm.investigation.session import with_seed
 
 STATEMENT = Statement(
     id="N1",
@@ -71,7 +63,7 @@ class CycleReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class CycleFacts(MechanismFacts):
+class CycleFacts(InspectionFacts):
     """Whether gradients arrive at encoder and refiners.
 
     Attributes:
@@ -114,78 +106,6 @@ class CycleFacts(MechanismFacts):
         return [VerdictReason(CycleReason.ENCODER_CUT, "the encoder has no gradient"), arrived]
 
 
-def inspect_cycles(config: Config) -> CycleFacts:
-    """Record the calls of the selector of a config.
-
-    Raises:
-        EtrmError: the model cannot be built, or nothing in it takes a gradient.
-    """
-    return CycleFacts(watch_selector(config))
-
-
-class EarlyCycles(SymbolicHypothesis):
-    """N1."""
-
-    statement = STATEMENT
-    precedence = 91
-    controls = (FAULT,)
-    next_step = (
-        "Give every cycle the encoding (model.symbolic.inject = every_cycle), or keep the gradient of all cycles "
-        "(model.symbolic.cycle_grad = all): page N1 shows which part has no gradient."
-    )
-
-    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
-        """The config under test and the controls, which are inspected, and the runs that show the cost."""
-        return (
-            *describe_arms(self.study, investigation.subject, make_controls()),
-            *(
-                Arm(name=job.arm.name, role=job.arm.role, difference=COMPARED[job.arm.setting])
-                for job in plan_jobs()[:: len(SEEDS)]
-            ),
-        )
-
-    def decide(self, investigation: Investigation) -> HypothesisResult:
-        """Record the calls of every seed and of the controls, and run the rule family with and without gradients."""
-        if investigation.effective.model.symbolic.selector == "fit":
-            words = "The selector is fit: it has no encoder and no cycles."
-            return self.not_run(CommonReason.NOT_APPLICABLE, words)
-        began = time.perf_counter()
-        controls = judge_controls(
-            self.study, make_controls(), lambda config: judge_mechanism(inspect_cycles(config))
-        )
-        seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_cycles)
-        worst = max(seen, key=lambda found: (found.holds, found.undecided), default=None)
-        spent = time.perf_counter() - began
-        runs = investigation.run(self.id, plan_jobs())
-        return self.statement.decided(
-            judge_mechanism(worst, error, controls, len(seen)),
-            arms=self.arms(investigation),
-            runs=select_finals(runs),
-            evidence=(*(_make_rows(worst, len(seen)) if worst else ()), *_make_cost_rows(runs)),
-            controls=controls,
-            figures=(FIGURE,),
-            series=tuple(_make_curves(runs)),
-            wall_s=round(spent + sum(run.record.wall_s for run in runs), 1),
-        )
-
-
-def make_controls() -> list[Control]:
-    """The control preset with an encoder: healthy, with the recursion of TRM, and with the fault."""
-    encoder = {"selector": "demos", "hidden_size": 16}
-    last = {**encoder, "cycle_grad": "last", "inject": "every_cycle"}
-    what = f"preset {SYMBOLIC_PRESET} with selector demos"
-    return [
-        Control(HEALTHY, f"{what}, gradients in all cycles", control_config((), **encoder), False),
-        Control(
-            "as-trm",
-            f"{what}, the last cycle alone, encoding in every cycle",
-            control_config((), **last),
-            False,
-        ),
-        Control(FAULT, f"fault {FAULT} on preset {SYMBOLIC_PRESET}", control_config((FAULT,)), True),
-    ]
-
-
 # -- what the missing gradient costs --------------------------------------------------------------
 
 LENGTH, SIDE, SEEDS = 300, 3, (0, 1, 2)
@@ -212,51 +132,6 @@ SCORES = {
     "loss_end": (LOSS, KNOWS_NOTHING),
 }
 """What is compared, by the key of the runs' final value, with the score of a run that diverged."""
-
-
-def plan_jobs() -> list[Job]:
-    """The runs on the rule family, the same in every investigation."""
-    return [
-        Job(
-            ArmId("n1", f"{inject}-{gradient}", role="control" if gradient == "all" else "treatment"),
-            seed,
-            with_seed(_study(inject, gradient), seed),
-            measure=True,
-            shared=True,
-        )
-        for inject, gradient in ARMS
-        for seed in SEEDS
-    ]
-
-
-def _study(inject: str, gradient: str) -> Config:
-    config = study_config(
-        LENGTH,
-        SIDE,
-        families=("relational",),
-        selector="demos",
-        hidden_size=64,
-        cycle_grad=gradient,
-        inject=inject.replace("-", "_"),
-    )
-    return with_settings(config, train={"lr": RATE})
-
-
-def _make_cost_rows(runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
-    by_arm = dict(zip(ARMS, split_by_setting(runs, COMPARED), strict=True))
-    return [
-        compare_scores(inject, by_arm[inject, "all"], by_arm[inject, "last"], final, WORTH, worst).row(
-            metric,
-            "context: what the missing gradient costs",
-            None,
-            f"{LENGTH} steps of preset {SYMBOLIC_PRESET} with selector demos; the interval is of all less last: 90 %, "
-            "paired t over seeds",
-        )
-        for final, (metric, worst) in SCORES.items()
-        for inject in ("start", "every-cycle")
-    ]
-
-
 FIGURE = Figure(
     key="n1-loss",
     title="Training loss with gradients in the last cycle and in all",
@@ -264,11 +139,6 @@ FIGURE = Figure(
     y_label="cross entropy (nats per token)",
     caption="Runs of the control preset. With the encoding as starting state the last cycle alone trains no encoder.",
 )
-
-
-def _make_curves(runs: Sequence[LoadedRun]) -> list[Series]:
-    return [smooth(logged_curve(FIGURE.key, run, "lm_loss", COMPARED[run.arm.setting]), 10) for run in runs]
-
 
 # -- evidence -------------------------------------------------------------------------------------
 
@@ -282,10 +152,101 @@ REACHED = Metric(
 )
 
 
-def _make_rows(facts: CycleFacts, seeds: int) -> list[EvidenceRow]:
-    n = f"{STEPS} steps of {format_seeds(seeds)}, worst seed"
-    parts = {"encoder": facts.calls.encoder, "refiners": facts.calls.refiners}
-    return [row for name, part in parts.items() for row in _make_part_rows(name, part, n)]
+class EarlyCycles(InspectedMechanism[CycleFacts]):
+    """N1."""
+
+    statement = STATEMENT
+    precedence = 91
+    controls = (FAULT,)
+    compared = COMPARED
+    figures = (FIGURE,)
+    next_step = (
+        "Give every cycle the encoding (model.symbolic.inject = every_cycle), or keep the gradient of all cycles "
+        "(model.symbolic.cycle_grad = all): page N1 shows which part has no gradient."
+    )
+
+    def explain_not_applicable(self, config: Config) -> str:
+        """The selector ``fit`` has nothing to train by cycles."""
+        fits = config.model.symbolic.selector == "fit"
+        return "The selector is fit: it has no encoder and no cycles." if fits else ""
+
+    def inspect(self, config: Config) -> CycleFacts:
+        """Record the calls of the selector of a config.
+
+        Raises:
+            EtrmError: the model cannot be built, or nothing in it takes a gradient.
+        """
+        return CycleFacts(watch_selector(config))
+
+    def list_controls(self) -> list[Control]:
+        """The control preset with an encoder: healthy, with the recursion of TRM, and with the fault."""
+        encoder = {"selector": "demos", "hidden_size": 16}
+        last = {**encoder, "cycle_grad": "last", "inject": "every_cycle"}
+        what = f"preset {SYMBOLIC_PRESET} with selector demos"
+        return [
+            Control(HEALTHY, f"{what}, gradients in all cycles", control_config((), **encoder), False),
+            Control(
+                "as-trm",
+                f"{what}, the last cycle alone, encoding in every cycle",
+                control_config((), **last),
+                False,
+            ),
+            Control(FAULT, f"fault {FAULT} on preset {SYMBOLIC_PRESET}", control_config((FAULT,)), True),
+        ]
+
+    def make_rows(self, worst: CycleFacts, seeds: int) -> list[EvidenceRow]:
+        """The calls of the encoder and of the refiners."""
+        n = f"{STEPS} steps of {format_seeds(seeds)}, worst seed"
+        parts = {"encoder": worst.calls.encoder, "refiners": worst.calls.refiners}
+        return [row for name, part in parts.items() for row in _make_part_rows(name, part, n)]
+
+    def plan_jobs(self) -> list[Job]:
+        """The runs on the rule family, with the encoding as starting state and in every cycle."""
+        return [
+            Job(
+                ArmId("n1", f"{inject}-{gradient}", role="control" if gradient == "all" else "treatment"),
+                seed,
+                with_seed(_study(inject, gradient), seed),
+                measure=True,
+                shared=True,
+            )
+            for inject, gradient in ARMS
+            for seed in SEEDS
+        ]
+
+    def make_cost_rows(self, runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
+        """The scores with gradients in the last cycle, against those with gradients in all."""
+        by_arm = dict(zip(ARMS, split_by_setting(runs, COMPARED), strict=True))
+        return [
+            compare_scores(inject, by_arm[inject, "all"], by_arm[inject, "last"], final, WORTH, worst).row(
+                metric,
+                "context: what the missing gradient costs",
+                None,
+                f"{LENGTH} steps of preset {SYMBOLIC_PRESET} with selector demos; the interval is of all less last: "
+                "90 %, paired t over seeds",
+            )
+            for final, (metric, worst) in SCORES.items()
+            for inject in ("start", "every-cycle")
+        ]
+
+    def make_curves(self, runs: Sequence[LoadedRun]) -> list[Series]:
+        """The training loss of each run."""
+        return [
+            smooth(logged_curve(FIGURE.key, run, "lm_loss", COMPARED[run.arm.setting]), 10) for run in runs
+        ]
+
+
+def _study(inject: str, gradient: str) -> Config:
+    config = study_config(
+        LENGTH,
+        SIDE,
+        families=("relational",),
+        selector="demos",
+        hidden_size=64,
+        cycle_grad=gradient,
+        inject=inject.replace("-", "_"),
+    )
+    return with_settings(config, train={"lr": RATE})
 
 
 def _make_part_rows(name: str, part: PartCalls, n: str) -> list[EvidenceRow]:

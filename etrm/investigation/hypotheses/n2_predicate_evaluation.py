@@ -6,33 +6,26 @@ are read as Python numbers. Runs on the rule family show what a read costs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import nan
 
 from etrm.config import Config
-from etrm.investigation.comparison.screening import select_finals
 from etrm.investigation.controls import HEALTHY, Control
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, smooth
-from etrm.investigation.evidence.reasons import VerdictReason
+from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
     SYMBOLIC_PRESET,
-    MechanismFacts,
-    SymbolicHypothesis,
+    InspectedMechanism,
     compare_scores,
     control_config,
-    describe_arms,
-    judge_mechanism,
     split_by_setting,
     study_config,
 )
-from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.solver_step import (
     QUERIES,
     build_step,
@@ -40,12 +33,11 @@ from etrm.investigation.measurements.solver_step import (
     count_reached,
     with_other_faults,
 )
-from etrm.investigation.records import Arm, NotMeasured
-from etrm.investigation.result import HypothesisResult
+from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
-from etrm.investigation.session import Investigation, with_seed
+from etrm.investigation.session import with_seed
 
 STATEMENT = Statement(
     id="N2",
@@ -88,7 +80,7 @@ class EvaluationReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class EvaluationFacts(MechanismFacts):
+class EvaluationFacts(InspectionFacts):
     """The gradients of the predicates with the same weights and queries.
 
     Attributes:
@@ -161,95 +153,6 @@ UNREGISTERED = EvaluationFacts(0, 0, answers=nan, run=nan, loop=nan, read=nan, r
 """Of a model none of whose modules has the predicates."""
 
 
-def compare_evaluations(config: Config) -> EvaluationFacts:
-    """Evaluate the weights of a config as its run does, vectorised, in a loop, and with a read.
-
-    Raises:
-        EtrmError: a model cannot be built.
-    """
-    reference = build_step(with_other_faults(config))
-    run = build_step(config, reference.samples)
-    tensors = len(run.predicates)
-    if not tensors:
-        return UNREGISTERED
-    weights = run.model.state_dict()
-    reference, loop, read = (
-        build_step(with_other_faults(config, *faults), reference.samples, weights)
-        for faults in ((), (LOOP,), (READ,))
-    )
-    wanted = reference.compute_gradients(reference.predicates)
-    found, looped, cut = (step.compute_gradients(step.predicates) for step in (run, loop, read))
-    return EvaluationFacts(
-        tensors=tensors,
-        reached=count_reached(found),
-        answers=float((run.answer - reference.answer).abs().max()),
-        run=compare_gradients(wanted, found),
-        loop=compare_gradients(wanted, looped),
-        read=compare_gradients(wanted, cut),
-        read_reached=count_reached(cut),
-    )
-
-
-class PredicateEvaluation(SymbolicHypothesis):
-    """N2."""
-
-    statement = STATEMENT
-    precedence = 92
-    controls = (READ,)
-    next_step = (
-        "Keep truths as tensors: look for .item(), float(), int(), .tolist() or .detach() between the predicates and "
-        "the loss. A Python loop may stay if its results are stacked."
-    )
-
-    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
-        """The config under test and the controls, which are inspected, and the runs that show the cost."""
-        return (
-            *describe_arms(self.study, investigation.subject, make_controls()),
-            *(
-                Arm(name=job.arm.name, role=job.arm.role, difference=what, faults=job.config.faults)
-                for job, what in zip(plan_jobs()[:: len(SEEDS)], COMPARED.values(), strict=True)
-            ),
-        )
-
-    def decide(self, investigation: Investigation) -> HypothesisResult:
-        """Compare the gradients of every seed and of the controls, and run the rule family with and without a read."""
-        if "learned" not in investigation.effective.model.symbolic.families:
-            words = "The library has no learned predicates."
-            return self.not_run(CommonReason.NOT_APPLICABLE, words)
-        began = time.perf_counter()
-        controls = judge_controls(self.study, make_controls(), judge_config)
-        seen, error = investigation.inspect_seeds(self.id, investigation.subject, compare_evaluations)
-        worst = max(seen, key=lambda found: (found.holds, found.undecided), default=None)
-        spent = time.perf_counter() - began
-        runs = investigation.run(self.id, plan_jobs())
-        return self.statement.decided(
-            judge_mechanism(worst, error, controls, len(seen)),
-            arms=self.arms(investigation),
-            runs=select_finals(runs),
-            evidence=(*(_make_rows(worst, len(seen)) if worst else ()), _make_cost_row(runs)),
-            controls=controls,
-            figures=(FIGURE,),
-            series=tuple(_make_curves(runs)),
-            wall_s=round(spent + sum(run.record.wall_s for run in runs), 1),
-        )
-
-
-def make_controls() -> list[Control]:
-    """The control preset healthy, with a loop that keeps the graph, and with a read that ends it."""
-    return [
-        Control(HEALTHY, f"preset {SYMBOLIC_PRESET} without a fault", control_config(), False),
-        Control(
-            LOOP, f"{LOOP}, which is healthy, on preset {SYMBOLIC_PRESET}", control_config((LOOP,)), False
-        ),
-        Control(READ, f"fault {READ} on preset {SYMBOLIC_PRESET}", control_config((READ,)), True),
-    ]
-
-
-def judge_config(config: Config) -> Judgement:
-    """The verdict on one config, without controls."""
-    return judge_mechanism(compare_evaluations(config), "", (), 1)
-
-
 # -- what a read costs ----------------------------------------------------------------------------
 
 COMPARED = {
@@ -258,36 +161,6 @@ COMPARED = {
 }
 """The arms of the runs on the rule family, by the name of their setting."""
 COST = Metric("n2.unseen-rules-with-a-read", "unseen rules solved if truths are read as Python numbers")
-
-
-def plan_jobs() -> list[Job]:
-    """The runs on the rule family, the same in every investigation."""
-    faults: dict[str, tuple[str, ...]] = {"vectorised": (), "scalar-read": (READ,)}
-    return [
-        Job(
-            ArmId("n2", setting, role="treatment" if faults[setting] else "control"),
-            seed,
-            with_seed(study_config(STEPS, SIDE, faults[setting], guards=8, width=32), seed),
-            measure=True,
-            shared=True,
-        )
-        for setting in COMPARED
-        for seed in SEEDS
-    ]
-
-
-def _make_cost_row(runs: Sequence[LoadedRun]) -> EvidenceRow:
-    vectorised, read = split_by_setting(runs, COMPARED)
-    contrast = compare_scores("scalar-read", vectorised, read, SOLVED, WORTH)
-    return replace(contrast, name="").row(
-        COST,
-        "context: what a read costs",
-        None,
-        f"60 tasks with rules that are not trained on, {STEPS} steps; the interval is of vectorised less read: 90 %, "
-        "paired t over seeds",
-    )
-
-
 FIGURE = Figure(
     key="n2-loss",
     title="Training loss, vectorised and with values read as Python numbers",
@@ -295,11 +168,6 @@ FIGURE = Figure(
     y_label="cross entropy (nats per token)",
     caption="Two runs of the control preset that differ in nothing but a read of the predicates' values.",
 )
-
-
-def _make_curves(runs: Sequence[LoadedRun]) -> list[Series]:
-    return [smooth(logged_curve(FIGURE.key, run, "lm_loss", run.arm.setting), 5) for run in runs]
-
 
 # -- evidence -------------------------------------------------------------------------------------
 
@@ -319,41 +187,135 @@ REACHED = Metric(
 LOOKED_AT = {"run": "the run under test", "loop": "a Python loop", "read": "values read as Python numbers"}
 
 
-def _make_rows(facts: EvaluationFacts, seeds: int) -> list[EvidenceRow]:
-    n = f"{QUERIES} queries of {format_seeds(seeds)}, worst"
-    if not facts.tensors:
-        absent = NotMeasured(absent="no module of the model has the predicates")
-        return [GRADIENT.row(absent, item="run", item_words=LOOKED_AT["run"], threshold=f"<= {EQUAL:g}", n=n)]
-    apart = {"run": facts.run, "loop": facts.loop, "read": facts.read}
-    reached = {"run": facts.reached, "read": facts.read_reached}
-    return [
-        ANSWERS.expect_at_most(facts.answers, EQUAL, n),
-        *(
-            GRADIENT.row(
-                value,
-                item=item,
-                item_words=LOOKED_AT[item],
-                control=0.0,
-                threshold=f"<= {EQUAL:g}" if item != "read" else "context: a read is the known cause",
-                passed=None if item == "read" else value <= EQUAL,
-                n=n,
-                note="relative to the largest gradient; the same weights and queries",
+class PredicateEvaluation(InspectedMechanism[EvaluationFacts]):
+    """N2."""
+
+    statement = STATEMENT
+    precedence = 92
+    controls = (READ,)
+    compared = COMPARED
+    figures = (FIGURE,)
+    next_step = (
+        "Keep truths as tensors: look for .item(), float(), int(), .tolist() or .detach() between the predicates and "
+        "the loss. A Python loop may stay if its results are stacked."
+    )
+
+    def explain_not_applicable(self, config: Config) -> str:
+        """Only learned predicates can lose their gradients."""
+        learns = "learned" in config.model.symbolic.families
+        return "" if learns else "The library has no learned predicates."
+
+    def inspect(self, config: Config) -> EvaluationFacts:
+        """Evaluate the weights of a config as its run does, vectorised, in a loop, and with a read.
+
+        Raises:
+            EtrmError: a model cannot be built.
+        """
+        reference = build_step(with_other_faults(config))
+        run = build_step(config, reference.samples)
+        tensors = len(run.predicates)
+        if not tensors:
+            return UNREGISTERED
+        weights = run.model.state_dict()
+        reference, loop, read = (
+            build_step(with_other_faults(config, *faults), reference.samples, weights)
+            for faults in ((), (LOOP,), (READ,))
+        )
+        wanted = reference.compute_gradients(reference.predicates)
+        found, looped, cut = (step.compute_gradients(step.predicates) for step in (run, loop, read))
+        return EvaluationFacts(
+            tensors=tensors,
+            reached=count_reached(found),
+            answers=float((run.answer - reference.answer).abs().max()),
+            run=compare_gradients(wanted, found),
+            loop=compare_gradients(wanted, looped),
+            read=compare_gradients(wanted, cut),
+            read_reached=count_reached(cut),
+        )
+
+    def list_controls(self) -> list[Control]:
+        """The control preset healthy, with a loop that keeps the graph, and with a read that ends it."""
+        return [
+            Control(HEALTHY, f"preset {SYMBOLIC_PRESET} without a fault", control_config(), False),
+            Control(
+                LOOP, f"{LOOP}, which is healthy, on preset {SYMBOLIC_PRESET}", control_config((LOOP,)), False
+            ),
+            Control(READ, f"fault {READ} on preset {SYMBOLIC_PRESET}", control_config((READ,)), True),
+        ]
+
+    def make_rows(self, worst: EvaluationFacts, seeds: int) -> list[EvidenceRow]:
+        """The answers and gradients of the run and of both references."""
+        n = f"{QUERIES} queries of {format_seeds(seeds)}, worst"
+        if not worst.tensors:
+            absent = NotMeasured(absent="no module of the model has the predicates")
+            return [
+                GRADIENT.row(absent, item="run", item_words=LOOKED_AT["run"], threshold=f"<= {EQUAL:g}", n=n)
+            ]
+        apart = {"run": worst.run, "loop": worst.loop, "read": worst.read}
+        reached = {"run": worst.reached, "read": worst.read_reached}
+        return [
+            ANSWERS.expect_at_most(worst.answers, EQUAL, n),
+            *(
+                GRADIENT.row(
+                    value,
+                    item=item,
+                    item_words=LOOKED_AT[item],
+                    control=0.0,
+                    threshold=f"<= {EQUAL:g}" if item != "read" else "context: a read is the known cause",
+                    passed=None if item == "read" else value <= EQUAL,
+                    n=n,
+                    note="relative to the largest gradient; the same weights and queries",
+                )
+                for item, value in apart.items()
+            ),
+            *(
+                REACHED.row(
+                    count,
+                    item=item,
+                    item_words=LOOKED_AT[item],
+                    control=float(worst.tensors),
+                    threshold=f"all {worst.tensors}"
+                    if item != "read"
+                    else "context: a read is the known cause",
+                    passed=None if item == "read" else count == worst.tensors,
+                    n=n,
+                )
+                for item, count in reached.items()
+            ),
+        ]
+
+    def plan_jobs(self) -> list[Job]:
+        """The runs on the rule family, vectorised and with a read."""
+        faults: dict[str, tuple[str, ...]] = {"vectorised": (), "scalar-read": (READ,)}
+        return [
+            Job(
+                ArmId("n2", setting, role="treatment" if faults[setting] else "control"),
+                seed,
+                with_seed(study_config(STEPS, SIDE, faults[setting], guards=8, width=32), seed),
+                measure=True,
+                shared=True,
             )
-            for item, value in apart.items()
-        ),
-        *(
-            REACHED.row(
-                count,
-                item=item,
-                item_words=LOOKED_AT[item],
-                control=float(facts.tensors),
-                threshold=f"all {facts.tensors}" if item != "read" else "context: a read is the known cause",
-                passed=None if item == "read" else count == facts.tensors,
-                n=n,
+            for setting in COMPARED
+            for seed in SEEDS
+        ]
+
+    def make_cost_rows(self, runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
+        """The unseen rules that are solved vectorised, against those with a read."""
+        vectorised, read = split_by_setting(runs, COMPARED)
+        contrast = compare_scores("scalar-read", vectorised, read, SOLVED, WORTH)
+        return [
+            replace(contrast, name="").row(
+                COST,
+                "context: what a read costs",
+                None,
+                f"60 tasks with rules that are not trained on, {STEPS} steps; the interval is of vectorised less read: "
+                "90 %, paired t over seeds",
             )
-            for item, count in reached.items()
-        ),
-    ]
+        ]
+
+    def make_curves(self, runs: Sequence[LoadedRun]) -> list[Series]:
+        """The training loss of each run."""
+        return [smooth(logged_curve(FIGURE.key, run, "lm_loss", run.arm.setting), 5) for run in runs]
 
 
 HYPOTHESIS = PredicateEvaluation()

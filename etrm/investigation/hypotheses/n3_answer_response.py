@@ -5,28 +5,23 @@ Mechanistic: the weights are changed, and the loss of the answer must change wit
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from diagnostics.auditing.responses import TermResponse
 from etrm.config import Config
+from etrm.investigation.controls import Control
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
-    SymbolicHypothesis,
+    InspectedMechanism,
     control_config,
-    describe_arms,
     fault_controls,
 )
 from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
-from etrm.investigation.records import Arm
-from etrm.investigation.result import HypothesisResult
-from etrm.investigation.session import Investigation
 
 STATEMENT = Statement(
     id="N3",
@@ -85,16 +80,12 @@ class ResponseFacts(InspectionFacts):
         return [VerdictReason(ResponseReason.RESPONDS, words)]
 
 
-def inspect_response(config: Config) -> ResponseFacts:
-    """Change the weights of a model as a run would build it.
-
-    Raises:
-        EtrmError: the model cannot be built, or its loss is not finite.
-    """
-    return ResponseFacts({part: terms[TASK] for part, terms in measure_responses(config).items()})
+CHANGE = Metric(
+    "n3.change", "change of the loss of the answers with other weights of {item}", Direction.HOLDS
+)
 
 
-class AnswerResponse(SymbolicHypothesis):
+class AnswerResponse(InspectedMechanism[ResponseFacts]):
     """N3."""
 
     statement = STATEMENT
@@ -105,34 +96,25 @@ class AnswerResponse(SymbolicHypothesis):
         "or a loss that does not read the answer. Page N3 shows which part has no effect."
     )
 
-    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
-        """The config under test and the controls, which are inspected."""
-        return describe_arms(self.study, investigation.subject, fault_controls(control_config(), FAULT))
+    def inspect(self, config: Config) -> ResponseFacts:
+        """Change the weights of a model as a run would build it.
 
-    def decide(self, investigation: Investigation) -> HypothesisResult:
-        """Change the weights of every seed and of the controls."""
-        began = time.perf_counter()
-        controls = judge_controls(
-            self.study, fault_controls(control_config(), FAULT), judge_by(inspect_response)
-        )
-        seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_response)
-        worst = min(seen, key=lambda found: found.change, default=None)
-        return self.statement.decided(
-            judge(worst, error, controls, describe_scope(len(seen))),
-            arms=self.arms(investigation),
-            evidence=_make_rows(worst, len(seen)) if worst else (),
-            controls=controls,
-            wall_s=round(time.perf_counter() - began, 1),
-        )
+        Raises:
+            EtrmError: the model cannot be built, or its loss is not finite.
+        """
+        return ResponseFacts({part: terms[TASK] for part, terms in measure_responses(config).items()})
 
+    def rank(self, found: ResponseFacts) -> tuple[float, ...]:
+        """The smallest change decides."""
+        return (-found.change,)
 
-CHANGE = Metric(
-    "n3.change", "change of the loss of the answers with other weights of {item}", Direction.HOLDS
-)
+    def list_controls(self) -> list[Control]:
+        """The control preset, healthy and with the fault."""
+        return fault_controls(control_config(), FAULT)
 
-
-def _make_rows(facts: ResponseFacts, seeds: int) -> tuple[EvidenceRow, ...]:
-    return tuple(_make_row(part, found, seeds) for part, found in facts.parts.items())
+    def make_rows(self, worst: ResponseFacts, seeds: int) -> list[EvidenceRow]:
+        """The response of each part."""
+        return [_make_row(part, found, seeds) for part, found in worst.parts.items()]
 
 
 def _make_row(part: str, found: TermResponse, seeds: int) -> EvidenceRow:

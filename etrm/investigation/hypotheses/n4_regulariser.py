@@ -5,7 +5,6 @@ Mechanistic: the gradient of each term of the loss in the encoder, which weighs 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,17 +17,13 @@ from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
-from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import (
-    SymbolicHypothesis,
+    InspectedMechanism,
     control_config,
-    describe_arms,
     fault_controls,
 )
 from etrm.investigation.measurements.solver_step import QUERIES, TASK, measure_responses
-from etrm.investigation.records import Arm, NotMeasured, Value
-from etrm.investigation.result import HypothesisResult
-from etrm.investigation.session import Investigation
+from etrm.investigation.records import NotMeasured, Value
 
 STATEMENT = Statement(
     id="N4",
@@ -97,16 +92,10 @@ class TeacherFacts(InspectionFacts):
         return [VerdictReason(TeacherReason.TASK, words)]
 
 
-def inspect_teachers(config: Config) -> TeacherFacts:
-    """The gradient of each term of the loss in the selector of a model as a run would build it.
-
-    Raises:
-        EtrmError: the model cannot be built, or its loss is not finite.
-    """
-    return TeacherFacts(measure_responses(config)["encoder"])
+NORM = Metric("n4.gradient-norm", "norm of the gradient of the term {item} in the selector", Direction.HOLDS)
 
 
-class RegulariserAlone(SymbolicHypothesis):
+class RegulariserAlone(InspectedMechanism[TeacherFacts]):
     """N4."""
 
     statement = STATEMENT
@@ -117,35 +106,21 @@ class RegulariserAlone(SymbolicHypothesis):
         "(model.symbolic.selection = soft or straight_through). Page N4 shows which terms train it."
     )
 
-    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
-        """The config under test and the controls, which are inspected."""
-        return describe_arms(self.study, investigation.subject, make_controls())
+    def inspect(self, config: Config) -> TeacherFacts:
+        """The gradient of each term of the loss in the selector of a model as a run would build it.
 
-    def decide(self, investigation: Investigation) -> HypothesisResult:
-        """Take the gradients of every seed and of the controls."""
-        began = time.perf_counter()
-        controls = judge_controls(self.study, make_controls(), judge_by(inspect_teachers))
-        seen, error = investigation.inspect_seeds(self.id, investigation.subject, inspect_teachers)
-        worst = max(seen, key=lambda found: found.holds, default=None)
-        return self.statement.decided(
-            judge(worst, error, controls, describe_scope(len(seen))),
-            arms=self.arms(investigation),
-            evidence=_make_rows(worst, len(seen)) if worst else (),
-            controls=controls,
-            wall_s=round(time.perf_counter() - began, 1),
-        )
+        Raises:
+            EtrmError: the model cannot be built, or its loss is not finite.
+        """
+        return TeacherFacts(measure_responses(config)["encoder"])
 
+    def list_controls(self) -> list[Control]:
+        """The control preset with a penalty on the entropy, healthy and with the fault."""
+        return fault_controls(with_settings(control_config(), train={"entropy_weight": PENALTY}), FAULT)
 
-def make_controls() -> list[Control]:
-    """The control preset with a penalty on the entropy, healthy and with the fault."""
-    return fault_controls(with_settings(control_config(), train={"entropy_weight": PENALTY}), FAULT)
-
-
-NORM = Metric("n4.gradient-norm", "norm of the gradient of the term {item} in the selector", Direction.HOLDS)
-
-
-def _make_rows(facts: TeacherFacts, seeds: int) -> tuple[EvidenceRow, ...]:
-    return tuple(_make_row(name, found, seeds) for name, found in facts.terms.items())
+    def make_rows(self, worst: TeacherFacts, seeds: int) -> list[EvidenceRow]:
+        """The gradient of each term."""
+        return [_make_row(name, found, seeds) for name, found in worst.terms.items()]
 
 
 def _make_row(name: str, found: TermResponse, seeds: int) -> EvidenceRow:

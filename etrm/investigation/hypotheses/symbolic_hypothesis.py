@@ -1,24 +1,35 @@
-"""What N1 to N5 share: they are about the symbolic solver, and their controls are a small run of it."""
+"""What N1 to N5 share: they are about the symbolic solver, and their controls are a small run of it.
+
+N1 to N4 are inspections (:class:`InspectedMechanism`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from etrm.config import Config, load, with_settings
 from etrm.config.model import SYMBOLIC
 from etrm.config.tree import Changes
 from etrm.investigation.comparison.paired_contrast import Contrast
-from etrm.investigation.comparison.screening import with_steps
+from etrm.investigation.comparison.screening import select_finals, with_steps
 from etrm.investigation.controls import HEALTHY, Control, subject_arm
+from etrm.investigation.evidence.figures import Figure, Series
 from etrm.investigation.evidence.reasons import InspectionFacts
+from etrm.investigation.evidence.table import EvidenceRow
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
-from etrm.investigation.hypotheses.inspection import describe_scope, judge
-from etrm.investigation.judgement import Judgement
-from etrm.investigation.records import Arm, ControlOutcome, NotMeasured, Verdict
+from etrm.investigation.hypotheses.inspection import describe_scope, judge, judge_by, judge_controls
+from etrm.investigation.judgement import CommonReason
+from etrm.investigation.records import Arm, NotMeasured
+from etrm.investigation.result import HypothesisResult
+from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
+from etrm.investigation.session import Investigation
 
+Facts = TypeVar("Facts", bound=InspectionFacts)
 SYMBOLIC_PRESET = "symbolic-rules"
 """Preset of the controls, which are small and on tasks whose rules the solver can learn."""
 STUDIED = 4000
@@ -33,30 +44,89 @@ class SymbolicHypothesis(Hypothesis):
         return subject.model.variant == SYMBOLIC
 
 
-class MechanismFacts(InspectionFacts):
-    """Facts that may leave a mechanism open."""
+class InspectedMechanism(SymbolicHypothesis, Generic[Facts]):
+    """A mechanism that is decided by an inspection of each seed and of controls.
 
-    @property
-    def undecided(self) -> bool:
-        """Whether the facts neither show the mechanism nor rule it out."""
-        return False
+    Derive from this class: ``inspect``, ``list_controls`` and ``make_rows`` are required. The other methods are for
+    training runs that show what the mechanism costs; these runs decide nothing.
 
-
-def judge_mechanism(
-    worst: MechanismFacts | None, error: str = "", controls: Sequence[ControlOutcome] = (), seeds: int = 1
-) -> Judgement:
-    """The verdict of the worst seed; INCONCLUSIVE where its facts are undecided.
-
-    Args:
-        worst: the facts of the worst seed; None where the model could be built with no seed.
-        error: the reason why a model could not be built, or nothing.
-        controls: outcomes of the controls.
-        seeds: number of seeds.
+    Attributes:
+        compared: the difference of each setting of these runs, in words.
+        figures: the figures of their curves.
     """
-    found = judge(worst, error, controls, describe_scope(seeds))
-    if worst is not None and found.verdict is Verdict.INVALIDATED and worst.undecided:
-        return replace(found, verdict=Verdict.INCONCLUSIVE)
-    return found
+
+    compared: Mapping[str, str] = MappingProxyType({})
+    figures: tuple[Figure, ...] = ()
+
+    def inspect(self, config: Config) -> Facts:
+        """Inspect a config as a run would use it.
+
+        Raises:
+            EtrmError: the model cannot be built.
+        """
+        raise NotImplementedError
+
+    def list_controls(self) -> list[Control]:
+        """The controls, healthy and with faults."""
+        raise NotImplementedError
+
+    def make_rows(self, worst: Facts, seeds: int) -> Sequence[EvidenceRow]:
+        """The evidence of the worst of some seeds."""
+        raise NotImplementedError
+
+    def rank(self, found: Facts) -> tuple[float, ...]:
+        """How much speaks for the hypothesis; the seed with the highest rank decides."""
+        return found.holds, found.undecided
+
+    def explain_not_applicable(self, config: Config) -> str:
+        """The reason why the mechanism cannot occur in a symbolic solver with this config, or nothing."""
+        return ""
+
+    def plan_jobs(self) -> list[Job]:
+        """The runs that show the cost, the same in every investigation."""
+        return []
+
+    def make_cost_rows(self, runs: Sequence[LoadedRun]) -> Sequence[EvidenceRow]:
+        """What they show."""
+        return ()
+
+    def make_curves(self, runs: Sequence[LoadedRun]) -> Sequence[Series]:
+        """Their curves."""
+        return ()
+
+    def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
+        """The config under test and the controls, which are inspected, and the runs that show the cost."""
+        jobs = {job.arm.setting: job for job in self.plan_jobs()}
+        return (
+            *describe_arms(self.study, investigation.subject, self.list_controls()),
+            *(
+                Arm(name=job.arm.name, role=job.arm.role, difference=what, faults=job.config.faults)
+                for setting, what in self.compared.items()
+                for job in (jobs[setting],)
+            ),
+        )
+
+    def decide(self, investigation: Investigation) -> HypothesisResult:
+        """Inspect the config under test with every seed, and the controls; make the runs that show the cost."""
+        if reason := self.explain_not_applicable(investigation.effective):
+            return self.not_run(CommonReason.NOT_APPLICABLE, reason)
+        began = time.perf_counter()
+        controls = judge_controls(self.study, self.list_controls(), judge_by(self.inspect))
+        seen, error = investigation.inspect_seeds(self.id, investigation.subject, self.inspect)
+        worst = max(seen, key=self.rank, default=None)
+        spent = time.perf_counter() - began
+        jobs = self.plan_jobs()
+        runs = investigation.run(self.id, jobs) if jobs else []
+        return self.statement.decided(
+            judge(worst, error, controls, describe_scope(len(seen))),
+            arms=self.arms(investigation),
+            runs=select_finals(runs),
+            evidence=(*(self.make_rows(worst, len(seen)) if worst else ()), *self.make_cost_rows(runs)),
+            controls=controls,
+            figures=self.figures,
+            series=tuple(self.make_curves(runs)),
+            wall_s=round(spent + sum(run.record.wall_s for run in runs), 1),
+        )
 
 
 def control_config(faults: Sequence[str] = (), **symbolic: object) -> Config:

@@ -10,8 +10,8 @@ import pytest
 from etrm.config import load, with_settings
 from etrm.investigation.hypotheses import n1_early_cycles as n1
 from etrm.investigation.hypotheses import symbolic_hypothesis
+from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.hypotheses.n1_early_cycles import FAULT, CycleFacts, CycleReason
-from etrm.investigation.hypotheses.symbolic_hypothesis import judge_mechanism
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.measurements.selector_calls import PartCalls, SelectorCalls
 from etrm.investigation.records import Verdict
@@ -40,7 +40,7 @@ def facts(encoder: float, enabled: float, reached: float) -> CycleFacts:
 def test_the_verdict_names_encoder_and_refiners_separately(
     found: CycleFacts, verdict: Verdict, codes: tuple[str, ...]
 ) -> None:
-    judgement = judge_mechanism(found)
+    judgement = judge_inspection(found, found.words)
     assert (judgement.verdict, judgement.codes) == (verdict, codes)
 
 
@@ -99,7 +99,7 @@ def test_the_fault_is_named_and_the_recursion_of_trm_is_not(
 
 
 def test_the_arms_differ_in_gradient_and_injection_alone() -> None:
-    settings = [job.config.model.symbolic for job in n1.plan_jobs()]
+    settings = [job.config.model.symbolic for job in n1.HYPOTHESIS.plan_jobs()]
     assert {(one.cycle_grad, one.inject) for one in settings} == {
         ("all", "start"),
         ("last", "start"),

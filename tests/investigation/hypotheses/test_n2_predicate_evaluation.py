@@ -10,6 +10,7 @@ import pytest
 from etrm.config import load, with_settings
 from etrm.investigation.hypotheses import n2_predicate_evaluation as n2
 from etrm.investigation.hypotheses import symbolic_hypothesis
+from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.hypotheses.n2_predicate_evaluation import (
     LOOP,
     READ,
@@ -17,7 +18,6 @@ from etrm.investigation.hypotheses.n2_predicate_evaluation import (
     EvaluationFacts,
     EvaluationReason,
 )
-from etrm.investigation.hypotheses.symbolic_hypothesis import judge_mechanism
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.session import Investigation
@@ -53,7 +53,7 @@ REFERENCES = (EvaluationReason.LOOP_KEEPS, EvaluationReason.READ_CUTS)
 def test_the_verdict_names_the_read_and_clears_the_loop(
     facts: EvaluationFacts, verdict: Verdict, codes: tuple[str, ...]
 ) -> None:
-    judgement = judge_mechanism(facts, "", (), 1)
+    judgement = judge_inspection(facts, facts.words)
     assert (judgement.verdict, judgement.codes) == (verdict, codes)
 
 
