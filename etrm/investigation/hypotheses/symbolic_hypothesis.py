@@ -75,7 +75,7 @@ class InspectedMechanism(SymbolicHypothesis, Generic[Facts]):
         raise NotImplementedError
 
     def rank(self, found: Facts) -> tuple[float, ...]:
-        """How much speaks for the hypothesis; the seed with the highest rank decides."""
+        """Higher where more evidence supports the hypothesis; the seed with the highest rank decides."""
         return found.holds, found.undecided
 
     def explain_not_applicable(self, config: Config) -> str:
