@@ -173,10 +173,10 @@ class DecisionOrder:
             return ""
         cause = find_root_cause(decided)
         if cause.confidence == "proven":
-            return f"It is downstream of the root cause {cause.id}, where this run stopped."
+            return f"The investigation stopped at the root cause {cause.id}."
         if reference.hypothesis in (None, hypothesis.id) or self._is_short(hypothesis):
             return ""
-        return f"The reference names {reference.hypothesis}, where this run stops."
+        return f"The investigation stopped at {reference.hypothesis}, which the reference names."
 
     def _decide_short(self) -> None:
         """Decide the hypotheses that need no long run, and announce those that hold, which no later run can change.

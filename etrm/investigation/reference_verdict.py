@@ -81,14 +81,13 @@ class ReferenceReason(StrEnum):
 PLACES = {
     True: (
         ReferenceReason.IN_SHARED_CODE,
-        "The healthy control departs at the same stage: the fault is in code that both share.",
+        "The healthy control differs at the same stage, so the fault is in code that both use.",
     ),
     False: (
         ReferenceReason.IN_THE_RUN,
-        "The healthy control does not: the fault is in settings or code that only this run has, or in shared code that "
-        "only its settings and tasks reach.",
+        "The healthy control agrees with the reference, so the fault is in settings or code that only this run uses.",
     ),
-    None: (ReferenceReason.LATE, "It was not measured whether the healthy control departs there too."),
+    None: (ReferenceReason.LATE, "Whether the healthy control differs too was not measured."),
 }
 """The code and the sentence by whether the healthy control departs too."""
 COMPARE_CODE = (
@@ -252,7 +251,7 @@ def judge_reference(
     if check_control is not None and (first.step is None or first.step <= LAST_STEP):
         shared = any(found.stage is first.stage for found in check_control().departures)
     code, place = PLACES[shared]
-    onset = f" Step {first.step - 1} does not." if first.step and first.step - 1 in steps else ""
+    onset = f" Step {first.step - 1} agrees." if first.step and first.step - 1 in steps else ""
     return ReferenceResult(
         codes=(code,),
         sentence=f"{capitalise(describe(first))}.{onset} {place}",
@@ -266,14 +265,13 @@ def judge_reference(
 
 def describe(departure: Departure) -> str:
     """A departure in words."""
-    what = "the run" if departure.step is None else f"step {departure.step}"
-    infinite = math.isinf(departure.size)
-    size = "is not finite or has another shape" if infinite else f"differs by {departure.size:.2g}"
+    when = "" if departure.step is None else f" of step {departure.step}"
+    differs = f"differs from the reference by {departure.size:.2g}"
+    if math.isinf(departure.size):
+        differs = "is not finite, or has another shape than in the reference"
     where = f", {departure.where}" if departure.where else ""
-    return (
-        f"{what} departs from the reference at the stage {departure.stage.value}: {departure.tensor} {size} "
-        f"(limit {departure.limit:g}{where})"
-    )
+    stage = departure.stage.value
+    return f"at the stage {stage}{when}, {departure.tensor} {differs} (limit {departure.limit:g}{where})"
 
 
 def decide_from_reference(hypothesis: Hypothesis, reference: ReferenceResult) -> HypothesisResult:

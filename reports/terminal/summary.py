@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import HypothesisResult, RecordedRun, Result
+from etrm.investigation.result import HypothesisResult, RecordedRun, ReferenceResult, Result
 from reports.markdown import duration, plain, sentence
 from reports.names import order_hypotheses
 from reports.pages.experiment_page import scenario
@@ -41,7 +41,7 @@ def terminal(result: Result) -> RenderableType:
         parts.append(
             Padding(Text.assemble(("Recorded run: ", "bold"), _say_recorded(result.recorded)), (1, 0, 0, 0))
         )
-    if result.reference is not None:
+    if result.reference is not None and not _says_the_same(result, result.reference):
         words = sentence(plain(result.reference.sentence))
         parts.append(Padding(Text.assemble(("Reference: ", "bold"), words), (1, 0, 0, 0)))
     if _decided(result):
@@ -60,6 +60,12 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Padding(text, (1, 0, 0, 0)))
     parts.append(Padding(Text.assemble(("Next step: ", "bold"), plain(result.next_step)), (1, 0)))
     return Group(*parts)
+
+
+def _says_the_same(result: Result, reference: ReferenceResult) -> bool:
+    """Return whether the root cause was decided by the comparison alone, so that both have one sentence."""
+    cause = result.hypotheses.get(result.root_cause or "")
+    return cause is not None and cause.id == reference.hypothesis and cause.codes == reference.codes
 
 
 def _say_recorded(recorded: RecordedRun) -> str:

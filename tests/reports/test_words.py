@@ -228,6 +228,16 @@ def test_code_that_departs_is_the_root_cause_where_no_hypothesis_is(example: Res
     assert headline in printed(departs)
 
 
+def test_a_comparison_that_is_the_verdict_on_the_root_cause_is_not_printed_again(example: Result) -> None:
+    cause = example.hypotheses["H2"]
+    compared = ReferenceResult(codes=("test.planted",), sentence="planted", hypothesis="H2")
+    assert "planted" in printed(example.replace(reference=compared))
+    decided = {**example.hypotheses, "H2": cause.replace(codes=compared.codes)}
+    assert "planted" not in printed(example.replace(reference=compared, hypotheses=decided))
+    other = compared.replace(hypothesis="H3")
+    assert "planted" in printed(example.replace(reference=other, hypotheses=decided))
+
+
 def test_screening_is_marked_wherever_the_verdict_stands(example: Result) -> None:
     page = hypothesis_page(example, "H4", ())
     marked = f"(**INCONCLUSIVE**) {marks(example, 'H4')}"
