@@ -177,7 +177,7 @@ def _decide(
     """
     id, cause = hypothesis.statement.id, find_root_cause(decided)
     if until_root_cause and cause.confidence == "proven":
-        words = f"It is downstream of the root cause {cause.id}, where this run stopped."
+        words = f"The investigation stopped at the root cause {cause.id}."
         return hypothesis.not_run(CommonReason.STOPPED_AT_ROOT_CAUSE, words)
     if id not in chosen:
         return hypothesis.not_run(
