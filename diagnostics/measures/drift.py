@@ -46,6 +46,11 @@ class DriftRecord:
     wasserstein: float | None
     """Sliced Wasserstein-1 distance to the reference, averaged over fixed random directions."""
 
+    @property
+    def shift_per_movement(self) -> float | None:
+        """shift / movement: drift per unit of decoder movement; None where either is missing or that is 0."""
+        return None if self.shift is None or not self.movement else self.shift / self.movement
+
 
 @dataclass(frozen=True)
 class _Summary:
@@ -62,7 +67,7 @@ class DriftProbe:
     `min_size`: departures below it do not count, however regular they are. 1 reference spread: the average row then
     sits where the edge of the reference distribution was, which a decoder tuned to the reference must notice;
     small encoders that trained well for 600 steps from a random start ended 0.3 to 0.65 away.
-    `noise`: an event must also exceed this many robust standard deviations; see `series_events`.
+    `noise`: an event must also exceed this many robust standard deviations; see `robust_spikes`.
     `projections`: random directions of the Wasserstein distance, drawn from an own generator with `seed`; the
     global generator is never touched.
     Raises ValueError for a window or a number of projections below 1, or a negative threshold.

@@ -74,6 +74,11 @@ class TensorReport:
     cause: MovementCause | None
     """Best explanation of its movement; None where it did not move."""
 
+    @property
+    def stale_gradient(self) -> bool:
+        """Whether a parameter that requires no gradient holds a non-zero one, which the next step will use."""
+        return not self.requires_grad and self.gradient == "non-zero"
+
 
 @dataclass(frozen=True)
 class FrozenReport:

@@ -1,4 +1,5 @@
-"""Measures how much a context depends on its sample: variance, rank and retrieval.
+"""Measures how much a context depends on its sample: variance, rank, retrieval, and the decoder's use of
+it.
 
 The fields of `Representation` define each quantity. Everything is computed in float64 on the CPU from a
 detached copy, so a number does not depend on the device and cannot touch the graph. Shapes: B samples, T
@@ -8,6 +9,7 @@ variance over one sample) is None, never 0, and `Representation.absent` has the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -80,6 +82,65 @@ class Retrieval:
     """1 / n: the accuracy of a context without information about the task."""
     n: int
     """Number of tasks."""
+
+
+@dataclass(frozen=True)
+class ContextDependence:
+    """The loss under the true context and under three without information about the sample, in the loss's own
+    units.
+
+    `shuffled` and `mean` are None where no context from another task exists.
+    """
+
+    true: float
+    shuffled: float | None
+    mean: float | None
+    zeros: float
+
+    @property
+    def cost_of_shuffling(self) -> float | None:
+        """shuffled - true. About 0: the decoder does not use what distinguishes tasks."""
+        return None if self.shuffled is None else self.shuffled - self.true
+
+    @property
+    def cost_of_mean(self) -> float | None:
+        """mean - true."""
+        return None if self.mean is None else self.mean - self.true
+
+    @property
+    def cost_of_zeros(self) -> float:
+        """zeros - true."""
+        return self.zeros - self.true
+
+
+@dataclass(frozen=True)
+class WithinBetween:
+    """Variance within and between tasks, over the rows whose task has at least two of them.
+
+    None where fewer than two tasks have two rows, or the context is not finite; the ratios also where the
+    rows of a task are all equal.
+    """
+
+    within: float | None
+    """mean((c - mean of its task)^2), biased."""
+    between: float | None
+    """mean((mean of its task - grand mean)^2), biased: within + between is the variance of those rows."""
+    ratio: float | None
+    """between / within. Grows with noise when tasks have few rows: about 1 for noise in pairs."""
+    f_ratio: float | None
+    """The same with degrees of freedom, as in a one-way ANOVA: about 1 if the task makes no difference."""
+    tasks: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class AgainstRandomStart:
+    """The same numbers for the same encoder now and at its random start."""
+
+    now: Representation
+    start: Representation
+    share_ratio: float | None
+    """now.share / start.share; None where either is None or the start is fully collapsed (share 0)."""
 
 
 def representation(context: Tensor) -> Representation:
@@ -176,6 +237,86 @@ def task_retrieval(first: Tensor, second: Tensor) -> Retrieval:
     return Retrieval(accuracy=float(hits.mean()), chance=1 / n, n=n)
 
 
+def context_use(
+    loss_fn: Callable[[Tensor], float], context: Tensor, groups: Tensor | None = None
+) -> ContextDependence:
+    """Measure how much the loss grows without the context (B, ...).
+
+    `loss_fn` maps a context of the same shape to a loss; it is called without gradients, up to four times,
+    and must be deterministic (evaluation mode) for the differences to mean something. `groups` (B,) holds
+    task ids: with it every sample gets the context of another task, else that of its neighbour. No random
+    numbers.
+    Raises ValueError where `groups` is not (B,).
+    """
+    with torch.no_grad():
+        c = context.detach()
+        order = _derangement(c.shape[0], groups)
+        mean = c.mean(dim=0, keepdim=True).expand_as(c).clone()
+        return ContextDependence(
+            true=float(loss_fn(c.clone())),
+            shuffled=None if order is None else float(loss_fn(c[order.to(c.device)])),
+            mean=float(loss_fn(mean)) if c.shape[0] > 1 else None,
+            zeros=float(loss_fn(torch.zeros_like(c))),
+        )
+
+
+def within_between(context: Tensor, groups: Tensor) -> WithinBetween:
+    """Split the variance of a context (B, T, D) or (B, D) by task; groups (B,) holds integer task ids.
+
+    Law of total variance over the rows whose task occurs at least twice; other rows are left out, since one
+    row has no variance. Raises ValueError where `groups` is not (B,), and as `representation` does.
+    """
+    c = _context(context).flatten(1)
+    ids = _groups(groups, c.shape[0])
+    _, index, counts = ids.unique(return_inverse=True, return_counts=True)
+    kept = counts[index] > 1
+    tasks, rows = int((counts > 1).sum()), int(kept.sum())
+    if tasks < 2 or not bool(torch.isfinite(c).all()):
+        return WithinBetween(None, None, None, None, tasks, rows)
+    c, index = c[kept] - c[kept][0], index[kept]
+    sums = torch.zeros(len(counts), c.shape[1], dtype=c.dtype).index_add_(0, index, c)
+    means = (sums / counts[:, None])[index]
+    within = float((c - means).square().mean())
+    between = float((means - c.mean(dim=0)).square().mean())
+    ratio = between / within if within > 0 else None
+    f_ratio = ratio * (rows - tasks) / (tasks - 1) if ratio is not None else None
+    return WithinBetween(within, between, ratio, f_ratio, tasks, rows)
+
+
+def sampling_noise_share(first: Tensor, second: Tensor) -> float | None:
+    """Part of the cross-sample variance that is sampling noise, from two passes of the same batch.
+
+    first, second (B, T, D) or (B, D). mean((first - second)^2) / 2 estimates the noise variance without bias,
+    and the unbiased variance over samples, averaged over both passes, the total. About 1 where samples
+    differ by noise alone; rounding of the estimate can put it a little above. None where B = 1, the total is
+    0, or an element is not finite. Raises ValueError for different shapes and as `representation` does.
+    """
+    one, two = _context(first), _context(second)
+    if one.shape != two.shape:
+        raise InvalidValue(
+            "representations.passes-differ",
+            "two passes of one batch have one shape, found {first}, {second}",
+            first=tuple(one.shape),
+            second=tuple(two.shape),
+        )
+    if one.shape[0] == 1:
+        return None
+    noise = float((one - two).square().mean()) / 2
+    total = float((one.var(dim=0).mean() + two.var(dim=0).mean()) / 2)
+    finite = bool(torch.isfinite(one).all() and torch.isfinite(two).all())
+    return noise / total if finite and total > 0 else None
+
+
+def against_random_start(now: Representation, start: Representation) -> AgainstRandomStart:
+    """Compare an encoder's numbers with those of its random start, the only reference for "healthy".
+
+    A random standard encoder at paper size already has cross_sample_var .10.
+    """
+    known = now.share is not None and start.share is not None and start.share > 0
+    ratio = now.share / start.share if known and now.share is not None and start.share else None
+    return AgainstRandomStart(now, start, ratio)
+
+
 def _copy(values: Tensor) -> Tensor:
     return values.detach().cpu().double()
 
@@ -243,3 +384,27 @@ def _mean_cosine(rows: Tensor) -> float | None:
     # the sum over all pairs is the squared length of the sum, less the n pairs of a row with itself
     total = float(_unit(rows).sum(dim=0).square().sum())
     return max(-1.0, min(1.0, (total - n) / (n * (n - 1))))
+
+
+def _groups(groups: Tensor, b: int) -> Tensor:
+    if groups.shape != (b,):
+        raise InvalidValue(
+            "representations.groups-shape",
+            "groups has shape {expected}, one task id per sample; found {got}",
+            expected=(b,),
+            got=tuple(groups.shape),
+        )
+    return groups.detach().cpu()
+
+
+def _derangement(b: int, groups: Tensor | None) -> Tensor | None:
+    """Indices (B,) that give each sample another one, of another group; None where there is no such order.
+
+    Sorted by group and rolled by the size of the largest group, no sample can land in its own.
+    """
+    ids = torch.arange(b) if groups is None else _groups(groups, b)
+    shift = int(ids.unique(return_counts=True)[1].max())
+    if 2 * shift > b:
+        return None
+    order = ids.argsort(stable=True)
+    return torch.empty_like(order).scatter_(0, order, order.roll(shift))

@@ -40,8 +40,8 @@ def series_events(
 ) -> list[DriftEvent]:
     """Find the drifts and spikes of any series of finite values, in order of their first step.
 
-    The level before is the median of the first five values. A *spike* is up to three outliers in
-    a row (`_residuals`) that depart by `min_size`, in either direction. A *drift* is at least four
+    The level before is the median of the first five values. A *spike* is up to three values in a row that
+    `robust_spikes` picks out and that depart by `min_size`, in either direction. A *drift* is at least four
     values in a row whose running median of seven (blind to three odd values) departs from the level by both
     `min_size` and `noise` robust standard deviations, the latter taken from first differences so that the
     drift itself does not count as noise. With fewer than eight values nothing is found. For "which came
@@ -66,8 +66,44 @@ def series_events(
     return sorted(found, key=lambda event: (event.first_step, event.kind))
 
 
+def robust_spikes(values: Sequence[float], *, threshold: float = 12.0, window: int = 15) -> list[int]:
+    """Indices of the values that are outliers in their neighbourhood, by median and MAD.
+
+    A value's residual is its distance to the running median or to the running Theil-Sen line (median of
+    pairwise slopes), whichever is nearer: a step or a ramp is not a spike. The residual must exceed `threshold`
+    robust standard deviations, the largest of four: 1.4826 × the median absolute residual (MAD), the 75 %
+    quantile / 1.1503, the 90 % quantile / 1.6449, and the MAD within the `window`. They agree for normal noise;
+    where most residuals are next to nothing the MAD alone would call the rest spikes. A plain z-score of a
+    share p of equal spikes cannot exceed sqrt((1 - p)/p), 4.9 for 4 %; this has no such bound for shares up to
+    9 %, and finds none beyond. Where nine in ten residuals are exactly 0, any departure above a millionth of
+    the mean size is a spike. The first values are also compared with an extrapolation of the next two, so that a
+    fast start is none.
+
+    The default of 12: a normal tail never gets there, a Laplace tail once in 100 000 values, and a spike
+    of 40 times the usual is far beyond. For series of n values the threshold is 1 + 20/n times as
+    much, since the scale of a few values is often far too small by chance. Skewed series, such as gradient
+    sizes, belong in logs.
+
+    NaN and infinite values are always returned. With fewer than eight finite values only those are.
+    Raises ValueError for a window below 3 or a negative threshold.
+    """
+    if window < 3 or threshold < 0:
+        raise InvalidValue(
+            "series.spike-settings",
+            "window is at least 3 and threshold not negative, found {window} and {threshold}",
+            window=window,
+            threshold=threshold,
+        )
+    finite = [i for i, v in enumerate(values) if math.isfinite(v)]
+    spikes = {i for i, v in enumerate(values) if not math.isfinite(v)}
+    if len(finite) >= FEWEST:
+        x = torch.tensor([values[i] for i in finite], dtype=torch.float64)
+        residual, limit = _residuals(x, threshold, window)
+        spikes.update(finite[int(i)] for i in (residual > limit).nonzero().flatten())
+    return sorted(spikes)
+
+
 FEWEST = 8  # values below which a median absolute deviation is itself mostly noise
-_NEIGHBOURS = 15  # values around one that make its surroundings
 _LONGEST_SPIKE = 3  # values: a running median of seven ignores three odd ones, so longer runs are drifts
 _REST = 5  # values over which the pace before a drift is taken, as many as make the reference
 _FASTER = 3  # times the pace before: noise in the means of five steps changes a pace by a factor of 2
@@ -95,29 +131,13 @@ def _trend(x: Tensor, windows: Tensor) -> Tensor:
     return offset + slope * torch.arange(len(x))
 
 
-def _residuals(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Distances (n,) from the surroundings, and the limits (n,) that an outlier exceeds, by median and MAD.
-
-    A value's residual is its distance to the running median or to the running Theil-Sen line (median of
-    pairwise slopes), whichever is nearer: a step or a ramp is not a spike. The residual must exceed `threshold`
-    robust standard deviations, the largest of four: 1.4826 × the median absolute residual (MAD), the 75 %
-    quantile / 1.1503, the 90 % quantile / 1.6449, and the MAD in the neighbourhood. They agree for normal noise;
-    where most residuals are next to nothing the MAD alone would call the rest spikes. A plain z-score of a
-    share p of equal spikes cannot exceed sqrt((1 - p)/p), 4.9 for 4 %; this has no such bound for shares up to
-    9 %, and finds none beyond. Where nine in ten residuals are exactly 0, any departure above a millionth of
-    the mean size is a spike. The first values are also compared with an extrapolation of the next two, so that a
-    fast start is none.
-
-    With a threshold of 12, a normal tail never gets there, a Laplace tail once in 100 000 values, and a spike
-    of 40 times the usual is far beyond. For series of n values the threshold is 1 + 20/n times as
-    much, since the scale of a few values is often far too small by chance. Skewed series, such as gradient
-    sizes, belong in logs.
-    """
-    windows = _windows(len(x), _NEIGHBOURS)
+def _residuals(x: Tensor, threshold: float, width: int) -> tuple[Tensor, Tensor]:
+    """Distances (n,) from the surroundings and the limits (n,) that they must exceed."""
+    windows = _windows(len(x), width)
     plain = (x - _median(x[windows])).abs()  # the scale's own: the nearer of two would understate it
     residual = torch.minimum(plain, (x - _trend(x, windows)).abs())
     # a fast transient at the start, as losses have, is not a spike: the next two values predict it
-    start = min(_NEIGHBOURS // 2, len(x) - 2)
+    start = min(width // 2, len(x) - 2)
     foretold = 2 * x[1 : start + 1] - x[2 : start + 2]
     residual[:start] = torch.minimum(residual[:start], (x[:start] - foretold).abs())
     scale = torch.maximum(_overall_scale(plain), _MAD_TO_STD * _median(plain[windows]))
@@ -143,7 +163,7 @@ def _runs(flags: Tensor) -> list[tuple[int, int]]:
 
 
 def _spikes(steps: Sequence[int], x: Tensor, min_size: float, noise: float) -> list[DriftEvent]:
-    residual, limit = _residuals(x, noise)
+    residual, limit = _residuals(x, noise, 15)
     limit = limit.clamp(min=min_size)
     events = []
     for first, last in _runs(residual > limit):

@@ -166,6 +166,12 @@ class Rule:
         """Default of the option that its metric is compared with."""
         return self.options[self.bound].default if self.bound else None
 
+    @property
+    def min_steps(self) -> int:
+        """Default number of recorded steps before it is reported."""
+        option = self.options.get("min_steps")
+        return int(option.default) if option else 0
+
 
 @dataclass(frozen=True)
 class Family:

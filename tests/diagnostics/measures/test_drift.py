@@ -6,18 +6,12 @@ import pytest
 import torch
 
 from diagnostics.measures.drift import FEW_PROBES, REFERENCE_INCOMPLETE, REFERENCE_WITHOUT_SPREAD, DriftProbe
-from diagnostics.measures.series import DriftEvent, series_events
+from diagnostics.measures.series import DriftEvent, robust_spikes, series_events
 from tests.diagnostics.refusals import refused
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def find_spikes(values):
-    """The indices of all values in spikes."""
-    events = series_events(range(len(values)), values)
-    return [i for e in events if e.kind == "spike" for i in range(e.first_step, e.last_step + 1)]
 
 
 def probed(offset, *, n=60, every=10, jitter=0.02, scale=lambda i: 1.0, seed=0, **options):
@@ -75,6 +69,15 @@ def test_wasserstein_ignores_the_order_of_rows():
     probe = DriftProbe(reference_window=1)
     probe.add(0, base)
     assert probe.add(1, base.flip(0)).wasserstein == pytest.approx(0, abs=1e-12)
+
+
+def test_movement_of_the_decoder_divides_the_shift():
+    probe = DriftProbe(reference_window=1)
+    probe.add(0, normal(8, 4))
+    record = probe.add(1, normal(8, 4) + 1, movement=0.5)
+    assert record.shift_per_movement == pytest.approx(record.shift / 0.5)
+    assert probe.add(2, normal(8, 4), movement=0.0).shift_per_movement is None
+    assert probe.add(3, normal(8, 4)).shift_per_movement is None
 
 
 def test_global_random_numbers_are_untouched():
@@ -210,13 +213,13 @@ def test_normal_noise_alone_is_quiet_in_a_series(n):
 
 
 def test_short_normal_series_are_nearly_always_quiet():
-    found = [n for s in range(100) for n in range(8, 20) if find_spikes(normal(n, seed=s).tolist())]
+    found = [n for s in range(100) for n in range(8, 20) if robust_spikes(normal(n, seed=s).tolist())]
     assert len(found) <= 6  # of 1200
 
 
 def test_noise_around_a_ramp_is_no_spike():
     ramp = torch.arange(100) / 5
-    assert all(find_spikes((ramp + normal(100, seed=s)).tolist()) == [] for s in range(50))
+    assert all(robust_spikes((ramp + normal(100, seed=s)).tolist()) == [] for s in range(50))
 
 
 # series
@@ -229,7 +232,7 @@ def test_the_largest_share_of_spikes(share):
         torch.randperm(300, generator=torch.Generator().manual_seed(1))[: int(share * 300)].sort().values
     )
     x[planted] += 20
-    assert find_spikes(x.tolist()) == planted.tolist()
+    assert robust_spikes(x.tolist()) == planted.tolist()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -238,37 +241,45 @@ def test_spikes_on_four_percent_of_steps_are_all_found(seed):
     planted = torch.randperm(200, generator=torch.Generator().manual_seed(seed))[:8].sort().values
     x[planted] *= 40
     assert (x - x.mean()).abs().max() / x.std() < 6.5  # which is why a z-score does not find them
-    assert find_spikes(x.tolist()) == planted.tolist()
+    assert robust_spikes(x.tolist()) == planted.tolist()
 
 
 def test_spikes_in_an_otherwise_constant_series_are_found():
     x = [1.0] * 100
     for i in (3, 50, 51, 99):
         x[i] = 40.0
-    assert find_spikes(x) == [3, 50, 51, 99]
-    assert find_spikes([1.0] * 100) == []
-    assert find_spikes([0.0] * 100) == []
-    assert find_spikes([1.0] * 50 + [1.0 + 1e-9] + [1.0] * 49) == []  # rounding
+    assert robust_spikes(x) == [3, 50, 51, 99]
+    assert robust_spikes([1.0] * 100) == []
+    assert robust_spikes([0.0] * 100) == []
+    assert robust_spikes([1.0] * 50 + [1.0 + 1e-9] + [1.0] * 49) == []  # rounding
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_series_that_is_zero_two_thirds_of_the_time_is_not_all_spikes(seed):
     x = torch.where(normal(200, seed=seed) > 0.4, normal(200, seed=100 + seed).abs(), 0.0)
-    assert find_spikes(x.tolist()) == []
+    assert robust_spikes(x.tolist()) == []
 
 
 def test_steps_ramps_and_decays_are_no_spikes():
     t = torch.arange(100, dtype=torch.float64)
     noise = 0.05 * normal(100)
-    assert find_spikes((noise + 3 * (t >= 50)).tolist()) == []
-    assert find_spikes((t / 3).tolist()) == []
-    assert find_spikes((noise + 10 * torch.exp(-t / 10)).tolist()) == []
+    assert robust_spikes((noise + 3 * (t >= 50)).tolist()) == []
+    assert robust_spikes((t / 3).tolist()) == []
+    assert robust_spikes((noise + 10 * torch.exp(-t / 10)).tolist()) == []
 
 
 def test_both_ends_can_be_spikes():
     x = 0.1 * normal(60)
     x[0], x[-1] = 9, -9
-    assert find_spikes(x.tolist()) == [0, 59]
+    assert robust_spikes(x.tolist()) == [0, 59]
+
+
+def test_non_finite_values_are_always_spikes():
+    assert robust_spikes([1.0, float("nan"), float("inf")]) == [1, 2]
+    x = [1.0] * 20 + [float("nan"), 9.0] + [1.0] * 20
+    assert robust_spikes(x) == [20, 21]
+    assert robust_spikes([]) == []
+    assert robust_spikes([1.0, 99.0, 1.0]) == []  # too few to tell
 
 
 def test_which_came_first_can_be_read_from_two_series():
@@ -287,6 +298,8 @@ def test_series_events_refuses_what_it_cannot_order():
         series_events([0, 1], [0.0])
     with refused(ValueError, "series.not-finite"):
         series_events([0], [float("nan")])
+    with refused(ValueError, "series.spike-settings", window=2):
+        robust_spikes([1.0], window=2)
     assert series_events([0, 1], [0.0, 9.0]) == []
 
 

@@ -6,10 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diagnostics.measures.representations import (
+    against_random_start,
+    context_use,
     cross_sample_share,
     effective_rank,
     representation,
+    sampling_noise_share,
     task_retrieval,
+    within_between,
 )
 from tests.diagnostics.refusals import refused
 
@@ -221,3 +225,101 @@ def test_retrieval_refuses_what_it_cannot_rank():
         task_retrieval(torch.ones(1, 2), torch.ones(1, 2))
     with refused(ValueError, "representations.not-finite"):
         task_retrieval(torch.full((2, 2), float("nan")), torch.ones(2, 2))
+
+
+# use of the context
+
+
+def test_a_decoder_that_reads_the_context_pays_for_losing_it():
+    c = normal(6, 2, 3)
+    use = context_use(lambda x: float((x - c).square().mean()), c)
+    assert use.true == 0
+    assert use.cost_of_shuffling > use.cost_of_mean > 0
+    assert use.cost_of_mean == pytest.approx(representation(c).cross_sample_var, rel=1e-5)
+    assert use.cost_of_zeros == pytest.approx(float(c.square().mean()), rel=1e-5)
+
+
+def test_a_decoder_that_ignores_the_context_pays_nothing():
+    use = context_use(lambda x: 0.5, normal(6, 2, 3))
+    assert (use.cost_of_shuffling, use.cost_of_mean, use.cost_of_zeros) == (0, 0, 0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_shuffling_gives_every_sample_another_task_or_nothing(ids):
+    groups = torch.tensor(ids)
+    seen = []
+    use = context_use(
+        lambda x: seen.append(x.clone()) or 0.0, torch.arange(len(ids)).double()[:, None], groups
+    )
+    most = max(ids.count(i) for i in ids)
+    if 2 * most > len(ids):
+        assert use.shuffled is None
+        assert use.cost_of_shuffling is None
+    else:
+        order = seen[1][:, 0].long()
+        assert sorted(order.tolist()) == list(range(len(ids)))
+        assert (groups[order] != groups).all()
+
+
+def test_one_sample_has_no_other_context():
+    use = context_use(lambda x: float(x.sum()), torch.ones(1, 2, 3))
+    assert (use.true, use.shuffled, use.mean, use.zeros) == (6, None, None, 0)
+    assert use.cost_of_mean is None
+
+
+def test_the_loss_may_write_into_its_context():
+    c = normal(4, 2, 3)
+    kept = c.clone()
+    context_use(lambda x: float(x.zero_().sum()), c)
+    assert torch.equal(c, kept)
+
+
+def test_groups_must_name_every_sample():
+    with refused(ValueError, "representations.groups-shape", expected=(4,), got=(3,)):
+        context_use(lambda x: 0.0, torch.ones(4, 2), torch.zeros(3))
+
+
+# within and between tasks, sampling noise, random start
+
+
+def test_within_and_between_add_up():
+    c = torch.tensor([[0.0], [2.0], [10.0], [12.0], [99.0]])
+    result = within_between(c, torch.tensor([7, 7, 3, 3, 1]))  # the last task has one row
+    assert (result.within, result.between) == (pytest.approx(1), pytest.approx(25))
+    assert result.ratio == pytest.approx(25)
+    assert result.f_ratio == pytest.approx(25 * 2 / 1)
+    assert (result.tasks, result.rows) == (2, 4)
+    assert result.within + result.between == pytest.approx(float(c[:4].var(unbiased=False)))
+
+
+def test_f_ratio_is_about_one_where_tasks_say_nothing():
+    result = within_between(normal(40, 4, 64), torch.arange(20).repeat(2))
+    assert result.f_ratio == pytest.approx(1, abs=0.1)
+
+
+def test_within_between_without_pairs_or_without_noise():
+    alone = within_between(normal(3, 4), torch.arange(3))
+    assert (alone.within, alone.ratio, alone.rows) == (None, None, 0)
+    equal = within_between(torch.tensor([[1.0], [1.0], [2.0], [2.0]]), torch.tensor([0, 0, 1, 1]))
+    assert (equal.within, equal.ratio) == (0, None)
+    assert equal.between == pytest.approx(0.25)
+
+
+def test_sampling_noise_share():
+    signal = normal(200, 4, 32)
+    noisy = [signal + 0.5 * normal(200, 4, 32, seed=s) for s in (1, 2)]
+    assert sampling_noise_share(*noisy) == pytest.approx(0.25 / 1.25, rel=0.05)
+    assert sampling_noise_share(signal, signal) == 0
+    assert sampling_noise_share(normal(200, 4, 32, seed=3), signal) == pytest.approx(1, rel=0.05)
+    assert sampling_noise_share(torch.ones(3, 2), torch.ones(3, 2)) is None
+    assert sampling_noise_share(torch.ones(1, 2), torch.ones(1, 2)) is None
+
+
+def test_random_start_stands_beside():
+    start, now = representation(torch.eye(4)), representation(torch.eye(2))
+    pair = against_random_start(now, start)
+    assert (pair.now, pair.start) == (now, start)
+    assert pair.share_ratio == pytest.approx(0.5 / 0.75)
+    assert against_random_start(now, representation(torch.ones(3, 2))).share_ratio is None
+    assert against_random_start(representation(torch.ones(1, 2)), start).share_ratio is None
