@@ -384,12 +384,13 @@ class Monitor:
         """Change of `parameter` over the latest step relative to its norm."""
         return watched_one(self.last.parameters, parameter).moved
 
-    def probe(self, module: str, output: Tensor) -> DriftRecord:
+    def probe(self, module: str, output: Tensor, movement: float | None = None) -> DriftRecord:
         """Feed the drift rule: what `module` gives for a fixed probe batch, after the latest step.
 
         Args:
             output: (B, T, D) or (B, D), of the same batch in the same mode every time, best without dropout.
                 Compute it outside the step, without gradients. Five probes make the reference.
+            movement: Relative movement since the reference of the module that reads the output, if known.
 
         Raises:
             KeyError: The module is not watched.
@@ -401,7 +402,7 @@ class Monitor:
             self._probes[module] = DriftProbe(
                 int(options["reference"]), min_size=options["min_size"], noise=options["noise"]
             )
-        return self._probes[module].add(self._steps, output)
+        return self._probes[module].add(self._steps, output, movement)
 
     def findings(
         self, select: Sequence[str] = (), ignore: Sequence[str] = (), baseline: Collection[str] = ()

@@ -45,6 +45,8 @@ class DriftRecord:
     """1 - cosine to the last probe, flattened, in [0, 2]; None at the first probe and for a zero output."""
     wasserstein: float | None
     """Sliced Wasserstein-1 distance to the reference, averaged over fixed random directions."""
+    movement: float | None
+    """The caller's measure of how far the decoder has moved since the reference, in the caller's unit."""
 
     @property
     def shift_per_movement(self) -> float | None:
@@ -108,16 +110,17 @@ class DriftProbe:
         self._shape: torch.Size | None = None
         self._last: Tensor | None = None
 
-    def add(self, step: int, output: Tensor) -> DriftRecord:
+    def add(self, step: int, output: Tensor, movement: float | None = None) -> DriftRecord:
         """Record the output (B, T, D) or (B, D) at a step, and return the record.
 
-        An output with NaN or infinite elements is recorded as not finite and otherwise ignored. Raises
-        ValueError where steps do not increase or the shape changes: a probe batch is fixed.
+        `movement`: relative movement of the decoder since the reference, if known. An output with NaN or
+        infinite elements is recorded as not finite and otherwise ignored. Raises ValueError where steps
+        do not increase or the shape changes: a probe batch is fixed.
         """
         self._check(step, output)
         rows = output.detach().cpu().double()
         finite = bool(torch.isfinite(rows).all())
-        record = self._measure(step, rows) if finite else _unmeasured(step)
+        record = self._measure(step, rows, movement) if finite else _unmeasured(step, movement)
         self.records.append(record)
         return record
 
@@ -168,14 +171,14 @@ class DriftProbe:
             )
         self._shape = output.shape
 
-    def _measure(self, step: int, output: Tensor) -> DriftRecord:
+    def _measure(self, step: int, output: Tensor, movement: float | None) -> DriftRecord:
         turn = None if self._last is None else _one_minus_cosine(self._last, output)
         self._last = output.clone()
         summary = self._summarise(output.flatten(0, -2))
         self._learn(summary)
         spread = self._spread()
         if self._reference is None or spread is None:
-            return DriftRecord(step, True, None, None, turn, None)
+            return DriftRecord(step, True, None, None, turn, None, movement)
         return DriftRecord(
             step=step,
             finite=True,
@@ -183,6 +186,7 @@ class DriftProbe:
             spread_ratio=float(summary.variance.mean().sqrt()) / spread,
             turn=turn,
             wasserstein=self._wasserstein(summary, self._reference) / spread,
+            movement=movement,
         )
 
     def _summarise(self, rows: Tensor) -> _Summary:
@@ -220,8 +224,8 @@ class DriftProbe:
         return float((now.quantiles - reference.quantiles).abs().mean())
 
 
-def _unmeasured(step: int) -> DriftRecord:
-    return DriftRecord(step, False, None, None, None, None)
+def _unmeasured(step: int, movement: float | None) -> DriftRecord:
+    return DriftRecord(step, False, None, None, None, None, movement)
 
 
 def _one_minus_cosine(a: Tensor, b: Tensor) -> float | None:
