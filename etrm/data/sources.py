@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,11 +19,18 @@ from etrm.config import RULES, SIDE, DataConfig, is_rules
 from etrm.data.rules import DEMOS as RULE_DEMOS
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
-from etrm.data.task import Task, parse_task, shorten
+from etrm.data.task import Task, parse_task
+from etrm.data.task_files import (
+    SUBSETS,
+    find_repeated,
+    list_subfolders,
+    name_unreadable,
+    read_all,
+    read_challenges,
+    read_folder,
+)
 from etrm.errors import DataError
 from etrm.extensions import ExtensionPoint, describe, in_users_code, registered, source_digest
-
-SUBSETS = ("training", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -145,11 +149,6 @@ EXTENSION_POINT: ExtensionPoint[DataSource] = ExtensionPoint(
 )
 
 
-def find_repeated(names: Iterable[str]) -> list[str]:
-    """Return the names that occur more than once, sorted."""
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
 def hash_content(tasks: tuple[Task, ...]) -> str:
     """Return the SHA-256 of the ids and grids of tasks, in the order of their ids."""
     lines = (task.canonical for task in sorted(tasks, key=lambda task: task.id))
@@ -217,11 +216,11 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     if source in PINNED:
         return _published(source, subset), PINNED[source].commit
     path = Path(source)
-    with _reading(path):
+    with name_unreadable(path):
         if path.is_dir():
-            return _folder(path, subset), ""
+            return read_folder(path, subset), ""
         if path.exists():
-            return _kaggle(path), ""
+            return read_challenges(path), ""
     made = find_source(source)
     if made is not None:
         return _tasks_of(made, source, subset)
@@ -254,7 +253,7 @@ def _tasks_of(make: DataSource, source: str, subset: str) -> tuple[tuple[Task, .
     if not isinstance(made, Mapping) or not made:
         got = "no task" if isinstance(made, Mapping) else describe(made)
         raise EXTENSION_POINT.wrong(source, f"for subset {subset!r} it returns {got}")
-    tasks = _read_all(source, (partial(parse_task, str(name), task, source) for name, task in made.items()))
+    tasks = read_all(source, (partial(parse_task, str(name), task, source) for name, task in made.items()))
     return tasks, source_digest(make)[:16]
 
 
@@ -284,180 +283,9 @@ def _check_pin(source: str, subset: str, found: str) -> None:
         )
 
 
-_MOST_LISTED = 20
-"""Unusable tasks that an error lists: a screenful."""
-
-
-def _read_all(source: str, reads: Iterable[Callable[[], Task]]) -> tuple[Task, ...]:
-    """All tasks of a source, by functions that read one each.
-
-    Raises:
-        DataError: some cannot be used; the error names all of them, so that they can be corrected at once.
-    """
-    tasks: list[Task] = []
-    errors: list[DataError] = []
-    for read in reads:
-        try:
-            tasks.append(read())
-        except DataError as error:
-            errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        more = len(errors) - _MOST_LISTED
-        listed = [error.brief for error in errors[:_MOST_LISTED]] + ([f"and {more} more"] if more > 0 else [])
-        raise DataError(
-            errors[0].code,
-            f"{len(errors)} of {len(tasks) + len(errors)} tasks of {source} cannot be used:\n  "
-            + "\n  ".join(listed),
-            next_step="correct them, then run etrm data check --source SOURCE",
-            codes=[error.code for error in errors],
-        )
-    return tuple(tasks)
-
-
 def list_subsets(source: str) -> tuple[str, ...]:
     """The subsets that a source holds; a Kaggle file and a folder without such subfolders hold one, called training."""
     path = Path(source)
     if source in PINNED or is_rules(source) or not path.exists():
         return SUBSETS
-    return tuple(_named_subfolders(path)) or SUBSETS[:1]
-
-
-def _named_subfolders(path: Path) -> list[str]:
-    return [name for name in SUBSETS if (path / name).is_dir()]
-
-
-def _folder(path: Path, subset: str) -> tuple[Task, ...]:
-    named = _named_subfolders(path)
-    if named and subset not in named:
-        raise DataError(
-            "data.absent-subset",
-            f"{path} has no subfolder {subset}",
-            got=f"subfolder {', '.join(named)}",
-            next_step="add the subfolder, or name the folder of the task files itself",
-        )
-    folder = path / subset if named else path
-    files = sorted(folder.glob("*.json"))
-    if not files:
-        below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/*.json")})
-        raise DataError(
-            "data.no-task-files",
-            f"there are no task files in {folder}",
-            got=f".json files in subfolders: {', '.join(below[:5])}" if below else "",
-            allowed="one .json file per task, named by its id, in the folder or in subfolders training and evaluation",
-            next_step="etrm data check --source FOLDER once the files are there",
-        )
-    return _read_all(str(folder), (partial(_task_file, file) for file in files))
-
-
-def _task_file(file: Path) -> Task:
-    return parse_task(file.stem, _json(file), str(file))
-
-
-def _kaggle(path: Path) -> tuple[Task, ...]:
-    challenges = _object(path)
-    if "train" in challenges and "test" in challenges:
-        raise DataError(
-            "data.single-task-file",
-            f"{path} is a single task, not a Kaggle challenges file",
-            next_step=f"put the file into a folder and use the folder as the source, e.g. {path.parent}",
-        )
-    solutions_file = path.with_name(path.name.replace("challenges", "solutions"))
-    solutions = _object(solutions_file) if solutions_file != path and solutions_file.is_file() else None
-
-    def read(task_id: str, raw: Any) -> Task:
-        if solutions is not None:
-            raw = _with_solutions(task_id, raw, solutions, solutions_file)
-        return parse_task(task_id, raw, str(path), outputs=solutions is not None)
-
-    return _read_all(str(path), (partial(read, task_id, raw) for task_id, raw in challenges.items()))
-
-
-def _with_solutions(task_id: str, raw: Any, solutions: dict[str, Any], file: Path) -> Any:
-    tests = raw.get("test") if isinstance(raw, dict) else None
-    if not isinstance(tests, list) or not all(isinstance(pair, dict) for pair in tests):
-        return raw  # malformed; parse_task reports the details
-    outputs = solutions.get(task_id)
-    if not isinstance(outputs, list) or len(outputs) != len(tests):
-        got = f"{len(outputs)} outputs" if isinstance(outputs, list) else "none"
-        raise DataError(
-            "data.absent-solutions",
-            f"{file}: the solutions of task {task_id} do not fit its test pairs",
-            got=got,
-            allowed=f"{len(tests)} outputs",
-            next_step="put the solutions file of the same set next to it",
-        )
-    return {**raw, "test": [{**pair, "output": grid} for pair, grid in zip(tests, outputs, strict=True)]}
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = _json(path)
-    if not isinstance(content, dict) or not content:
-        raise DataError(
-            "data.not-an-object-of-tasks",
-            f"{path} is not a JSON object of tasks",
-            got=shorten(content),
-            allowed='{"task id": ...}',
-            next_step="name the challenges file, or a folder with a file per task",
-        )
-    return content
-
-
-def _json(path: Path) -> Any:
-    with _reading(path):
-        if not path.is_file():  # a pipe or a device may never end
-            raise DataError(
-                "data.unreadable-file",
-                f"cannot read {path}",
-                got="not a regular file",
-                allowed="a .json file",
-                next_step="name another file, or fix its permissions",
-            )
-        text = path.read_bytes()
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise DataError(
-            "data.nested-too-deep",
-            f"{path} is JSON that cannot be read",
-            got="lists or objects that are nested too deeply",
-            next_step="correct the file, then run etrm data check --source SOURCE",
-        ) from error
-    except ValueError as error:  # also broken UTF-8 and integers of more than 4300 digits
-        raise DataError(
-            "data.not-json",
-            f"{path} is not JSON",
-            got=str(error) if text.strip() else "an empty file",
-            allowed="JSON, in UTF-8 without a byte order mark",
-            next_step="correct the file, then run etrm data check --source SOURCE",
-        ) from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn an OSError while a file is read into an error that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            "data.unreadable-file",
-            f"cannot read {path}",
-            got=error.strerror or str(error),
-            next_step="name another file, or fix its permissions",
-        ) from error
-
-
-@dataclass(frozen=True)
-class _Ambiguous:
-    """A JSON object that has a key twice. No parser accepts it, so the error names it at its place in the task."""
-
-    keys: str
-
-    def __repr__(self) -> str:
-        return f"an object with the key {self.keys} twice"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Ambiguous:
-    double = find_repeated(key for key, _ in pairs)
-    return _Ambiguous(", ".join(map(ascii, double[:10]))) if double else dict(pairs)
+    return tuple(list_subfolders(path)) or SUBSETS[:1]

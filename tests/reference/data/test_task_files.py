@@ -55,7 +55,7 @@ def test_a_reader_that_skips_a_file_departs(tmp_path: Path, monkeypatch: pytest.
     for name in "abc":
         write(tmp_path / f"{name}.json", TASK)
     data = with_settings(load("smoke"), data={"source": str(tmp_path)}).data
-    read = sources._folder
-    monkeypatch.setattr(sources, "_folder", lambda path, subset: read(path, subset)[:-1])
+    read = sources.read_folder
+    monkeypatch.setattr(sources, "read_folder", lambda path, subset: read(path, subset)[:-1])
     [found] = compare_task_sets(sources.choose_tasks(data), choose_training_tasks(data))
     assert (found.tensor, found.size, found.where) == ("tasks", pytest.approx(1 / 3), "task c is missing")
