@@ -1,4 +1,4 @@
-"""Reports (markdown, HTML and figures), rendered only from result.json.
+"""Everything that is shown: reports (markdown, HTML and figures), tables in the terminal, curves of runs.
 
 Importing this package is fast: its functions import what they need when they are called.
 """

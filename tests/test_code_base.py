@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import tomllib
 from collections import defaultdict
 from functools import cache
@@ -96,6 +97,20 @@ def test_no_two_files_of_a_package_have_the_same_name() -> None:
         if folder != "tests" and not name.startswith("__"):
             found[folder, name].append(path)
     assert {key: paths for key, paths in found.items() if len(paths) > 1} == {}
+
+
+def test_a_package_lists_modules_that_it_has() -> None:
+    """The docstring of a large package is its map: `` - `module`: what it is for``."""
+    listed = 0
+    for path in (Path(module.path) for module in modules()):
+        if path.name == "__init__.py":
+            words = ast.get_docstring(ast.parse((ROOT / path).read_text("utf-8"))) or ""
+            entries = [line for line in words.splitlines() if line.startswith("- `")]
+            for name in re.findall(r"(?<!:)`([a-z0-9_.]+)`", "".join(entries)):
+                place = (ROOT / path).parent.joinpath(*name.split("."))
+                listed += 1
+                assert place.is_dir() or place.with_suffix(".py").is_file(), f"{path}: {name}"
+    assert listed > 50
 
 
 def test_every_number_has_its_reason_beside_it() -> None:

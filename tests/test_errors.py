@@ -80,7 +80,7 @@ def test_no_error_is_made_without_a_code_that_is_listed(found: list[Site]) -> No
         "etrm/commands/tasks.py: codes[0]",
         "etrm/config/tree.py: *problems[0]",
         "etrm/config/tree.py: code",
-        "etrm/data/task_files.py: errors[0].code",
+        "etrm/data/task_readers.py: errors[0].code",
         "etrm/investigation/own_model/adapter_errors.py: code",
         "etrm/symbolic/parser.py: error.code",
         "etrm/training/monitoring/nonfinite.py: error.code",

@@ -144,7 +144,7 @@ def build(
 
 def _find_task(task: str, source: str, subset: str | None) -> Any:
     from etrm.data import load_tasks
-    from etrm.data.task_files import SUBSETS
+    from etrm.data.task_readers import SUBSETS
     from etrm.errors import DataError
 
     problems: list[DataError] = []

@@ -20,7 +20,7 @@ from etrm.data.rules import DEMOS as RULE_DEMOS
 from etrm.data.rules import VERSION as RULES_VERSION
 from etrm.data.rules import draw_rule_tasks
 from etrm.data.task import Task, parse_task
-from etrm.data.task_files import (
+from etrm.data.task_readers import (
     SUBSETS,
     find_repeated,
     list_subfolders,
