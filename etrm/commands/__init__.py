@@ -8,6 +8,7 @@ __all__ = ["app"]
 
 for _group in (  # in the order of --help; loading a module adds its commands
     "investigation",
+    "fault_benchmarks",
     "training",
     "following",
     "analysis",

@@ -65,11 +65,3 @@ def test_a_subject_that_cannot_be_judged_is_exit_3_and_says_why(
     assert result["hypotheses"]["H2"]["verdict"] == "ERROR"
     assert result["hypotheses"]["H2"]["codes"] == ["any.runs-failed"]
     assert result["cause_code"] == "cause.open-behind-an-error"
-
-
-def test_a_name_with_unlisted_is_a_kind_of_case(tmp_path: Path) -> None:
-    done = etrm("bench", "faults", "stale-votes", "--unlisted", "--out", str(tmp_path / "out"))
-    assert done.code == 2
-    assert "bench.unknown-kind" in done.err
-    assert "Traceback" not in done.err
-    assert not (tmp_path / "out").exists()

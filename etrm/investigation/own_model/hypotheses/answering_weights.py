@@ -19,6 +19,7 @@ from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import count_rows, hash_rows, list_tensor_keys
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import CheckedRow
+from etrm.investigation.own_model.hypotheses.loss_slopes import list_trained
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close
 from etrm.investigation.own_model.model_factory import ModelFactory
@@ -55,7 +56,7 @@ def check_answering_weights(factory: ModelFactory, seed: int) -> CheckedRow:
     own = _predict(probe, batches)
     for draw in range(DRAWS):
         with untouched(trial.model):
-            _scale(_list_trained(trial.model), OTHER, draw)
+            _scale(list_trained(trial.model), OTHER, draw)
             if changed := _count_changed(own, _predict(probe, batches)):
                 return _judge(changed, rows, steps)
     if not loss_responds(trial.subject):
@@ -78,7 +79,7 @@ def check_answering_weights(factory: ModelFactory, seed: int) -> CheckedRow:
 
 def _run_scaled_steps(trial: TrainingTrial, steps: int) -> None:
     """Run steps without their updates on scaled weights, for an average that the step itself updates."""
-    _scale(_list_trained(trial.model), AT_UPDATE, 0)
+    _scale(list_trained(trial.model), AT_UPDATE, 0)
     for number in range(min(steps, INSPECTED_STEPS)):
         trial.loss(number, trial.batch(number))
 
@@ -92,7 +93,7 @@ def loss_responds(subject: ModelUnderTest) -> bool:
     try:
         loss = probe.step_loss(batch)
         with untouched(subject.model):
-            _scale(_list_trained(subject.model), OTHER, 0)
+            _scale(list_trained(subject.model), OTHER, 0)
             return not are_close(probe.step_loss(batch), loss)
     except ExtensionError:
         return False
@@ -110,10 +111,6 @@ def _judge(changed: int, rows: int, steps: int) -> CheckedRow:
 
 def _leave_out(reason: str) -> CheckedRow:
     return CheckedRow(ANSWERING.row(NotMeasured(absent=reason), threshold="", n=""))
-
-
-def _list_trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _predict(probe: LossProbe, batches: Sequence[RowBatch]) -> list[Tensor]:
@@ -146,7 +143,7 @@ class _ScaledUpdates:
 
     def __init__(self, trial: TrainingTrial) -> None:
         self.trial, self.made = trial, 0
-        self._weights, self._factors = _list_trained(trial.model), list[Tensor]()
+        self._weights, self._factors = list_trained(trial.model), list[Tensor]()
         for optimizer in trial.optimizers:
             optimizer.register_step_pre_hook(self._scale_once)
 
