@@ -33,7 +33,7 @@ def render_monitor(
 
 
 class NotebookView:
-    """An output of a notebook that is replaced while training runs.
+    """An output of a notebook that is replaced while training runs, and at the end of the cell.
 
     Args:
         every: Number of recorded steps between two updates; the first step is shown at once.
@@ -46,11 +46,23 @@ class NotebookView:
         self._display: Any = _import_display()
         self._handle: Any = None
         self._every, self._unseen = every, every - 1
+        self._render: Callable[[], str] | None = None
 
     def advance(self, steps: int, render: Callable[[], str]) -> None:
         """Count newly recorded steps, and show what `render` returns if that is due."""
         self._unseen += steps
         if self._unseen >= self._every:
+            self._unseen = 0
+            self.update(render())
+        elif self._render is None and (events := _find_events()) is not None:
+            events.register("post_run_cell", self._end_cell)
+            self._render = render
+
+    def _end_cell(self, *_: Any) -> None:
+        """Show the last steps of a cell."""
+        render, self._render = self._render, None
+        _find_events().unregister("post_run_cell", self._end_cell)
+        if render is not None and self._unseen:
             self._unseen = 0
             self.update(render())
 
@@ -68,6 +80,12 @@ def is_installed(package: str) -> bool:
     if package in sys.modules:
         return sys.modules[package] is not None
     return find_spec(package) is not None
+
+
+def _find_events() -> Any:
+    """The events of the running notebook, None where display works without one."""
+    shell = import_module("IPython").get_ipython()
+    return None if shell is None else shell.events
 
 
 def _import_display() -> Any:

@@ -292,8 +292,13 @@ def _keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def suggest_nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """The most similar names, or "" if none is similar; of equally similar ones those of the nearest length."""
+    close = difflib.get_close_matches(name, known, n=len(known), cutoff=0.4) if known else []
+    nearness = {
+        one: (difflib.SequenceMatcher(None, one, name).ratio(), -abs(len(one) - len(name))) for one in close
+    }
+    best = sorted(one for one in close if nearness[one] == max(nearness.values()))
+    return f"; did you mean {' or '.join(map(repr, best))}?" if best else ""
 
 
 class _Problem(NamedTuple):

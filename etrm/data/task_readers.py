@@ -18,6 +18,8 @@ from etrm.data.task import Task, parse_task, shorten
 from etrm.errors import DataError
 
 SUBSETS = ("training", "evaluation")
+TASK_FILES = "*.[jJ][sS][oO][nN]"
+"""Pattern of the task files of a folder; some programs write the ending in capitals."""
 
 _MOST_LISTED = 20
 """Unusable tasks that an error lists: a screenful."""
@@ -33,9 +35,9 @@ def read_folder(path: Path, subset: str) -> tuple[Task, ...]:
             next_step="add the subfolder, or name the folder of the task files itself",
         )
     folder = path / subset if named else path
-    files = sorted(folder.glob("*.json"))
+    files = sorted(folder.glob(TASK_FILES))
     if not files:
-        below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob("*/*.json")})
+        below = sorted({str(file.parent.relative_to(folder)) for file in folder.glob(f"*/{TASK_FILES}")})
         raise DataError(
             "data.no-task-files",
             f"there are no task files in {folder}",

@@ -31,7 +31,7 @@ class Judgement:
         verdict: the verdict on the statement as worded.
         codes: stable names of the reasons, at least one.
         sentence: the same in words, with the numbers.
-        candidate: only the small number of seeds prevents VALIDATED.
+        candidate: more seeds would make it VALIDATED, or an input without which another cause looks the same.
     """
 
     verdict: Verdict

@@ -36,8 +36,8 @@ from reports.words import MEANINGS, name_cause_without_hypothesis, verdict_words
 GLOSSARY = (
     "**Root cause**: the first VALIDATED hypothesis in the order of dependence that no other hypothesis explains. "
     "**Explained by** another hypothesis: the other fault alone produces the same measurements. "
-    "**Candidate**: it would be VALIDATED with more seeds. If nothing is proven, the first candidate is the *leading "
-    "candidate*.",
+    "**Candidate**: it would be VALIDATED with more seeds, or with an input that its sentence names. If nothing is "
+    "proven, the first candidate is the *leading candidate*.",
     "**Screening**: an investigation with fewer than five seeds, in which no statistical hypothesis can be VALIDATED.",
     "**Mechanistic** hypothesis: decided by assertions on every step of every seed. **Statistical** hypothesis: "
     "decided by an interval over seeds, compared with the smallest effect that matters, which is fixed in advance.",

@@ -44,6 +44,8 @@ def test_no_preset_gives_the_defaults() -> None:
 
 
 def test_unknown_preset_names_the_nearest() -> None:
+    with raises_code(ConfigError, "config.unknown-preset", "did you mean 'small' or 'smoke'?"):
+        load("smol")  # as near to 'symbolic', which is much longer
     with raises_code(ConfigError, "config.unknown-preset", repr("smal"), repr("small"), "smoke"):
         load("smal")
 

@@ -21,7 +21,7 @@ def write(path: Path, content: Any) -> Path:
 
 
 def test_a_folder_without_subfolders_is_one_set(tmp_path: Path) -> None:
-    write(tmp_path / "b.json", TASK)
+    write(tmp_path / "b.JSON", TASK)
     write(tmp_path / "a.json", TASK)
     for subset in ("training", "evaluation"):
         found = load_tasks(str(tmp_path), subset)

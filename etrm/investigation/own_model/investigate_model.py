@@ -29,7 +29,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
 )
 from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity
 from etrm.investigation.own_model.hypotheses.own_context import OwnContext
-from etrm.investigation.own_model.hypotheses.own_data import OwnData, names_labels
+from etrm.investigation.own_model.hypotheses.own_data import OwnData, names_pairs
 from etrm.investigation.own_model.hypotheses.own_dynamics import OwnDynamics
 from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
@@ -63,9 +63,10 @@ NO_CAUSE = (
 )
 """Next step where nothing was found."""
 PAIRS_NOT_CHECKED = (
-    "H5 did not compare labels with samples, and wrong labels look like H7: give ids and sample first."
+    "H5 did not compare labels and demonstrations with samples, and wrong pairs look like H7: give ids and sample "
+    "first."
 )
-"""Addition to the next step where the adapter names no row's own label and H7, or nothing, was found."""
+"""Addition to the next step where the adapter names no row's own pairs and H7, or nothing, was found."""
 
 
 def investigate_model(
@@ -210,7 +211,7 @@ def _name_next_step(cause: str | None, decided: dict[str, HypothesisResult], sub
     if cause is None and any(hypothesis.verdict is Verdict.ERROR for hypothesis in decided.values()):
         return "Fix what the ERROR names, then run the same command again."
     step = NO_CAUSE if cause is None else OWN_HYPOTHESES[cause].next_step
-    checked = names_labels(subject, subject.batch(0))
+    checked = names_pairs(subject, subject.batch(0))
     return step if checked or cause not in (None, "H7") else f"{PAIRS_NOT_CHECKED} {step}"
 
 

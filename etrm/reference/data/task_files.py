@@ -25,7 +25,7 @@ def read_tasks(source: str, subset: str) -> TaskSet:
     if path.is_dir():
         own = path / subset
         folder = own if own.is_dir() else path
-        files = [name for name in folder.iterdir() if name.suffix == ".json"]
+        files = [name for name in folder.iterdir() if name.suffix.lower() == ".json"]
         raw = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
     elif path.is_file():
         raw = _read_challenges(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -44,14 +45,25 @@ def test_a_live_view_is_one_output_that_is_renewed(monkeypatch: pytest.MonkeyPat
         shown.append(f"new {content}")
         return handle
 
+    ends: list[Callable[[object], None]] = []
+    events = SimpleNamespace(
+        register=lambda name, call: ends.append(call), unregister=lambda name, call: ends.remove(call)
+    )
     fake = SimpleNamespace(HTML=str, display=display)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=fake))
+    shell = SimpleNamespace(events=events)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=fake, get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", fake)
     with Monitor(MODEL) as monitor:
         monitor.live(every=3)
-        train(monitor, 7)
-    assert [text.split()[0] for text in shown] == ["new", "updated", "updated"]  # steps 0, 3 and 6
-    assert "step 6" in shown[-1]
+        train(monitor, 8)
+        assert [text.split()[0] for text in shown] == ["new", "updated", "updated"]  # steps 0, 3 and 6
+        assert "step 6" in shown[-1]
+        [end] = ends
+        end(None)
+        assert "step 7" in shown[-1]
+        assert ends == []
+        train(monitor, 3)  # in another cell, whose last step is shown as it comes
+        assert [len(shown), *(call(None) for call in list(ends)), len(shown), len(ends)] == [5, None, 5, 0]
 
 
 def test_without_a_notebook_there_is_no_live_view(monkeypatch: pytest.MonkeyPatch) -> None:

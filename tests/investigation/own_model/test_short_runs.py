@@ -11,8 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from etrm.investigation.judgement import Judgement
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
-from etrm.investigation.own_model.hypotheses.own_capacity import OwnCapacity, free_contexts, same_contexts
+from etrm.investigation.own_model.hypotheses.own_capacity import (
+    FreeContextReason,
+    OwnCapacity,
+    free_contexts,
+    leave_open_without_pairs,
+    same_contexts,
+)
 from etrm.investigation.own_model.hypotheses.own_dynamics import (
     OwnDynamics,
     judge_changes,
@@ -151,3 +158,17 @@ def test_free_contexts_fit_what_a_blind_module_cannot() -> None:
     seeing = ShortRuns(factory(steps=20), None, "short", (0, 1, 2))
     own, same = seeing.run(length=LONGER), seeing.run(around=same_contexts, name="same", length=LONGER)
     assert seeing.contrast("own", "", same, own).lower
+
+
+def test_a_gain_of_free_contexts_proves_nothing_where_pairs_are_not_checked() -> None:
+    gain = Judgement(Verdict.VALIDATED, (FreeContextReason.FREE_GAINS,), "A gain.")
+    for changes, proven in (
+        ({}, True),
+        ({"sample": None}, False),
+        ({"demonstrations": ("demos", "id")}, False),
+    ):
+        found = leave_open_without_pairs(gain, factory(**changes).build(0))
+        assert (found.verdict is Verdict.VALIDATED) is proven
+        assert found.candidate is not proven
+    suffices = Judgement(Verdict.INVALIDATED, (FreeContextReason.CONTEXT_SUFFICES,), "None.")
+    assert leave_open_without_pairs(suffices, factory(sample=None).build(0)) is suffices

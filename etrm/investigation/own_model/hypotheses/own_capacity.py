@@ -23,6 +23,7 @@ from etrm.investigation.own_model.batch_rows import count_rows
 from etrm.investigation.own_model.context_edits import captured_contexts, edited_context
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.hypotheses.own_context import OwnContext
+from etrm.investigation.own_model.hypotheses.own_data import names_pairs
 from etrm.investigation.own_model.injected_faults import average_rows
 from etrm.investigation.own_model.model_factory import seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -57,6 +58,7 @@ class FreeContextReason(StrEnum):
     FREE_GAINS = "own.free-context-gains"
     CONTEXT_SUFFICES = "own.context-suffices"
     NOT_NEEDED = "own.context-not-needed"
+    PAIRS_NOT_CHECKED = "own.pairs-not-checked"
 
 
 class OwnCapacity(OwnHypothesis):
@@ -106,6 +108,7 @@ class OwnCapacity(OwnHypothesis):
         positive = control_outcome(SAME, True, _judge(needed), what)
         enough = len(session.short_seeds) >= FEWEST_SEEDS
         judgement = _decide(ceiling, controls, positive) if enough else _judge(ceiling)
+        judgement = leave_open_without_pairs(judgement, session.subject)
         gap = measure_search_gap(session)
         session.progress("H7", 3, 3)
         runs = [*own, *free, *same]
@@ -164,6 +167,21 @@ def _decide(
             Verdict.INCONCLUSIVE, (FreeContextReason.NOT_NEEDED,), f"{words} about the context module."
         )
     return _judge(ceiling)
+
+
+def leave_open_without_pairs(judgement: Judgement, subject: ModelUnderTest) -> Judgement:
+    """A gain proves a weak module only if H5 checked the pairs: free contexts memorise labels of other rows too."""
+    if judgement.verdict is not Verdict.VALIDATED or names_pairs(subject, subject.batch(0)):
+        return judgement
+    words = (
+        "Labels or demonstrations of other rows would look the same, and no sample of an id shows the pairs."
+    )
+    return Judgement(
+        Verdict.INCONCLUSIVE,
+        (*judgement.codes, FreeContextReason.PAIRS_NOT_CHECKED),
+        f"{judgement.sentence} {words}",
+        candidate=True,
+    )
 
 
 @contextmanager

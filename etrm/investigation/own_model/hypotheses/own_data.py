@@ -243,6 +243,13 @@ def names_labels(subject: ModelUnderTest, batch: RowBatch) -> bool:
     return subject.labels in subject.sample(list_ids(batch, subject.ids)[0])
 
 
+def names_pairs(subject: ModelUnderTest, batch: RowBatch) -> bool:
+    """Whether the sample of an id holds its labels and its demonstrations, so that their pairs are checked."""
+    if not names_labels(subject, batch) or subject.sample is None:
+        return False
+    return set(subject.demonstrations) <= subject.sample(list_ids(batch, subject.ids)[0]).keys()
+
+
 def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:
     """Whether rows are the samples that their ids name."""
     if not subject.ids or subject.sample is None:

@@ -31,6 +31,7 @@ from etrm.investigation.own_model.hypotheses.loss_slopes import (
     list_parts,
     list_trained,
 )
+from etrm.investigation.own_model.hypotheses.missing_slopes import check_missing_gradients
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
@@ -110,7 +111,7 @@ class OwnGradients(InspectedHypothesis):
 
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
         """Train some steps under the monitor, and compare gradients with slopes."""
-        slopes = check_slopes(factory, seed)
+        slopes = [*check_slopes(factory, seed), *check_missing_gradients(factory, seed)]
         watched = _watch_steps(factory, seed)
         deciding, others = _split_findings(watched.findings)
         subject = factory.build(seed)
