@@ -74,8 +74,16 @@ GRAMMAR: Mapping[str, tuple[Any, ...]] = {
 """Values of settings with which the preset smoke trains as it should."""
 PRESETS: Mapping[str, Changes] = {
     "smoke": {},
-    "small": {"train": {"steps": 40, "warmup_steps": 4}, "evaluate": {"max_tasks": 8}},
-    "overfit": {"train": {"steps": 40, "warmup_steps": 4}, "evaluate": {"max_tasks": 8}},
+    "small": {
+        "data": {"max_side": 6},
+        "train": {"steps": 20, "warmup_steps": 2},
+        "evaluate": {"max_tasks": 4},
+    },
+    "overfit": {
+        "data": {"max_side": 6},
+        "train": {"steps": 20, "warmup_steps": 2},
+        "evaluate": {"max_tasks": 4},
+    },
     "rules": {
         "train": {"steps": 40, "batch_size": 16, "warmup_steps": 4, "checkpoint_every": 25},
         "evaluate": {"max_tasks": 8, "every": 20},
@@ -99,7 +107,7 @@ FURTHER: Mapping[str, tuple[Any, ...]] = {
     "data.demos": ([2, 3], [1, 4]),
     "data.workers": (1, 2),
     "data.buckets": (1, 2, 5),
-    "data.curriculum": ([[3, 8], [5, 12]], [[4, 10], [6, 10]], [[4, 7], [6, 13], [10, 20]]),
+    "data.curriculum": ([[3, 8], [5, 12]], [[4, 10], [6, 10]], [[3, 7], [4, 13], [6, 20]]),
     "data.replay": (0.2, 0.5),
     "model.encoder.latent_size": (8,),
     "train.steps": (1, 2, 5, 20, 60),
