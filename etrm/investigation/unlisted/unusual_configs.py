@@ -156,6 +156,10 @@ SYMBOLIC: Mapping[str, tuple[Any, ...]] = {
 }
 """The settings of the symbolic solver, which has none of the core's and the encoder's."""
 FEWEST, MOST = 2, 7  # settings that a config has of the grammar
+FEWEST_OF_PRESET, MOST_OF_PRESET = (
+    6,
+    14,
+)  # the same of one that starts from any preset, of twice as many settings
 ATTEMPTS = 1000  # far more than the grammar needs, about one in three combinations is valid
 
 
@@ -164,7 +168,7 @@ def draw_config(seed: int, base: Config) -> tuple[Config, Mapping[str, Any]]:
 
     Combinations that the config or the data refuse are drawn again.
     """
-    return _draw(random.Random(f"unusual {seed}"), base, GRAMMAR)
+    return _draw(random.Random(f"unusual {seed}"), base, GRAMMAR, FEWEST, MOST)
 
 
 def draw_from_presets(seed: int) -> tuple[Config, Mapping[str, Any]]:
@@ -176,15 +180,15 @@ def draw_from_presets(seed: int) -> tuple[Config, Mapping[str, Any]]:
     if not base.model.recursive:
         others = {name: values for name, values in grammar.items() if not name.startswith("model.")}
         grammar = {**others, **SYMBOLIC}
-    config, settings = _draw(rng, base, grammar)
+    config, settings = _draw(rng, base, grammar, FEWEST_OF_PRESET, MOST_OF_PRESET)
     return config, {"preset": preset, **settings}
 
 
 def _draw(
-    rng: random.Random, base: Config, grammar: Mapping[str, tuple[Any, ...]]
+    rng: random.Random, base: Config, grammar: Mapping[str, tuple[Any, ...]], fewest: int, most: int
 ) -> tuple[Config, Mapping[str, Any]]:
     for _ in range(ATTEMPTS):
-        names = rng.sample(sorted(grammar), rng.randint(FEWEST, MOST))
+        names = rng.sample(sorted(grammar), rng.randint(fewest, most))
         settings = {name: rng.choice(grammar[name]) for name in sorted(names)}
         try:
             config = check_request(with_settings(base, **nest(settings)))
