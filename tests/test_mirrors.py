@@ -1,3 +1,5 @@
+"""Test files are named for the module that they test, or for a property in the list below."""
+
 from __future__ import annotations
 
 from pathlib import Path

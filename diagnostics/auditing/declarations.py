@@ -1,4 +1,4 @@
-"""What a user declares of the models of a script, which may be met one after the other."""
+"""The options of `etrm audit train.py` that name modules, for a script whose models may appear one after another."""
 
 from __future__ import annotations
 

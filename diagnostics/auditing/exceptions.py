@@ -1,4 +1,4 @@
-"""The numbers that are not finite behind an exception of the user's code, as where a distribution refuses its argument.
+"""Finds the non-finite numbers behind an exception of the user's code, as when a distribution refuses its argument.
 
 The variables of the functions that run are looked at, and the graph behind the first one that holds NaN: a node keeps
 what it was given, or what it made.

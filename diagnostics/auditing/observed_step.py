@@ -1,4 +1,4 @@
-"""One step of an audit up to its loss, repeated with everything kept that checks look at."""
+"""Repeats one step of an audit up to its loss, and keeps everything that checks read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The assertion that the loss responds to every module, and that gradient says so."""
+"""The assertion that the loss responds to every module, and that every module gets gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The response test: whether the loss moves when the weights of a module do, next to whether gradient reaches it.
+"""The response test: does the loss change with the weights of a module, and does gradient reach them?
 
 Gradient and response together tell four cases apart that look alike to either of them:
 

@@ -1,4 +1,4 @@
-"""Halting of a model that decides by itself when a row is done: when rows end, and how well its logit predicts.
+"""Halting: when the rows of a model halt, and how well the halting logit predicts right answers.
 
 Everything is computed from arrays, of any model and loop. The mean step index of all running rows means nothing: rows
 that take long are counted more often, and those that continue have not ended.

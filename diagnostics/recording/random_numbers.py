@@ -1,4 +1,4 @@
-"""Puts the random numbers of torch, Python and numpy back after something has drawn from them."""
+"""Restores the random states of torch, Python and numpy after something has drawn from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that have ended, and whose records nobody has read yet."""
+"""Finished steps whose records have not been read yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks that let go of the monitor they report to.
+"""Hooks with a weak reference to their monitor, so that it can be released.
 
 A hook that refers to its monitor keeps it, and its copy of the weights, alive as long as the model. These refer
 weakly: a forgotten monitor is released and then removes its hooks. A model that is pickled or copied takes a hook along

@@ -1,4 +1,4 @@
-"""Verdicts as they are reached: each is announced once, as soon as nothing that follows can change it."""
+"""Announces each verdict once, as soon as no later result can change it."""
 
 from __future__ import annotations
 

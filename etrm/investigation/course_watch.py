@@ -1,4 +1,4 @@
-"""The whole run under test, looked at while it trains: where a step departs is known before the run ends."""
+"""Compares the whole run under test while it trains, to know a step that departs before the run ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of an investigation is of one config, one version of the code and one device, and used by one process."""
+"""The claim on an investigation's folder: one config, version of the code and device; one process at a time."""
 
 from __future__ import annotations
 

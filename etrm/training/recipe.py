@@ -1,4 +1,4 @@
-"""The replaceable functions of a run: the only seam through which variation enters.
+"""The replaceable functions of a run. Faults act by replacing some of them, and in no other way.
 
 The trainer calls these and nothing else, so that a fault (``etrm.training.faults``) is a function from
 recipe to recipe, and no trainer, model or loader ever checks whether a fault is active.

@@ -1,4 +1,4 @@
-"""Copies of the models of a running program that nothing trains, as targets and averages are: whether they follow."""
+"""Copies of a running program's models that no optimiser holds, as targets and averages: do they follow?"""
 
 from __future__ import annotations
 

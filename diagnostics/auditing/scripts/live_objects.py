@@ -1,4 +1,4 @@
-"""Finds the optimisers and models of a running program that was not written for it.
+"""Finds the optimisers and models of a running program.
 
 Torch has hooks for calls and updates, and none for the making of an optimiser: what exists is read from the garbage
 collector, which changes nothing.

@@ -1,4 +1,4 @@
-"""Watches the training of a program that knows nothing of it, from the first update to the last that is wanted.
+"""Watches the training of an unchanged program, from its first update to the last one that is requested.
 
 A step begins with the first call of a model with gradients enabled, and ends with the first call after every optimiser
 has stepped: what the loop does after the update is part of it, evaluation is not. The first round shows which models

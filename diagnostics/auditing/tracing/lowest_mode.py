@@ -1,4 +1,4 @@
-"""A mode of torch functions that is entered and left below those of the program, whatever it enters meanwhile."""
+"""A torch function mode that stays below the modes of the program, whatever it enters and leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which share of the samples trains a module in a step, which it computes for nothing, and how evenly they pull."""
+"""The share of samples that trains a module, the share that it computes for nothing, and their evenness."""
 
 from __future__ import annotations
 

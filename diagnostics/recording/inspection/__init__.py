@@ -1,1 +1,1 @@
-"""What is read off the model itself, without its calls."""
+"""What the model itself shows, without a call: tied weights, buffers, hidden modules, adapters."""

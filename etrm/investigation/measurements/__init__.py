@@ -1,1 +1,1 @@
-"""What is read off a subject or its runs: the context's path, gradients, rows, known answers, findings."""
+"""Measurements of the run under test: the path of the context, gradients, rows, known answers, findings."""

@@ -1,4 +1,4 @@
-"""The loss of outputs that a new model does not give: of rows that are solved, almost solved, or not scored."""
+"""Compares the loss of outputs that no new model produces: of solved, almost solved and unscored rows."""
 
 from __future__ import annotations
 

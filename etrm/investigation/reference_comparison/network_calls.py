@@ -1,4 +1,4 @@
-"""The calls of a model's networks while something else than a training step uses them."""
+"""Records the calls of a model's networks outside of training steps, as in an evaluation."""
 
 from __future__ import annotations
 

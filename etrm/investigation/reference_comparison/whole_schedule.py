@@ -1,4 +1,4 @@
-"""The learning rates of all steps of a run, of which its first steps show only the rise."""
+"""Compares the learning rates of all steps of a run, because the first steps show only the warm-up."""
 
 from __future__ import annotations
 

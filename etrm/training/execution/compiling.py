@@ -1,4 +1,4 @@
-"""torch.compile for the networks that take nearly all the time, for devices that are faster with it.
+"""Compiles the networks that take nearly all the time of a step (`train.compile`).
 
 Compiled are the core's network, which its cycles apply again and again, and the blocks of the encoder: small
 enough to be compiled in seconds, where all cycles of a core would take minutes, and what watches the core or

@@ -1,4 +1,4 @@
-"""What to do where a step needs more memory than the device has."""
+"""Explains that a step needs more memory than the device has, and names the settings that help."""
 
 from __future__ import annotations
 

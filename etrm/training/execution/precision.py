@@ -1,4 +1,4 @@
-"""Lower precision, for devices that are faster with it."""
+"""Lower precision (`train.precision`), and which devices support it."""
 
 from __future__ import annotations
 
