@@ -114,7 +114,7 @@ class ModelUnderTest:
         best_score: score if all rows are right.
         worst_score: score if no row is right; None if it has no fixed value, as with an error.
         linear_score: whether the score is linear in the share of rows that are right, as an accuracy or mean error is,
-            or the root of such an error.
+            or the root of such an error. A sum over the rows is not.
         pretrained: the part that starts from trained weights.
         steps: number of steps in the short runs of H4 and H7; the unchanged run has three times as many.
     """

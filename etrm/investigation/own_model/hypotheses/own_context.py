@@ -49,6 +49,11 @@ MADE = Metric(
 READ = Metric(
     "own.demonstration-use", "change of the loss by the demonstrations of other rows", Direction.HIGHER
 )
+PREDICTED = Metric(
+    "own.demonstration-predictions",
+    "predictions that change with the demonstrations of other rows",
+    Direction.HIGHER,
+)
 LOSS_ROWS = Metric(
     "own.demonstration-loss", "rows whose demonstrations change their own loss, and no other", Direction.EQUAL
 )
@@ -71,7 +76,8 @@ class OwnContext(InspectedHypothesis):
         statement="The context is not used, is not finite, or belongs to another row.",
         refuted_by=(
             "The context is finite and differs between rows; the context of another row changes the loss; the context "
-            "and the demonstrations of a row change only its own loss; an earlier batch changes nothing."
+            "and the demonstrations of a row change only its own loss; predictions depend on the demonstrations; an "
+            "earlier batch changes nothing."
         ),
         mechanism=(
             "A context that is lost, averaged over the batch, shifted between rows or kept from an earlier batch is "
@@ -107,10 +113,12 @@ class OwnContext(InspectedHypothesis):
         for number in range(INSPECTED_STEPS):
             trial.step(number, trial.batch(number))
         contexts = _Contexts(trial.subject, seed)
+        trained = _measure_use(contexts, batch)
         return InspectedModel(
             (
                 *_check_values(contexts, batch),
-                *_check_use(fresh, _measure_use(contexts, batch), count_rows(batch)),
+                *_check_use(fresh, trained, count_rows(batch)),
+                *_check_predictions(contexts, [batch, other], trained[1] or 0.0),
                 *_check_rows(contexts, batch),
                 *_check_received(contexts, batch),
                 *_check_old(contexts, batch, other),
@@ -227,6 +235,35 @@ def _check_use(
         if not largest:
             verb = f"do{'es' * (name == 'context')} not change the loss"
         yield CheckedRow(row, f"the {name} of other rows {verb}")
+
+
+def _check_predictions(contexts: _Contexts, batches: list[RowBatch], use: float) -> Iterator[CheckedRow]:
+    """Whether predictions depend on the demonstrations, where the loss does.
+
+    Numbers change with whatever they depend on. Classes can stay the same by chance, so that they do not decide.
+
+    Args:
+        contexts: the model, trained a little.
+        batches: batches that are predicted.
+        use: the effect of the demonstrations on the loss, relative to it.
+    """
+    subject, keys = contexts.subject, contexts.subject.demonstrations
+    if subject.predict is None or use < ROUNDING:  # another row shows a loss that does not read them
+        return
+    probe = LossProbe(subject, contexts.seed)
+    changed, rows = 0, sum(map(count_rows, batches))
+    for batch in batches:
+        own, order = probe.predict(batch), torch.arange(count_rows(batch)).roll(1)
+        if not torch.equal(own, probe.predict(batch)):
+            return  # H6 shows predictions that differ at a second call
+        other = probe.predict(exchange_rows(batch, keys, order))
+        changed += int((own != other).reshape(len(own), -1).any(1).sum())
+        decides = changed > 0 or own.is_floating_point()
+    row = PREDICTED.row(
+        changed, threshold="at least 1", passed=changed > 0 if decides else None, n=f"{rows} rows"
+    )
+    words = f"none of the predictions for {rows} rows depends on the demonstrations, and the loss does"
+    yield CheckedRow(row, words)
 
 
 def _check_rows(contexts: _Contexts, batch: RowBatch) -> Iterator[CheckedRow]:

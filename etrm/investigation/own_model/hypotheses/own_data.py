@@ -22,6 +22,7 @@ from etrm.investigation.own_model.batch_rows import (
     list_readable,
     list_tensor_keys,
     make_wrong,
+    read_bytes,
 )
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     CheckedRow,
@@ -48,6 +49,10 @@ from etrm.investigation.records import NotMeasured
 
 BATCHES = 8
 """Batches that are read, enough for ids to return where the data set is small."""
+SMALLEST_ANSWER = 4
+"""Elements of a label that is not among demonstrations by chance; one number is enough if it is no integer."""
+SHOWN_MORE = 0.5
+"""Largest difference between training and held-out rows in the share of labels that demonstrations show."""
 
 LABEL_ROWS = Metric(
     "own.label-rows", "rows whose labels change their own loss, and no other", Direction.EQUAL
@@ -63,6 +68,11 @@ ORIGIN = Metric("own.sample-origin", "rows whose {item} is not that of their sam
 OVERLAP = Metric("own.held-out-rows", "held-out rows that are trained on", Direction.LOWER)
 CLASSES = Metric("own.distinct-labels", "distinct labels", Direction.HIGHER)
 DEMONSTRATIONS = Metric("own.distinct-demonstrations", "distinct demonstrations", Direction.HIGHER)
+SHOWN = Metric(
+    "own.answers-shown",
+    "share of the labels that are among the row's own demonstrations, {item}",
+    Direction.EQUAL,
+)
 NOT_FINITE = Metric("own.inputs-not-finite", "numbers of the batches that are not finite", Direction.LOWER)
 
 
@@ -188,6 +198,7 @@ def _check_content(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator
         yield CheckedRow(row, f"{several} of {len(contents)} ids have rows of different content")
     if subject.held_out is not None:
         yield _check_held_out(subject, batches, keys, n)
+        yield from _check_shown(subject, batches)
 
 
 def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list[str], n: str) -> CheckedRow:
@@ -220,6 +231,50 @@ def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list
         OVERLAP.expect_none(found, f"{rows} held-out rows, {n}"),
         f"{found} of {rows} held-out rows are trained on",
     )
+
+
+def _check_shown(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:
+    """Whether demonstrations show the labels in training and not in held-out rows: then the model learns to copy."""
+    assert subject.held_out is not None
+    if not subject.labels:
+        return
+    held = [subject.held_out(index) for index in range(2)]
+    for key in subject.demonstrations:
+        shares = [_share_shown(rows, key, subject.labels) for rows in (batches[:2], held)]
+        if None in shares:
+            continue
+        training, apart = (share or 0.0 for share in shares)
+        row = SHOWN.row(
+            training,
+            control=apart,
+            threshold=f"within {SHOWN_MORE:g}",
+            passed=abs(training - apart) <= SHOWN_MORE,
+            n="2 batches of each",
+            item=key,
+        )
+        what = f"{training:.0%} of the training labels are among the row's own demonstrations ({key!r})"
+        yield CheckedRow(row, f"{what}, and {apart:.0%} of the held-out ones")
+
+
+def _share_shown(batches: list[RowBatch], key: str, labels: str) -> float | None:
+    """The share of the labels that are an entry of the demonstrations of their row; None where that is no evidence.
+
+    Demonstrations have the shape (R, K, *S), labels (R, *S) or (R, T, *S).
+    """
+    shown: list[bool] = []
+    for b in batches:
+        given, answers = b[key], to_host(b[labels])
+        if not isinstance(given, Tensor) or given.dim() < 2 or given.dtype != answers.dtype:
+            return None
+        if answers.shape[1:] == given.shape[2:]:
+            answers = answers[:, None]
+        whole = not answers.is_floating_point() or bool((answers == answers.round()).all())
+        if answers.shape[2:] != given.shape[2:] or (whole and answers.shape[2:].numel() < SMALLEST_ANSWER):
+            return None
+        for entries, own in zip(to_host(given), answers, strict=True):
+            known = {read_bytes(entry) for entry in entries}
+            shown += (read_bytes(answer) in known for answer in own)
+    return sum(shown) / len(shown) if shown else None
 
 
 def _can_compare(subject: ModelUnderTest, batches: list[RowBatch]) -> bool:

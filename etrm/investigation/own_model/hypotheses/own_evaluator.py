@@ -43,6 +43,7 @@ SAME = 1e-4
 KNOWN = Metric("own.known-answer", "score of known answers: {item}", Direction.EQUAL)
 ORDER = Metric("own.score-order", "score of the same answers in another order", Direction.EQUAL)
 REPEATED = Metric("own.score-repeated", "score at a second call", Direction.EQUAL)
+TWICE = Metric("own.score-of-rows-twice", "score of the same rows twice in a call", Direction.EQUAL)
 MISMATCHED = Metric("own.score-mismatched", "score of the answers of other rows", Direction.HOLDS)
 SECOND = Metric("own.second-prediction", "predictions that differ at a second call", Direction.LOWER)
 LABELS_READ = Metric("own.prediction-by-label", "predictions that change with the labels", Direction.LOWER)
@@ -82,8 +83,8 @@ class OwnEvaluator(InspectedHypothesis):
         statement="The evaluator reports wrong scores.",
         refuted_by=(
             "Answers that are all right, half right, right once and all wrong get the correct scores, at several "
-            "sizes, in any order and at a second call; predictions repeat, do not read the labels, leave the model "
-            "unchanged, and depend on the weights that are trained."
+            "sizes, in any order, twice in a call and at a second call; predictions repeat, do not read the labels, "
+            "leave the model unchanged, and depend on the weights that are trained."
         ),
         mechanism=(
             "The score does not measure what the model learned if the denominator is wrong, answers belong to other "
@@ -228,6 +229,14 @@ def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRo
     yield CheckedRow(
         row, f"the same answers in another order get the score {moved:.4g} instead of {score:.4g}"
     )
+    if subject.linear_score:
+        twice = _evaluate(subject, torch.cat([known, known]), torch.cat([answers, answers]))
+        row = TWICE.row(twice, control=score, threshold="equal", passed=_is_near(twice, score, score), n=n)
+        words = f"the same rows twice in a call get the score {twice:.4g} instead of {score:.4g}, as where a sum is"
+        yield CheckedRow(
+            row,
+            f"{words} divided by a fixed number of rows (if the score is a sum on purpose: linear_score=False)",
+        )
     other = _evaluate(subject, make_predictions(subject, answers).roll(1, 0), answers)
     differ = not torch.equal(answers.roll(1, 0), answers)
     passed = not _is_near(other, subject.best_score, subject.best_score) if differ else None

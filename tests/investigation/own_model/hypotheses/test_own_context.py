@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -123,3 +125,14 @@ def test_without_losses_of_rows_a_shift_is_found_by_the_demonstrations() -> None
         fault for fault in H3.list_faults(factory().build(0)) if fault.name == "context-of-another-row"
     ]
     assert "own.demonstration-rows" in failed(shift.apply(factory(sample_losses=None)))
+
+
+def test_predictions_that_do_not_depend_on_the_demonstrations_are_found() -> None:
+    """Numbers decide; classes may stay the same by chance."""
+
+    def blind(model: Any, rows: dict[str, Any]) -> Tensor:
+        return model(torch.zeros_like(rows["demos"]), rows["query"])
+
+    assert failed(factory(predict=blind)) == {"own.demonstration-predictions"}
+    assert failed(factory(predict=lambda model, rows: model(rows["demos"], rows["query"]))) == set()
+    assert failed(factory(predict=lambda model, rows: blind(model, rows).argmax(-1))) == set()

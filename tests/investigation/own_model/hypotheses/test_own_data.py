@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnModelReason
-from etrm.investigation.own_model.hypotheses.own_data import OwnData
+from etrm.investigation.own_model.hypotheses.own_data import OwnData, _check_shown
 from etrm.investigation.own_model.hypotheses.row_independence import check_order
 from etrm.investigation.own_model.injected_faults import SHIFTED_LABELS, move_rows
 from etrm.investigation.own_model.loss_probe import LossProbe
@@ -213,3 +213,42 @@ def test_the_rows_of_a_control_all_move_and_do_not_undo_a_shift(rows: int) -> No
     if rows > 3:
         for shift in (1, -1):
             assert not torch.equal(torch.arange(rows).roll(shift)[order], torch.arange(rows))
+
+
+def test_answers_that_only_training_shows_among_the_demonstrations_are_found() -> None:
+    """Targets of a regression that are points of its context; held-out targets are others."""
+    points = torch.randn(400, 10, generator=torch.Generator().manual_seed(0))
+
+    def read(first: int, start: int) -> Callable[[int], dict[str, Any]]:
+        def make(index: int) -> dict[str, Any]:
+            rows = points[first + ROWS * index : first + ROWS * (index + 1)]
+            return {"demos": rows[:, start : start + 4], "query": rows[:, :3], "label": rows[:, 5:]}
+
+        return make
+
+    def fit(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return (model(rows["demos"], rows["query"])[:, :1] - rows["label"]).square().mean(1)
+
+    changes = {
+        "step": lambda model, rows: fit(model, rows).mean(),
+        "sample_losses": fit,
+        "sample": None,
+        "ids": "",
+    }
+    for training, held_out, codes in ((6, 1, {"own.answers-shown"}), (1, 1, set()), (6, 6, set())):
+        made = factory(batch=read(0, training), held_out=read(200, held_out), predict=None, **changes)
+        assert failed(made) == codes
+
+
+def test_classes_among_the_demonstrations_are_no_evidence() -> None:
+    """Labels of a few classes are among those of the demonstrations by chance."""
+
+    def with_labels(rows: dict[str, Any], shown: bool) -> dict[str, Any]:
+        return {**rows, "demos": torch.stack([rows["label"] if shown else 9 + rows["label"]] * 4, 1)}
+
+    made = factory(
+        batch=lambda index: with_labels(batch(index), True),
+        held_out=lambda index: with_labels(batch(100 + index), False),
+        labels="label",
+    ).build(0)
+    assert not list(_check_shown(made, [made.batch(0), made.batch(1)]))

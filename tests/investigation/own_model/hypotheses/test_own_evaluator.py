@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -225,3 +226,15 @@ def test_every_control_is_found() -> None:
         "stale-copy",
     ]
     assert all(failed(fault.apply(factory())) for fault in faults)
+
+
+def test_an_error_that_is_divided_by_a_fixed_number_of_rows_is_found() -> None:
+    """All errors have the same factor, so that only another number of rows shows it."""
+    total: Callable[[Tensor, Tensor], Tensor] = lambda p, a: (p != a).float().sum()  # noqa: E731
+    changes = {"best_score": 0.0, "worst_score": None, "predict": None}
+    assert failed(factory(evaluate=lambda p, a: total(p, a) / 8, **changes)) == {
+        ("own.score-of-rows-twice", "")
+    }
+    assert failed(factory(evaluate=lambda p, a: total(p, a) / 8, linear_score=False, **changes)) == set()
+    for mean in (lambda p, a: total(p, a) / len(a), lambda p, a: (total(p, a) / len(a)).sqrt()):
+        assert failed(factory(evaluate=mean, **changes)) == set()
