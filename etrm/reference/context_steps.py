@@ -79,16 +79,33 @@ def move_contexts(
 
 
 @dataclass(frozen=True)
+class StoppedSearches:
+    """The lowest losses (R,) of searches that may stop early, and the numbers of their steps (R,)."""
+
+    losses: Tensor
+    steps: Tensor
+
+
+@dataclass(frozen=True)
 class SearchedContexts:
     """The best contexts of a search.
 
     Attributes:
         losses: (R,) the lowest loss of the watched demonstrations.
         contexts: (R, P, D) the contexts with that loss.
+        course: (steps + 1, R) the loss of the start and that after each step.
     """
 
     losses: Tensor
     contexts: Tensor
+    course: Tensor
+
+    def stopped_below(self, loss: float) -> StoppedSearches:
+        """Return the same searches if each stops where its loss is below this one."""
+        below = self.course[:-1] < loss
+        steps = torch.where(below.any(0), below.int().argmax(0), len(below))
+        places = torch.arange(len(self.course), device=steps.device)[:, None]
+        return StoppedSearches(self.course.masked_fill(places > steps, torch.inf).min(0).values, steps)
 
 
 def search_contexts(
@@ -114,17 +131,19 @@ def search_contexts(
     """
     found, updates = start.detach(), ContextUpdates()
     best, lowest = found, torch.full((len(start),), torch.inf, dtype=torch.float64, device=start.device)
+    course = []
     for step in range(steps + 1):
         leaf = found.clone().requires_grad_()
         answered = answer_demos(core, model, train, leaf, posed, model.halt.max_steps)
         losses = average_watched(answered.losses.detach(), posed.owner, held_out, len(start))
+        course.append(losses)
         better = losses < lowest
         lowest = torch.where(better, losses, lowest)
         best = torch.where(better[:, None, None], found, best)
         if step < steps:
             (gradient,) = torch.autograd.grad(answered.losses[~held_out].sum(), [leaf])
             found = updates.move(found, gradient, rate)
-    return SearchedContexts(lowest, best)
+    return SearchedContexts(lowest, best, torch.stack(course))
 
 
 def average_watched(values: Tensor, owner: Tensor, held_out: Tensor, contexts: int) -> Tensor:

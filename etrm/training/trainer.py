@@ -278,7 +278,7 @@ class Trainer:
         """
         train = self.config.train
         ended = self.step >= train.steps  # a finished run that is resumed: what it recorded stays
-        self._start_record(trains=not ended)
+        self.start_record(trains=not ended)
         if self.step == 0:
             self._save()
         with self._stop.on_signals(), closing(self.prefetch) if self.prefetch else nullcontext():
@@ -328,7 +328,7 @@ class Trainer:
             checkpoints.tidy(path, self.config.train.keep_checkpoints)
         return True
 
-    def _start_record(self, trains: bool) -> None:
+    def start_record(self, trains: bool) -> None:
         """Record what the run is made of and where it runs, and warn of what changed since an earlier part of it."""
         if not self.folder:
             return

@@ -10,6 +10,7 @@ from etrm.config import DataConfig
 from etrm.model.construct import build_variant
 from etrm.reference.context_steps import (
     ContextUpdates,
+    SearchedContexts,
     answer_demos,
     average_watched,
     move_contexts,
@@ -80,3 +81,11 @@ def test_a_search_keeps_the_lowest_loss_of_what_it_watches() -> None:
     first = answer_demos(core, CONFIG.model, CONFIG.train, start, POSED, steps).losses
     assert float(found.losses[0]) <= float(first[0])
     assert float(found.losses[1]) <= float(first[2])
+
+
+def test_searches_stop_where_their_loss_is_low() -> None:
+    """What is measured after a search stopped, or after its last step, does not stop it."""
+    course = torch.tensor([[3.0, 1.0, 2.0], [2.0, 0.5, 1.0], [1.0, 0.1, 0.5]])
+    found = SearchedContexts(course.min(0).values, torch.zeros(3, 1, 1), course).stopped_below(1.5)
+    assert found.steps.tolist() == [2, 0, 1]
+    assert found.losses.tolist() == [1.0, 1.0, 1.0]

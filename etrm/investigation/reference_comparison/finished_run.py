@@ -96,10 +96,13 @@ def compare_resumed(path: Path) -> list[Departure]:
             # Processes that draw samples ahead would only be started and ended; they change no sample.
             trainer = Trainer(with_settings(config, data={"workers": 0}), opened)
             trainer.resume()
+            trainer.start_record(trains=True)
+            left = [line["step"] for line in read_metrics(copied)]
             trainer.state.folder = None  # nothing is written to it any more
             noise = draws_noise(trainer.model)
             found = [*_compare_checkpoints(held, trainer.state.capture(), noise)]
             found += _compare_best(best, trainer.curve.best)
+            found += _compare_lines(left, held.step)
             return found or _compare_next_steps(trainer, config, read_metrics(path))
         finally:
             opened.close()
@@ -191,6 +194,14 @@ def _compare_best(wanted: Score | None, best: Score | None) -> list[Departure]:
     if best == wanted:
         return []
     return [Departure(PipelineStage.WEIGHTS, "best score", 1.0, 0.0, f"{best} is resumed with, not {wanted}")]
+
+
+def _compare_lines(left: Sequence[int], step: int) -> list[Departure]:
+    """The log of a resumed run has the steps up to the checkpoint, since it logs the others again."""
+    if left == [*range(1, step + 1)]:
+        return []
+    where = f"{len(left)} lines up to step {left[-1] if left else 0}, resumed at step {step}"
+    return [Departure(PipelineStage.SCORE, "lines of the log", 1.0, 0.0, where)]
 
 
 def _compare_numbers(

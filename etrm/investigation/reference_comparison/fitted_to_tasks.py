@@ -23,7 +23,12 @@ from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.model.variant import Variant
 from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
 from etrm.reference.answers import answer, compare_answers
-from etrm.reference.context_steps import answer_demos, average_watched, search_contexts
+from etrm.reference.context_steps import (
+    SearchedContexts,
+    answer_demos,
+    average_watched,
+    search_contexts,
+)
 from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedAnswer
@@ -298,15 +303,16 @@ def _hide_answer(sample: Sample) -> Sample:
 
 
 def _compare_fit(model: Variant, samples: Sequence[Sample], config: Config) -> list[Departure]:
-    """Search from a random start, where the second context of each task leaves a demonstration out."""
+    """Search from a random start, where the second context of each task leaves a demonstration out.
+
+    Some searches stop before the others, which must not notice that.
+    """
     settings, train = config.model, config.train
     rate, steps = FASTER * config.evaluate.search.rate, settings.halt.max_steps
     sets = [pose_demonstrations(sample) for sample in samples for _ in range(RESTARTS)]
     left_out = [0 if place % RESTARTS and len(own) > 1 else None for place, own in enumerate(sets)]
     random = torch.Generator().manual_seed(train.seed)
     start = to_device(torch.randn(len(sets), *model.context_shape, generator=random), model.device)
-    demos = PosedDemos.collated(sets, left_out, model.device)
-    fitted = fit_contexts(model, start, demos, steps=STEPS, rate=rate, kind=train.loss)
 
     shown = [[(demo.tokens, demo.positions) for demo in sample.demos] for sample in samples]
     posed = pose([own for own in shown for _ in range(RESTARTS)], config.data, model.device)
@@ -314,29 +320,63 @@ def _compare_fit(model: Variant, samples: Sequence[Sample], config: Config) -> l
     held_out = torch.tensor(held, device=model.device)
     core = {name: value.float() for name, value in part(_copy_weights(model), "core").items()}
 
-    def search(weights: Mapping[str, Tensor]) -> Tensor:
-        return search_contexts(
-            weights, settings, train, start, posed, held_out, steps=STEPS, rate=rate
-        ).losses
+    def search(weights: Mapping[str, Tensor]) -> SearchedContexts:
+        return search_contexts(weights, settings, train, start, posed, held_out, steps=STEPS, rate=rate)
+
+    searched = search(core)
+    stop = _choose_stop(searched.course)
+    order = searched.stopped_below(
+        stop
+    ).steps.argsort()  # those that stop first come first, so that the others move up
+    demos = PosedDemos.collated([sets[i] for i in order], [left_out[i] for i in order], model.device)
+    moved = fit_contexts(model, start[order], demos, steps=STEPS, rate=rate, stop_loss=stop, kind=train.loss)
+    back = order.argsort()
+    context, loss = moved.context[back], moved.loss[back]
 
     @torch.no_grad()
     def measure(weights: Mapping[str, Tensor]) -> Tensor:
-        answered = answer_demos(weights, settings, train, fitted.context, posed, steps)
+        answered = answer_demos(weights, settings, train, context, posed, steps)
         return average_watched(answered.losses, posed.owner, held_out, len(start))
 
-    found = _compare_losses("loss of a searched context", fitted.loss, measure, core, EXACT)
-    return found or _compare_losses("lowest loss of a search", fitted.loss, search, core, FITTED)
+    found = _compare_losses("loss of a searched context", loss, measure(core), measure, core, EXACT)
+    return found or _compare_losses(
+        "lowest loss of a search",
+        loss,
+        searched.stopped_below(stop).losses,
+        lambda weights: search(weights).stopped_below(stop).losses,
+        core,
+        FITTED,
+    )
+
+
+def _choose_stop(course: Tensor) -> float:
+    """Return a loss that some searches are below at their start and others never are, far from every loss.
+
+    Args:
+        course: (steps + 1, R), the losses; those after the last step stop nothing.
+
+    Returns:
+        the loss; 0, which stops no search, where there is none or rounding could move a loss across it.
+    """
+    values = course[:-1].flatten().sort().values
+    low, high = course[0].min(), course[:-1].min(0).values.max()
+    between = values[(values >= low) & (values <= high)]
+    if len(between) < 2:
+        return 0.0
+    place = int(between.diff().argmax())
+    below, above = between[place : place + 2].tolist()
+    return (below + above) / 2 if above - below > 2 * FITTED * above else 0.0
 
 
 def _compare_losses(
     name: str,
     real: Tensor,
+    wanted: Tensor,
     compute: Callable[[Mapping[str, Tensor]], Tensor],
     core: Mapping[str, Tensor],
     limit: float,
 ) -> list[Departure]:
-    """Compare losses (R,) with what a function of the weights of the core gives."""
-    wanted = compute(core)
+    """Compare losses (R,) with those that a function of the weights of the core gives."""
     return _depart_beyond_rounding(
         {name: _find_largest(real, wanted)},
         lambda seed: {name: _find_largest(compute(_dither(core, seed)), wanted)},

@@ -20,6 +20,10 @@ from etrm.training.trainer import Trainer
 SPREAD = 2.0
 """Standard deviation of the halting logits over the rows. About half of them are positive."""
 
+ENLARGED_LOGITS, ENLARGED_HALTING = 30.0, 10.0
+"""Factors of the two readers of :func:`enlarge_readers`. Logits then reach hundreds, which stablemax needs to be
+sure of a token, and halting logits tens."""
+
 FILLED = 0.1
 """Standard deviation of parameters that were zero: of the size of the others."""
 
@@ -51,6 +55,19 @@ def unsettle(trainer: Trainer, states: Tensor) -> None:
     scale = SPREAD / logits.std() if len(logits) > 1 and float(logits.std()) > 0 else 1.0
     core.q_head.weight[0] = direction * scale
     core.q_head.bias[0] = -median((logits * scale).tolist())  # between the two middle ones of an even number
+
+
+@torch.no_grad()
+def enlarge_readers(trainer: Trainer) -> None:
+    """Give a model logits as large as after long training; which is the largest, and which rows halt, stays.
+
+    A bound on a logit does nothing before.
+    """
+    core = trainer.model.core
+    if isinstance(core, Core):
+        core.lm_head.weight.mul_(ENLARGED_LOGITS)
+        core.q_head.weight.mul_(ENLARGED_HALTING)
+        core.q_head.bias.mul_(ENLARGED_HALTING)
 
 
 def _leave_out(rows: Tensor, common: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
 from etrm.investigation.reference_comparison.later_training import (
     continues,
+    enlarge_readers,
     exchange_readers,
     fill_zeros,
     lengthen_states,
@@ -226,6 +227,8 @@ def _check_later(trainer: Trainer, check: StepCheck, saved: CheckpointCheck) -> 
             longer = True
         if not left:  # now rows began at different steps, and their samples are no consecutive ones
             found += saved.capture()
+            enlarge_readers(trainer)  # for one step
+            check.forget()
         _train(trainer, check, 1)
     return [*found, *saved.restore(), *_check_every_token(trainer)]
 

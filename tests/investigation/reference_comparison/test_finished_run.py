@@ -112,6 +112,14 @@ def test_another_best_score_after_resuming_is_the_weights(
     ]
 
 
+def test_a_line_of_the_log_that_a_resumed_run_logs_again_is_the_score(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etrm.checkpoints.run_folder.os.truncate", lambda path, size: None)
+    [found] = compare_resumed(folder)
+    assert (found.stage, found.tensor) == (PipelineStage.SCORE, "lines of the log")
+
+
 def test_the_best_score_is_that_of_the_steps_before_the_checkpoint(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

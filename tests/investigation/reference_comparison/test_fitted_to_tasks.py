@@ -13,7 +13,7 @@ from etrm.config import with_settings
 from etrm.investigation.reference_comparison import fitted_to_tasks
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.training.context_fit import _Search
+from etrm.training.context_fit import ContextAdam, _Search
 from etrm.training.scoring import adaptation, context_search
 from etrm.training.scoring.context_search import ContextSearch
 from etrm.training.trainer import Trainer
@@ -140,6 +140,17 @@ def _ask_for_all(config: Any, **changes: Any) -> Any:
 
 
 @pytest.mark.usefixtures("searched_only")
+def test_a_search_that_goes_on_with_the_moments_of_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    select = ContextAdam.select
+
+    def first(adam: ContextAdam, contexts: torch.Tensor) -> None:
+        select(adam, torch.arange(len(contexts)) if len(contexts) else contexts)
+
+    monkeypatch.setattr(ContextAdam, "select", first)
+    assert "lowest loss of a search" in {found.tensor for found in fit()}
+
+
+@pytest.mark.usefixtures("searched_only")
 def test_a_search_that_returns_the_next_context_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     keep = _Search._keep
 
@@ -158,7 +169,11 @@ def test_a_search_that_keeps_its_start_is_named(monkeypatch: pytest.MonkeyPatch)
     keep = _Search._keep
 
     def once(self: _Search, losses: torch.Tensor) -> torch.Tensor:
-        return losses if bool(self.best_loss.isfinite().all()) else keep(self, losses)
+        best, lowest = self.best.clone(), self.best_loss.clone()
+        watched = keep(self, losses)
+        if bool(lowest.isfinite().all()):
+            self.best, self.best_loss = best, lowest
+        return watched
 
     monkeypatch.setattr(_Search, "_keep", once)
     assert [found.tensor for found in fit()] == ["lowest loss of a search"]

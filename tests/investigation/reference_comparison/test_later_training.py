@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,11 @@ from etrm.investigation.reference_comparison.later_training import (
 from etrm.investigation.reference_comparison.recorded_evaluation import record_own_answers
 from etrm.investigation.reference_comparison.reference_check import TURNS, check_start
 from etrm.model.act import Carry
-from etrm.reference.departure import PipelineStage
+from etrm.model.core import Core
+from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation import RecordedEvaluation
 from etrm.training.monitoring.recorded_step import record_step
-from etrm.training.monitoring.step_check import StepCheck
+from etrm.training.monitoring.step_check import ComparedStep, StepCheck
 from etrm.training.slots import Slots
 from etrm.training.trainer import Trainer
 
@@ -36,6 +39,16 @@ def config_of(**train: object) -> Config:
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits at test time come after later training, and are no part of this file."""
     monkeypatch.setattr(reference_check, "compare_fits", lambda trainer: [])
+
+
+def check_later() -> tuple[list[ComparedStep], Sequence[Departure]]:
+    """The compared steps of later training, and what else departs."""
+    trainer = Trainer(config_of())
+    saved, check = CheckpointCheck(trainer.state, noise=False), StepCheck(config_of())
+    trainer.advance()
+    saved.capture()
+    others = reference_check._check_later(trainer, check, saved)
+    return check.compared, others
 
 
 @pytest.fixture(params=range(3))
@@ -115,12 +128,23 @@ def test_a_resumed_run_with_consecutive_samples_is_the_data(monkeypatch: pytest.
         restore(slots, list(range(following - len(indices), following)), following)
 
     monkeypatch.setattr(Slots, "restore", consecutive)
-    trainer = Trainer(config_of())
-    saved = CheckpointCheck(trainer.state, noise=False)
-    trainer.advance()
-    saved.capture()
-    first, *_ = reference_check._check_later(trainer, StepCheck(config_of()), saved)
+    _, [first, *_] = check_later()
     assert (first.stage, first.tensor) == (PipelineStage.DATA, "rows")
+
+
+def test_logits_that_are_bounded_depart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a new model are below the bounds."""
+    forward = Core.forward
+
+    def bounded(core: Core, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        z_H, z_L, logits, q = forward(core, *args)  # type: ignore[arg-type]
+        return z_H, z_L, logits.clamp(-50, 50), q.clamp(-10, 10)
+
+    monkeypatch.setattr(Core, "forward", bounded)
+    steps, others = check_later()
+    assert others == []
+    assert [bool(step.departures) for step in steps] == [False, False, False, True]
+    assert {one.tensor for one in steps[-1].departures} >= {"logits", "q"}
 
 
 def test_a_token_that_is_never_answered_is_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
