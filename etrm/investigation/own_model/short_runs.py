@@ -28,7 +28,10 @@ BATCHES = 4
 LONGER = 3
 """Length of the unchanged run, as a multiple of that of the others."""
 MUCH_LONGER = 10
-"""The same where a higher rate gains: a run that learns as much in so many more steps is slow, and not prevented."""
+"""The same where a higher rate or a free context gains: a run that learns as much in so many more steps is slow, and
+not prevented."""
+PATIENT = f"unchanged-x{MUCH_LONGER}"
+"""Name of the arm of these runs."""
 SMALLEST_EFFECT = 0.5
 """m, as a share of the reduction of the loss: the change reaches twice the reduction of a run three times as long."""
 FEWEST_SEEDS = 2
@@ -45,7 +48,7 @@ LOSSES = Figure(
     y_label="loss",
     caption=(
         f"Each run trains on {BATCHES} batches in turn; the unchanged run is {LONGER} times as long, and another one "
-        f"{MUCH_LONGER} times where a higher rate gains."
+        f"{MUCH_LONGER} times where a higher rate or a free context gains."
     ),
 )
 Around = Callable[[TrainingTrial], AbstractContextManager[Callable[[int], None]]]

@@ -16,6 +16,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypo
 from etrm.investigation.own_model.hypotheses.own_capacity import (
     FreeContextReason,
     OwnCapacity,
+    find_ceiling,
     free_contexts,
     leave_open_without_pairs,
     same_contexts,
@@ -29,6 +30,7 @@ from etrm.investigation.own_model.hypotheses.own_dynamics import (
 from etrm.investigation.own_model.short_runs import (
     LONGER,
     MUCH_LONGER,
+    PATIENT,
     ShortRun,
     ShortRuns,
     describe_gain,
@@ -158,6 +160,22 @@ def test_free_contexts_fit_what_a_blind_module_cannot() -> None:
     seeing = ShortRuns(factory(steps=20), None, "short", (0, 1, 2))
     own, same = seeing.run(length=LONGER), seeing.run(around=same_contexts, name="same", length=LONGER)
     assert seeing.contrast("own", "", same, own).lower
+
+
+@pytest.mark.parametrize(("end", "gains"), [(0.1, False), (1.2, True)])
+def test_a_module_that_learns_more_slowly_than_a_free_context_is_not_too_weak(
+    end: float, gains: bool
+) -> None:
+    ends = {"s-unchanged": 1.5, f"s-{PATIENT}": end, "s-free-context": 0.0}
+    runs = make_runs({arm: [(2.0, last)] * 5 for arm, last in ends.items()})
+    arms, found = find_ceiling(runs)
+    assert arms == [runs.made[arm] for arm in ("s-unchanged", "s-free-context", f"s-{PATIENT}")]
+    assert found.gained is gains
+
+
+def test_a_free_context_that_gains_nothing_needs_no_longer_run() -> None:
+    runs = make_runs({"s-unchanged": [(2.0, 0.1)] * 5, "s-free-context": [(2.0, 0.0)] * 5})
+    assert len(find_ceiling(runs)[0]) == 2
 
 
 def test_a_gain_of_free_contexts_proves_nothing_where_pairs_are_not_checked() -> None:

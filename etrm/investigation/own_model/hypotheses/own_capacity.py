@@ -31,6 +31,8 @@ from etrm.investigation.own_model.short_runs import (
     BATCHES,
     FEWEST_SEEDS,
     LONGER,
+    MUCH_LONGER,
+    PATIENT,
     SMALLEST_EFFECT,
     ShortRun,
     ShortRuns,
@@ -70,7 +72,8 @@ class OwnCapacity(OwnHypothesis):
         title="Context capacity",
         statement="The module that makes the context is too weak.",
         refuted_by=(
-            "The model fits a few batches about as well with its own contexts as with a free context for each row."
+            "The model fits a few batches about as well with its own contexts as with a free context for each row, in "
+            f"{LONGER} times the steps, or in {MUCH_LONGER} times."
         ),
         mechanism="A module that cannot represent the task gives every row the same context, or one too poor to use.",
         kind="statistical",
@@ -88,20 +91,14 @@ class OwnCapacity(OwnHypothesis):
         """Train with free contexts, and with one context for all rows, and compare."""
         began = time.perf_counter()
         session.progress("H7", 0, 3)
-        own, free = _train_arms(session.runs)
+        arms, ceiling = find_ceiling(session.runs)
+        own, free = arms[:2]
         same = session.runs.run(around=same_contexts, name=SAME, length=LONGER)
         session.progress("H7", 1, 3)
-        ceiling = _compare(session.runs, own, free)
         needed = compare_treatments([session.runs.contrast(FREE, "", same, free)])
-        healthy = session.healthy_runs
-        healthy_own, healthy_free = _train_arms(healthy)
+        _, healthy = find_ceiling(session.healthy_runs)
         controls = (
-            control_outcome(
-                HEALTHY,
-                False,
-                _judge(_compare(healthy, healthy_own, healthy_free)),
-                "a small healthy model of this project",
-            ),
+            control_outcome(HEALTHY, False, _judge(healthy), "a small healthy model of this project"),
         )
         session.progress("H7", 2, 3)
         what = "the model under test, with the mean context of the batch for every row"
@@ -111,7 +108,7 @@ class OwnCapacity(OwnHypothesis):
         judgement = leave_open_without_pairs(judgement, session.subject)
         gap = measure_search_gap(session)
         session.progress("H7", 3, 3)
-        runs = [*own, *free, *same]
+        runs = [run for arm in (*arms, same) for run in arm]
         removed = sum((run.start - run.end) / (abs(run.start) or 1.0) for run in own) / len(own)
         evidence = [
             ceiling.best.row(
@@ -126,7 +123,7 @@ class OwnCapacity(OwnHypothesis):
             judgement,
             screening=len(session.short_seeds) < FULL_SEEDS,
             p_value=ceiling.p_value,
-            arms=tuple(_describe_arms()),
+            arms=tuple(_describe_arms(patient=len(arms) > 2)),
             runs=tuple(run.record() for run in runs),
             evidence=tuple(evidence),
             controls=(*controls, positive) if enough else (),
@@ -136,8 +133,18 @@ class OwnCapacity(OwnHypothesis):
         )
 
 
-def _train_arms(runs: ShortRuns) -> tuple[list[ShortRun], list[ShortRun]]:
-    return runs.run(length=LONGER), runs.run(around=free_contexts, name=FREE)
+def find_ceiling(runs: ShortRuns) -> tuple[list[list[ShortRun]], TreatmentComparison]:
+    """The unchanged runs and those with free contexts, and what free contexts gain.
+
+    A gain is measured again, next to unchanged runs that are much longer: a module that only learns more slowly than a
+    free context is not too weak.
+    """
+    own, free = runs.run(length=LONGER), runs.run(around=free_contexts, name=FREE)
+    comparison = _compare(runs, own, free)
+    if not comparison.gained:
+        return [own, free], comparison
+    patient = runs.run(UNCHANGED, length=MUCH_LONGER, name=PATIENT)
+    return [own, free, patient], _compare(runs, patient, free)
 
 
 def _compare(runs: ShortRuns, own: Sequence[ShortRun], free: Sequence[ShortRun]) -> TreatmentComparison:
@@ -247,8 +254,11 @@ def measure_search_gap(session: OwnModelSession) -> float:
     return (losses[0] - min(losses)) / abs(losses[0]) if losses[0] else 0.0
 
 
-def _describe_arms() -> Iterator[Arm]:
+def _describe_arms(*, patient: bool) -> Iterator[Arm]:
     yield Arm(name="short-unchanged", role="control", difference=f"unchanged, {LONGER} times as many steps")
+    if patient:
+        difference = f"unchanged, {MUCH_LONGER} times as many steps"
+        yield Arm(name=f"short-{PATIENT}", role="control", difference=difference)
     yield Arm(name=f"short-{FREE}", role="treatment", difference="a free context for each row")
     yield Arm(
         name=f"short-{SAME}",

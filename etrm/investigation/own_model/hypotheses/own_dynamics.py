@@ -21,6 +21,7 @@ from etrm.investigation.own_model.short_runs import (
     FEWEST_SEEDS,
     LONGER,
     MUCH_LONGER,
+    PATIENT,
     SMALLEST_EFFECT,
     ShortRun,
     ShortRuns,
@@ -33,7 +34,6 @@ from etrm.investigation.result import HypothesisResult
 
 LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.000001", rate=1e-6)
 """The fault of the positive control: too low also where the user's rates are a thousand times too high."""
-PATIENT = f"unchanged-x{MUCH_LONGER}"
 """Part of the name of the arm of unchanged runs that are much longer."""
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
