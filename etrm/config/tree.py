@@ -177,8 +177,8 @@ def check_request(config: Config) -> Config:
     Faults and interventions change a config after this check, so that they may do exactly that.
 
     Raises:
-        ConfigError: the warm-up is longer than the run, the batch cannot be split into its parts, or the curriculum
-            does not fit the run or its data.
+        ConfigError: the warm-up is longer than the run, the batch cannot be split into its parts, the curriculum does
+            not fit the run or its data, or the best checkpoint is requested of a run that has none.
     """
     train = config.train
     if train.warmup_steps > train.steps:
@@ -198,6 +198,14 @@ def check_request(config: Config) -> Config:
             next_step=f"--set train.batch_size={train.accumulate * -(-train.batch_size // train.accumulate)}",
         )
     _check_curriculum(config.data, train.steps)
+    if config.evaluate.checkpoint == "best" and config.evaluate.every is None:
+        raise ConfigError(
+            "config.best-without-evaluations",
+            "the best checkpoint is that of the evaluations while a run trains, and evaluate.every is none",
+            got="evaluate.checkpoint best",
+            allowed="evaluate.checkpoint newest, or a number for evaluate.every",
+            next_step=f"--set evaluate.every={max(1, train.steps // 10)}",
+        )
     return config
 
 

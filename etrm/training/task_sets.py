@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from etrm.config import Config, is_rules
-from etrm.data import TaskSet, check_leakage, choose_training_tasks, load_tasks
+from typing import Any
+
+from etrm.config import NO_CURRICULUM, NO_STREAM, Config, is_rules, with_settings
+from etrm.data import TaskSet, check_leakage, choose_training_tasks, find_leakage, load_tasks
 
 
 def load_training_tasks(config: Config) -> TaskSet:
@@ -35,3 +37,19 @@ def load_whole_set(config: Config, held_out: TaskSet) -> TaskSet:
     """
     section = config.evaluate
     return held_out if is_rules(section.source) else load_tasks(section.source, section.subset)
+
+
+def list_stream_tasks(config: Config, count: int) -> dict[str, Any]:
+    """The data settings of a run on listed tasks of the rule family instead of a stream.
+
+    They are the first ones that are not held out: a stream has no listed task, so its run may be evaluated on any.
+
+    Args:
+        config: the config of a run on a stream.
+        count: the number of tasks.
+    """
+    held_out = load_held_out_tasks(config)
+    listed = with_settings(config, data={**NO_CURRICULUM, **NO_STREAM, "max_tasks": count + len(held_out)})
+    same = config.data.subset == config.evaluate.subset and is_rules(config.evaluate.source)
+    leaked = find_leakage(choose_training_tasks(listed.data), held_out).ids if same else ()
+    return {**NO_STREAM, "max_tasks": count + len(leaked), "exclude": leaked}

@@ -100,6 +100,7 @@ def test_every_problem_of_a_section_has_its_own_code() -> None:
         (("model.hidden_size=10", "model.num_heads=4"), "config.indivisible-heads", [10, 4]),
         (("model.hidden_size=12", "model.num_heads=4"), "config.odd-head-size", [3]),
         (("train.steps=10", "train.warmup_steps=11"), "config.warmup-beyond-run", [11, 10]),
+        (("evaluate.checkpoint=best",), "config.best-without-evaluations", ["best"]),
         (("train.batch_size=6", "train.accumulate=4"), "config.indivisible-parts", [6, 4]),
         (
             ("data.curriculum=[[5, 60], [10, 140]]",),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from etrm.config import NO_CURRICULUM, NO_STREAM, Config, scale_curriculum, with_settings
+from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_training_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
@@ -28,7 +28,7 @@ from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation, with_seed
-from etrm.training.task_sets import load_held_out_tasks
+from etrm.training.task_sets import list_stream_tasks, load_held_out_tasks
 
 STUDY = "few"
 UNCHANGED = "as-given"
@@ -187,14 +187,15 @@ def few_tasks(subject: Config, steps: int) -> Config:
     tasks = min(TASKS, subject.data.max_tasks or TASKS)
     data = {
         "max_side": _find_smallest_side(subject, tasks),
-        "max_tasks": tasks,
         "augmentations": 1,
         "translate": 0,
         **NO_CURRICULUM,
-        **NO_STREAM,
     }
+    small = with_settings(subject, data=data)
+    streams = subject.data.stream is not None
+    small = with_settings(small, data=list_stream_tasks(small, tasks) if streams else {"max_tasks": tasks})
     batches = math.ceil(steps * max(1, BATCH / subject.train.batch_size))
-    return with_steps(with_settings(subject, data=data), batches)
+    return with_steps(small, batches)
 
 
 def _find_smallest_side(subject: Config, tasks: int) -> int:
@@ -238,7 +239,7 @@ def with_steps(config: Config, steps: int) -> Config:
             "checkpoint_every": steps,
         },
         monitor={"probe_every": max(1, steps // 8)},
-        evaluate={"every": None},  # a puzzle table has no rows for held-out tasks
+        evaluate={"every": None, "checkpoint": "newest"},  # a puzzle table has no rows for held-out tasks
     )
 
 

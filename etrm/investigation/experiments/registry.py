@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
 from etrm.extensions import ExtensionPoint
@@ -20,6 +20,7 @@ from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.session import with_seed
+from etrm.training.task_sets import list_stream_tasks
 
 BASELINE = "E0"
 GATE = "E1"
@@ -64,7 +65,9 @@ def _scale_rates_and_clip(config: Config) -> Changes:
 def _shrink_to_ten_tasks(config: Config) -> Changes:
     """Ten tasks for 500 steps, the warm-up scaled to the run."""
     warmup = round(500 * config.train.warmup_steps / config.train.steps)
-    data: dict[str, object] = {"max_tasks": 10, **NO_STREAM}
+    data: dict[str, object] = {"max_tasks": 10}
+    if config.data.stream is not None:
+        data = list_stream_tasks(config, 10)
     if config.data.curriculum:
         data |= NO_CURRICULUM
     return {"data": data, "train": {"steps": 500, "warmup_steps": warmup}}

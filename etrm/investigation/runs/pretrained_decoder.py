@@ -9,9 +9,10 @@ from typing import Any
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.saved_steps import list_saved
-from etrm.config import NO_CURRICULUM, NO_STREAM, Config, with_settings
+from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.errors import CheckpointError, FolderInUseError, Interrupted
 from etrm.investigation.runs import cache
+from etrm.training.task_sets import list_stream_tasks
 from etrm.training.trainer import train
 
 AUGMENTATIONS = 4
@@ -46,7 +47,7 @@ def trm_config(subject: Config, steps: int) -> Config:
     A table of task ids needs tasks that return, so a stream is replaced by the first of its tasks.
     """
     augmentations = subject.data.augmentations
-    listed = {"max_tasks": LISTED_TASKS} if subject.data.stream is not None else {}
+    listed = list_stream_tasks(subject, LISTED_TASKS) if subject.data.stream is not None else {}
     return with_settings(
         subject,
         preset="",
@@ -55,7 +56,6 @@ def trm_config(subject: Config, steps: int) -> Config:
             "queries": "all",
             **listed,
             **NO_CURRICULUM,
-            **NO_STREAM,
         },
         model={"variant": "trm", "halt": {"max_steps": 4, "exploration": 0.1}},
         train=TRAINING
@@ -70,7 +70,7 @@ def trm_config(subject: Config, steps: int) -> Config:
             "threads": 1,  # two threads on busy cores wait for each other
         },
         monitor={"enabled": False},
-        evaluate={"every": None},  # a puzzle table has no rows for held-out tasks
+        evaluate={"every": None, "checkpoint": "newest"},  # a puzzle table has no rows for held-out tasks
         faults=(),
     )
 
