@@ -29,7 +29,7 @@ from etrm.investigation.result import CauseCode, HypothesisResult, RecordedDepar
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.stages.before_model import FROZEN_PART
+from etrm.reference.training.stages.before_model import FROZEN_PART
 from etrm.training.monitoring.step_check import ComparedStep
 
 STUDY = "reference"

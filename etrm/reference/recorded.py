@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from etrm.device import to_host
-from etrm.reference.context import DemoPairs
+from etrm.reference.model.context import DemoPairs
 
 Tensors = Mapping[str, Tensor]
 

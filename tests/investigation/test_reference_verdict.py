@@ -29,7 +29,7 @@ from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResu
 from etrm.investigation.root_cause import find_root_cause
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.stages.before_model import FROZEN_PART
+from etrm.reference.training.stages.before_model import FROZEN_PART
 from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.trainer import train
 from tests.investigation.planted import inline

@@ -13,9 +13,9 @@ from etrm.checkpoints.format import Checkpoint
 from etrm.device import to_host
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure
-from etrm.reference.evaluated_weights import compare_weights
-from etrm.reference.kept_state import compare_states
+from etrm.reference.evaluation.evaluated_weights import compare_weights
 from etrm.reference.recorded import Snapshot
+from etrm.reference.training.kept_state import compare_states
 from etrm.training.monitoring.recorded_step import take_snapshot
 from etrm.training.train_state import TrainState
 

@@ -20,8 +20,8 @@ from etrm.investigation.reference_comparison.plain_values import plain_report
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.evaluation import ROUNDING, CountedScores, agree
-from etrm.reference.stages.checked_step import covers_model
+from etrm.reference.evaluation.evaluation_stages import ROUNDING, CountedScores, agree
+from etrm.reference.training.stages.checked_step import covers_model
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer

@@ -22,8 +22,8 @@ from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
-from etrm.reference.logged_numbers import GRADIENT_NORM
-from etrm.reference.stages.differences import LIMITS
+from etrm.reference.training.logged_numbers import GRADIENT_NORM
+from etrm.reference.training.stages.differences import LIMITS
 from etrm.training.monitoring.step_check import StepCheck, read_compared
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.trainer import Trainer

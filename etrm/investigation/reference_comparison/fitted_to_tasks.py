@@ -21,21 +21,21 @@ from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstration
 from etrm.device import to_device, to_host
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.model.variant import Variant
-from etrm.reference.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
-from etrm.reference.answers import answer, compare_answers
-from etrm.reference.context_steps import (
+from etrm.reference.data.posed_queries import pose
+from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation.adapted_weights import OFFSET, AdaptedWeights, adapt_weights, list_trained
+from etrm.reference.evaluation.answers import answer, compare_answers
+from etrm.reference.evaluation.evaluation_stages import RecordedAnswer
+from etrm.reference.evaluation.search_starts import SearchedRow, start_contexts
+from etrm.reference.model.network import part
+from etrm.reference.training.context_steps import (
     SearchedContexts,
     answer_demos,
     average_watched,
     search_contexts,
 )
-from etrm.reference.data.posed_queries import pose
-from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.evaluation import RecordedAnswer
-from etrm.reference.network import part
-from etrm.reference.search_starts import SearchedRow, start_contexts
-from etrm.reference.stages.differences import dither
-from etrm.reference.stages.model_pass import SAMPLES
+from etrm.reference.training.stages.differences import dither
+from etrm.reference.training.stages.model_pass import SAMPLES
 from etrm.training.context_fit import PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer

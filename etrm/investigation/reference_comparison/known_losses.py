@@ -12,7 +12,7 @@ from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.model.core import VOCABULARY
 from etrm.model.variant import StepOutput
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.objective import NOT_SCORED, row_losses
+from etrm.reference.training.objective import NOT_SCORED, row_losses
 from etrm.training.loss import act_loss
 from etrm.training.trainer import Trainer
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from etrm.model.encoders import Encoded
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure
-from etrm.reference.evaluated_calls import compare_calls
+from etrm.reference.evaluation.evaluated_calls import compare_calls
 from etrm.reference.recorded import RecordedCore, RecordedEncoding
 from etrm.training.monitoring.recorded_step import record_demos
 

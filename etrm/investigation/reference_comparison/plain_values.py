@@ -5,7 +5,7 @@ from __future__ import annotations
 from etrm.data import Sample
 from etrm.evaluation import EvaluationReport
 from etrm.reference.data.loaded_rows import LoadedRow
-from etrm.reference.evaluation import CountedAnswer, CountedScores
+from etrm.reference.evaluation.evaluation_stages import CountedAnswer, CountedScores
 
 
 def plain_row(sample: Sample) -> LoadedRow:

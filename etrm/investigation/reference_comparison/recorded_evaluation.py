@@ -28,15 +28,15 @@ from etrm.model.variant import Variant
 from etrm.reference.data.canvas import COLOUR, PAD, UNCHANGED, UNSCORED, Integers
 from etrm.reference.data.loader import ReferenceRow
 from etrm.reference.departure import Departure, NotCovered
-from etrm.reference.evaluated_weights import compare_weights
-from etrm.reference.evaluation import (
+from etrm.reference.evaluation.evaluated_weights import compare_weights
+from etrm.reference.evaluation.evaluation_stages import (
     EvaluationRequest,
     RecordedAnswer,
     RecordedEvaluation,
     Submission,
     list_evaluated,
 )
-from etrm.reference.trivial_answers import compare_baselines
+from etrm.reference.evaluation.trivial_answers import compare_baselines
 from etrm.training.scoring.predictor import evaluate_tasks, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer

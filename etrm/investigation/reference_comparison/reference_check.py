@@ -44,15 +44,15 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
 )
 from etrm.investigation.reference_comparison.whole_schedule import check_schedule
 from etrm.model.core import VOCABULARY
-from etrm.reference.answers import compare_answers
 from etrm.reference.data.held_out_tasks import compare_choice, compare_rules
 from etrm.reference.data.leaked_tasks import compare_split
 from etrm.reference.data.loaded_rows import LoadedRow, compare_passes, compare_task_sets
-from etrm.reference.decoder_file import compare_decoder, read_decoder
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
-from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
-from etrm.reference.stages.checked_step import covers_model
-from etrm.reference.start_weights import compare_start_weights
+from etrm.reference.evaluation.answers import compare_answers
+from etrm.reference.evaluation.evaluation_stages import RecordedEvaluation, compare_evaluation
+from etrm.reference.training.decoder_file import compare_decoder, read_decoder
+from etrm.reference.training.stages.checked_step import covers_model
+from etrm.reference.training.start_weights import compare_start_weights
 from etrm.training.faults import build_recipe
 from etrm.training.monitoring.step_check import ComparedStep, StepCheck, read_compared
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS

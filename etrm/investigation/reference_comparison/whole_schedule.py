@@ -8,7 +8,7 @@ import numpy as np
 
 from etrm.config import TrainConfig
 from etrm.reference.departure import Departure
-from etrm.reference.schedule import compare_rates
+from etrm.reference.training.schedule import compare_rates
 from etrm.training.optim import schedule, set_rates
 from etrm.training.trainer import Trainer
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from etrm.batch import Batch, Demos
 from etrm.model.act import Carry
 from etrm.model.core import Core
-from etrm.reference.context import DemoPairs
+from etrm.reference.model.context import DemoPairs
 from etrm.reference.recorded import RecordedBatch, RecordedCore, RecordedPart, RecordedStep, Snapshot
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe

@@ -24,9 +24,9 @@ from etrm.errors import RunFolderError
 from etrm.reference.data.loader import ReferenceLoader
 from etrm.reference.data.stream_loader import open_reference
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.kept_state import compare_states
 from etrm.reference.recorded import RecordedStep, Snapshot
-from etrm.reference.step import compare_step
+from etrm.reference.training.kept_state import compare_states
+from etrm.reference.training.step import compare_step
 from etrm.training.monitoring.recorded_step import Stepping, record_step
 from etrm.training.train_state import TrainState
 

@@ -16,7 +16,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.scoring import fitted_scores, score_run
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.trainer import train
-from tests.reference.test_step import config_of
+from tests.reference.training.test_step import config_of
 
 
 @pytest.fixture(scope="module")

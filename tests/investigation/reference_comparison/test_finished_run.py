@@ -23,7 +23,7 @@ from etrm.training.optim import schedule
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutCurve
 from etrm.training.train_state import TrainState
 from etrm.training.trainer import train
-from tests.reference.test_step import config_of
+from tests.reference.training.test_step import config_of
 
 EVERY: dict[str, Any] = {
     "train": {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2, "lr": 1e-2},

@@ -17,7 +17,7 @@ from etrm.training.context_fit import ContextAdam, _Search
 from etrm.training.scoring import adaptation, context_search
 from etrm.training.scoring.context_search import ContextSearch
 from etrm.training.trainer import Trainer
-from tests.reference.test_step import config_of
+from tests.reference.training.test_step import config_of
 
 
 def small_trainer(**changes: Any) -> Trainer:
@@ -202,7 +202,7 @@ def test_answers_in_another_order_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_rounding_is_no_departure(monkeypatch: pytest.MonkeyPatch) -> None:
     """With limits below rounding, answers and losses are beyond them, and the sampled roundings explain all."""
-    monkeypatch.setattr("etrm.reference.answers.LOGIT_LIMIT", 0.0)
+    monkeypatch.setattr("etrm.reference.evaluation.answers.LOGIT_LIMIT", 0.0)
     monkeypatch.setattr(fitted_to_tasks, "FITTED", 1e-7)
     monkeypatch.setattr(fitted_to_tasks, "TASKS", 1)
     trainer = small_trainer()

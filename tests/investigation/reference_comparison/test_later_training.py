@@ -23,7 +23,7 @@ from etrm.investigation.reference_comparison.reference_check import TURNS, check
 from etrm.model.act import Carry
 from etrm.model.core import Core
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.evaluation import RecordedEvaluation
+from etrm.reference.evaluation.evaluation_stages import RecordedEvaluation
 from etrm.training.monitoring.recorded_step import record_step
 from etrm.training.monitoring.step_check import ComparedStep, StepCheck
 from etrm.training.slots import Slots

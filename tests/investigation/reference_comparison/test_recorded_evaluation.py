@@ -24,7 +24,7 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
     record_own_answers,
 )
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
-from etrm.reference.evaluation import RecordedEvaluation, compare_evaluation
+from etrm.reference.evaluation.evaluation_stages import RecordedEvaluation, compare_evaluation
 from etrm.training.recipe import Recipe
 from etrm.training.scoring.predictor import evaluate_tasks
 from etrm.training.trainer import Trainer

@@ -23,7 +23,7 @@ PLACES = [
     ("etrm/training/loss.py", "act_loss", "count", "divisor = count.clamp(min=1)", ("loss",)),
     ("etrm/data/episodes.py", "Episodes.sample", "index", "rng = _stream(_EPISODE, index)", None),
     ("etrm/data/tokens.py", "read_grid", "areas", "best = int(np.argmax(areas))", ("votes",)),
-    ("etrm/reference/objective.py", "row_losses", "count", "count", None),
+    ("etrm/reference/training/objective.py", "row_losses", "count", "count", None),
 ]
 
 

@@ -10,7 +10,7 @@ from etrm.config import DataConfig, with_settings
 from etrm.data import collate, open_episodes, pose_demonstrations
 from etrm.reference.data.posed_queries import pose
 from etrm.training.task_sets import load_training_tasks
-from tests.reference.test_step import config_of
+from tests.reference.training.test_step import config_of
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,1 @@
+"""The networks, written a second time: plain functions of their weights."""

@@ -1,0 +1,176 @@
+"""What a step does with the outputs of the model: halting, loss, update, average, states and logged numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from etrm.device import to_host
+from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
+from etrm.reference.training.logged_numbers import GRADIENT_NORM, compute_logged
+from etrm.reference.training.objective import row_losses
+from etrm.reference.training.optimisation import averaged, clipped, rate_factor, rate_of, update
+from etrm.reference.training.stages.checked_step import CheckedStep, covers_model
+from etrm.reference.training.stages.differences import (
+    compare_exactly,
+    compare_values,
+    dense,
+    double,
+    moved_apart,
+    norm,
+    ratio,
+    share_of,
+)
+
+
+def compare_halting(checked: CheckedStep) -> Iterator[Departure]:
+    """The least numbers of steps, and which rows end."""
+    stage, halt = PipelineStage.HALTING, checked.model.halt
+    explores = not checked.fixed_time and halt.exploration > 0 and halt.max_steps > 1
+    wanted: Tensor | None = None
+    if explores and covers_model(checked.config):
+        generator = torch.Generator()
+        generator.set_state(checked.before.random_halting)
+        held = torch.rand(checked.step.batch_size, generator=generator) < halt.exploration
+        drawn = torch.randint(2, halt.max_steps + 1, (checked.step.batch_size,), generator=generator)
+        wanted = torch.where(held, drawn, torch.zeros_like(drawn))
+    for recorded in checked.step.parts:
+        if wanted is not None:
+            mine, given = wanted[recorded.rows], recorded.minimum
+            if given is None or not torch.equal(to_host(given), mine):
+                yield Departure(stage, "least numbers of steps", 1.0, 0.0)
+        begun = checked.carry["steps"][recorded.rows].masked_fill(checked.carry["halted"][recorded.rows], 0)
+        steps = begun + 1
+        ends = steps >= halt.max_steps
+        if not checked.fixed_time and covers_model(checked.config):
+            ends = ends | (recorded.q_halt > 0)
+            if recorded.minimum is not None:
+                ends = ends & (steps >= recorded.minimum)
+        yield from compare_exactly(stage, "steps", recorded.carry_out["steps"], steps)
+        yield from compare_exactly(stage, "halted", recorded.carry_out["halted"], ends)
+
+
+def compare_labels(checked: CheckedStep) -> Iterator[Departure]:
+    """The labels that the loss uses, against those of the batch."""
+    for recorded in checked.step.parts:
+        if recorded.labels is None:
+            yield Departure(PipelineStage.LABELS, "labels", 1.0, 0.0)
+        else:
+            yield from compare_exactly(PipelineStage.LABELS, "labels", recorded.labels, recorded.batch.labels)
+
+
+def compare_loss(checked: CheckedStep) -> Iterator[Departure]:
+    """The loss of each part, from its recorded logits."""
+    for recorded in checked.step.parts:
+        if recorded.labels is None or recorded.total is None:
+            continue
+        wanted = row_losses(
+            recorded.logits, recorded.q_halt, recorded.labels, recorded.kl, recorded.entropy, checked.train
+        ).total.sum()
+        size = share_of(float(recorded.total), float(wanted))
+        if not size <= checked.limits.exact:
+            yield Departure(PipelineStage.LOSS, "loss", size, checked.limits.exact)
+
+
+def compare_clipping(checked: CheckedStep) -> Iterator[Departure]:
+    """The gradients that the optimiser gets."""
+    gradients = {name: dense(value).float() for name, value in checked.step.gradients.items()}
+    wanted = clipped(gradients, checked.train)
+    for name, value in wanted.items():
+        real = checked.step.applied.get(name)
+        real = torch.zeros_like(value) if real is None else dense(real).float()
+        size = ratio(norm([real - value]), norm([value]))
+        if not size <= checked.limits.clipping:
+            lost = not bool(real.any())
+            yield Departure(PipelineStage.CLIPPING, name, size, checked.limits.clipping, unmoved=lost)
+
+
+def compare_update(checked: CheckedStep) -> Iterator[Departure]:
+    """The weights and moments after the update."""
+    stage, factor = PipelineStage.UPDATE, rate_factor(checked.before.step, checked.train)
+    ids = torch.cat([recorded.batch.puzzle_ids for recorded in checked.step.parts])
+    for name, old in checked.before.weights.items():
+        new = checked.after.weights[name]
+        still = torch.equal(new, old)
+        if checked.step.freezes_decoder and name.startswith("core.") and not still:
+            moved = ratio(norm([new - old]), norm([old]))
+            yield Departure(PipelineStage.LOADING, name, moved, 0.0, "of a frozen decoder")
+        gradient = checked.step.applied.get(name)
+        if name not in checked.trained or gradient is None:
+            if not still:
+                yield Departure(stage, name, ratio(norm([new - old]), norm([old])), 0.0, "without a gradient")
+            continue
+        moments = checked.before.moments
+        count = int(moments.get(f"{name}.step", torch.zeros(()))) + 1
+        wanted = update(
+            old.double(),
+            dense(gradient).double(),
+            double(moments.get(f"{name}.exp_avg")),
+            double(moments.get(f"{name}.exp_avg_sq")),
+            count,
+            rate_of(name, checked.train) * factor,
+            checked.train,
+            ids if name.startswith("puzzle_table.") else None,
+        )
+        size = moved_apart(new, wanted.weight, old)
+        if not size <= checked.limits.exact:
+            yield Departure(stage, name, size, checked.limits.exact, unmoved=still)
+        for kind, value in (("exp_avg", wanted.mean), ("exp_avg_sq", wanted.square)):
+            real = checked.after.moments.get(f"{name}.{kind}")
+            if value is not None:
+                size = 1.0 if real is None else ratio(norm([real.double() - value]), norm([value]))
+                if not size <= checked.limits.exact:
+                    yield Departure(stage, f"{name}.{kind}", size, checked.limits.exact, unmoved=still)
+
+
+def compare_average(checked: CheckedStep) -> Iterator[Departure]:
+    """The averaged weights."""
+    stage = PipelineStage.AVERAGE
+    yield from compare_values(
+        stage, "updates of the average", checked.after.average_updates, checked.before.average_updates + 1
+    )
+    for name, old in checked.before.averages.items():
+        wanted = averaged(old.double(), checked.after.weights[name].double(), checked.train.ema_decay)
+        size = moved_apart(checked.after.averages[name], wanted, old)
+        if not size <= checked.limits.exact:
+            yield Departure(stage, name, size, checked.limits.exact)
+
+
+def compare_kept_carry(checked: CheckedStep) -> Iterator[Departure]:
+    """The states that are kept for the next step."""
+    stage, after = PipelineStage.CARRY, checked.after.carries
+    for recorded in checked.step.parts:
+        for name, value in recorded.carry_out.items():
+            kept = after[checked.step.bucket].get(name)
+            if kept is None or not torch.equal(kept[recorded.rows], value):
+                yield Departure(find_carry_stage(name), f"{name} kept for the next step", 1.0, 0.0)
+        core = recorded.core
+        if core is not None:
+            for name, made in (("z_H", core.z_H_out), ("z_L", core.z_L_out)):
+                if not torch.equal(recorded.carry_out[name], made):
+                    yield Departure(stage, f"{name} returned by the model", 1.0, 0.0)
+    for bucket, old in checked.before.carries.items():
+        if bucket != checked.step.bucket and any(
+            not torch.equal(value, after[bucket][name]) for name, value in old.items()
+        ):
+            yield Departure(stage, f"states of bucket {bucket}", 1.0, 0.0)
+
+
+def compare_logged(checked: CheckedStep) -> Iterator[Departure]:
+    """The numbers that the step logs, from its recorded rows."""
+    if checked.step.logged is None:
+        yield Departure(PipelineStage.SCORE, "logged numbers", 1.0, 0.0)
+        return
+    for name, wanted in compute_logged(checked.step, checked.config).items():
+        real = checked.step.logged.get(name)
+        limit = checked.limits.clipping if name == GRADIENT_NORM else checked.limits.exact
+        if real is None or wanted is None:
+            size = 0.0 if real is wanted else math.inf
+        else:
+            size = abs(real - wanted) / max(abs(wanted), 1.0)
+        if not size <= limit:
+            where = f"{real} is logged instead of {wanted}"
+            yield Departure(PipelineStage.SCORE, f"logged {name}", size, limit, where)
