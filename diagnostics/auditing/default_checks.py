@@ -35,7 +35,7 @@ from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same
 from diagnostics.auditing.trace_checks import check_traces
-from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.operation_trace import OperationTrace, maximizes
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState
@@ -132,7 +132,7 @@ def _check_again(
             steps = [observe_step(model, step, batch) for batch in batches]
             known = [each for each in steps if each is not None]
             if len(known) == len(steps):
-                found = check_loss(known, owner)
+                found = check_loss(known, owner, maximizes(optimizers))
                 found += check_branches([each.trace for each in known], owner)
         with untouched(model, optimizers):
             found += check_data(model, known, owner)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.probes.next_tokens import LEAK002, check_next_tokens
-from diagnostics.auditing.probes.operations.loss_targets import PADDING_COUNTED
+from diagnostics.auditing.probes.operations.crowded_rows import ROWS004, check_added_rows
+from diagnostics.auditing.probes.operations.loss_targets import ENDS_COUNTED, PADDING_COUNTED
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
@@ -144,7 +145,9 @@ ROWS003 = Rule(
     example="`torch.cat(edges, 1)` of graphs whose nodes are numbered from 0.",
     false_alarms="One graph alone has edges.",
 )
-FAMILY = Family(128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, DROP001, ROUND001))
+FAMILY = Family(
+    128, "Data of the step", (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, ROWS004, DROP001, ROUND001)
+)
 
 _ROWS = 8
 """Rows from which an embedding is judged: types of segments have two, of which one is often all there is."""
@@ -189,7 +192,8 @@ def check_seen_data(
         found += _find_merged(steps, owner)
         edges = [_find_edges(step.inputs) for step in steps]
         found += [ROWS003.found_once("", edges[0])] if edges[0] is not None and all(edges) else []
-        padding = _find_counted_padding(model, steps)
+        found += check_added_rows([step.trace for step in steps])
+        padding = _find_counted_padding(model, steps) or _find_counted_ends(model, steps)
         found += [] if padding is None else [LOSS003.found_once("", padding, WARNING)]
     return found
 
@@ -232,7 +236,7 @@ def _find_counted_padding(model: nn.Module, steps: Sequence[ObservedStep]) -> Ca
             _is_inside(given, layer.padding_idx) for step in steps for given in step.looked_up.get(name, ())
         ):
             continue  # ROWS002
-        counted = [_counted_share(step, layer) for step in steps]
+        counted = [_counted_share(step, layer, layer.padding_idx) for step in steps]
         known = [each for each in counted if each is not None]
         if len(known) == len(steps) and min(share for share, _ in known) > _PADDED:
             share, call = known[0]
@@ -241,16 +245,54 @@ def _find_counted_padding(model: nn.Module, steps: Sequence[ObservedStep]) -> Ca
     return None
 
 
-def _counted_share(step: ObservedStep, layer: nn.Embedding) -> tuple[float, LossCall] | None:
-    """The share of targets that are padding and have a gradient, of the first loss over the tokens of an embedding."""
+def _counted_share(step: ObservedStep, layer: nn.Embedding, token: int) -> tuple[float, LossCall] | None:
+    """The share of targets that are a token and have a gradient, of the first loss over the tokens of an embedding."""
     for call in step.trace.losses.compared:
         arrived = call.at_input.value
         if call.target.is_floating_point() or arrived is None or arrived.dim() != call.target.dim() + 1:
             continue
         if arrived.dim() < 2 or arrived.shape[1] != layer.num_embeddings:
             continue
-        counts = (arrived != 0).any(1) & (call.target == layer.padding_idx)
+        counts = (arrived != 0).any(1) & (call.target == token)
         return float(counts.float().mean()), call
+    return None
+
+
+_ENDS = 0.3
+"""Share of the targets from which tokens that only end rows are no matter of an end of sentence."""
+_LONG = 2.0  # mean number of them at the end of a row; an end of sentence is one
+
+
+def _find_counted_ends(model: nn.Module, steps: Sequence[ObservedStep]) -> Cause | None:
+    """The same for an embedding without padding_idx, whose rows all end with one token, more or less often."""
+    for name in sorted({name for step in steps for name in step.looked_up}):
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Embedding) or layer.padding_idx is not None:
+            continue
+        tokens = [given for step in steps for given in step.looked_up.get(name, ())]
+        ends = {_find_end(given) for given in tokens}
+        end = ends.pop() if len(ends) == 1 else None
+        if end is None:
+            continue
+        counted = [_counted_share(step, layer, end) for step in steps]
+        known = [each for each in counted if each is not None]
+        if len(known) == len(steps) and min(share for share, _ in known) > _ENDS:
+            share, call = known[0]
+            return ENDS_COUNTED.of(share=share, token=end, module=name, operation=call.operation)
+    return None
+
+
+def _find_end(tokens: Tensor) -> int | None:
+    """The token that most rows (N, T) end or begin with several times, some more often than others, and that is nowhere
+    else."""
+    if tokens.dim() != 2 or tokens.shape[0] < _FEWEST_SAMPLES or tokens.shape[1] < _FEWEST_SAMPLES:
+        return None
+    for rows in (tokens, tokens.flip(1)):
+        end = rows[:, -1].mode().values
+        hit = rows == end
+        length = hit.flip(1).long().cumprod(1).sum(1)
+        if int(hit.sum()) == int(length.sum()) and float(length.float().mean()) >= _LONG:
+            return int(end) if len(length.unique()) > 1 and bool((length < rows.shape[1]).all()) else None
     return None
 
 

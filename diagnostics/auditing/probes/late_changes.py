@@ -27,6 +27,12 @@ CLIPPED_EARLY = Cause(
     "clip_grad_norm_() is called before backward(), when no gradient exists, so it has no effect",
     remedy="Clip between backward() and optimizer.step().",
 )
+CLIPS_NOTHING = Cause(
+    "clips-nothing",
+    "clip_grad_norm_() finds no gradient after backward(), so it has no effect: its parameters are an iterator that is"
+    " used up, or not those that receive gradient",
+    remedy="Call model.parameters() anew for each use, or keep list(model.parameters()).",
+)
 STILL_SCALED = Cause(
     "applied-while-scaled",
     "optimizer.step() applies gradients that still contain the scale of a GradScaler",
@@ -40,10 +46,10 @@ MOVE007 = Rule(
     "Clip or scale gradients between backward() and optimizer.step().",
     source="audit",
     arguments="audit",
-    causes=(CHANGED_LATE, CLIPPED_EARLY, STILL_SCALED),
+    causes=(CHANGED_LATE, CLIPPED_EARLY, CLIPS_NOTHING, STILL_SCALED),
     what="In each step of an audit a gradient is written to in place between the optimiser's step and the next backward"
-    " pass, and not to zero; or gradients are clipped while there are none, before the backward pass; or a GradScaler"
-    " scales the loss, and does not unscale the gradients.",
+    " pass, and not to zero; or gradients are clipped where there are none: before the backward pass, or of parameters"
+    " without gradient; or a GradScaler scales the loss, and does not unscale the gradients.",
     why="The optimiser has already applied the gradient as it was.",
     example="`optimizer.step(); clip_grad_norm_(model.parameters(), 1.0)`.",
     false_alarms="Code that uses gradients for another purpose after the update.",
@@ -54,8 +60,12 @@ _FEWEST = 5
 
 
 def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
-    """MOVE007 for what each step does: it clips before its first backward pass alone, or applies scaled gradients."""
-    found = [(CLIPPED_EARLY, _clips_early), (STILL_SCALED, _applies_scaled)]
+    """MOVE007 for what each step does: it clips where there is no gradient alone, or applies scaled gradients."""
+    found = [
+        (CLIPPED_EARLY, _clips_early),
+        (CLIPS_NOTHING, _clips_nothing),
+        (STILL_SCALED, _applies_scaled),
+    ]
     return [
         MOVE007.found_once("", cause)
         for cause, holds in found
@@ -65,7 +75,16 @@ def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
 
 def _clips_early(order: Sequence[str]) -> bool:
     first = order.index("backward") if "backward" in order else 0
-    return "clip-nothing" in order[:first] and "clip" not in order and "clip-nothing" not in order[first:]
+    empty = {"clip-nothing", "clip-zero"}
+    return bool(empty & {*order[:first]}) and not {"clip", *empty} & {*order[first:]} and "clip" not in order
+
+
+def _clips_nothing(order: Sequence[str]) -> bool:
+    """Whether it clips between a backward pass and an update, and never finds a gradient."""
+    if not {"backward", "step"} <= {*order} or {"clip", "clip-zero"} & {*order}:
+        return False
+    first, last = order.index("backward"), len(order) - 1 - order[::-1].index("step")
+    return "clip-nothing" in order[first:last]
 
 
 def _applies_scaled(order: Sequence[str]) -> bool:

@@ -8,13 +8,14 @@ times the step, so an audit repeats single steps under it, and a monitor looks a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +24,7 @@ from diagnostics.auditing.tracing.loss_terms_added import AddedTerms
 from diagnostics.auditing.tracing.module_calls import ModuleCalls
 from diagnostics.auditing.tracing.random_draws import Draw, FirstDraw, RandomDraws
 from diagnostics.auditing.tracing.recorded_calls import Arrived
+from diagnostics.auditing.tracing.recorders.added_rows import AddedRows
 from diagnostics.auditing.tracing.recorders.clamp_calls import ClampCalls
 from diagnostics.auditing.tracing.recorders.first_nonfinite import FirstNonFiniteCall, count_bad
 from diagnostics.auditing.tracing.recorders.layer_calls import LayerCalls
@@ -56,14 +58,15 @@ class OperationTrace(TorchFunctionMode):
         clamps: Calls outside of all modules that limit numbers.
         masks: Calls outside of all modules that leave samples out of a loss.
         selections: Calls that select by a condition.
+        added_rows: Calls that add rows by an index.
         calls: The calls of modules, and what they have in common.
         reads: The tensors that the model was given, and who was given them.
         added: What was added to the losses.
         first_draw: The random numbers when the step drew first.
         outputs: The gradients that came to what the model returned.
         loss_broken: Whether a loss on which backward() was called was not finite.
-        order: What happened in turn: "backward", "clip" of a gradient, "clip-nothing" where there was none, "scale" of
-            a loss by a GradScaler, "unscale" of gradients, and "step" of an optimiser.
+        order: What happened in turn: "backward", "clip" of a gradient, "clip-zero" where it was 0, "clip-nothing" where
+            there was none, "scale" of a loss by a GradScaler, "unscale" of gradients, and "step" of an optimiser.
         dropped: Modules whose dropout dropped something while gradients were disabled.
     """
 
@@ -77,6 +80,7 @@ class OperationTrace(TorchFunctionMode):
         self.clamps = ClampCalls()
         self.masks = SampleMasks()
         self.selections = SelectionCalls()
+        self.added_rows = AddedRows()
         self.calls = ModuleCalls()
         self.reads = Reads()
         self.added = AddedTerms()
@@ -84,6 +88,7 @@ class OperationTrace(TorchFunctionMode):
         self.outputs: list[Arrived] = []
         self.loss_broken = False
         self.order: list[str] = []
+        self._directions: set[bool] = set()  # of the optimisers that stepped: whether they maximise
         self.dropped: set[str] = set()
         self._step = TracedStep()
         self._draws = RandomDraws()
@@ -112,7 +117,7 @@ class OperationTrace(TorchFunctionMode):
             and _is_called_by("clip_grad.py", sys._getframe(1))
             and result.dim() == 0
         ):
-            self.order.append("clip" if float(result) else "clip-nothing")
+            self.order.append(_clip_of(name, result))
         if name in DROPOUTS and self.module and not torch.is_grad_enabled() and _drops(args, result):
             self.dropped.add(self.module)
         plain = not name.startswith("__get") or name == "__getitem__"
@@ -159,6 +164,7 @@ class OperationTrace(TorchFunctionMode):
                 self.clamps,
                 self.masks,
                 self.selections,
+                self.added_rows,
                 self.scores,
                 self.losses,
             )
@@ -174,6 +180,17 @@ class OperationTrace(TorchFunctionMode):
     def module(self) -> str:
         """The innermost module whose forward pass runs, "" outside of all."""
         return self._step.module
+
+    @property
+    def ascends(self) -> bool:
+        """Whether an optimiser stepped, and each that did maximises."""
+        return self._directions == {True}
+
+    def stepped(self, optimizer: Optimizer) -> None:
+        """An optimiser steps."""
+        self.order.append("step")
+        self._directions.add(maximizes([optimizer]))
+        self.origins.updates += 1
 
     def draws(self) -> list[tuple[Draw, list[str]]]:
         """The draws without gradient that the loss uses, and the modules that their parameters come from."""
@@ -257,7 +274,7 @@ def trace_operations(
     for name, module in others.items():
         handles.append(module.register_forward_pre_hook(watching(_enter_call(trace, name)), with_kwargs=True))
         handles.append(module.register_forward_hook(watching(_leave_call(trace, name)), always_call=True))
-    handles.append(register_optimizer_step_pre_hook(lambda *_: trace.order.append("step")))
+    handles.append(register_optimizer_step_pre_hook(lambda optimizer, *_: trace.stepped(optimizer)))
     try:
         with trace:
             yield trace
@@ -294,6 +311,19 @@ def _leave(trace: OperationTrace) -> Callable[..., None]:
 
 def _drops(args: tuple[Any, ...], result: Any) -> bool:
     return bool(args) and isinstance(result, Tensor) and not torch.equal(result, args[0])
+
+
+def _clip_of(name: str, norm: Tensor) -> str:
+    """What clip_grad_norm_() found: a gradient, only zeros, or nothing."""
+    if name == "tensor":
+        return "clip-nothing"
+    return "clip" if float(norm) else "clip-zero"
+
+
+def maximizes(optimizers: Iterable[Optimizer]) -> bool:
+    """Whether optimisers move all weights so that the loss rises."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return bool(groups) and all(group.get("maximize", False) for group in groups)
 
 
 def _is_called_by(file: str, frame: FrameType | None) -> bool:

@@ -83,6 +83,8 @@ class LossCall:
         ignored: The target that it leaves out, None where it has no such argument.
         sources: Modules whose outputs its input was computed from, with no other module between.
         unwritten: Share of the rows of a cross entropy that count although all their scores are 0.
+        outside: Share of the results of a linear function that were outside of 0 to 1 before clamp() made them its
+            input; -1 where it is no such input.
         misread: Whether its scores for one answer are numbers of several rows of the layer before it.
         settings: Its other arguments, by name.
         at_input, at_result: The gradient that the first backward pass brought to both.
@@ -102,6 +104,7 @@ class LossCall:
     ignored: int | None = None
     sources: tuple[str, ...] = ()
     misread: bool = False
+    outside: float = -1.0
     unwritten: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     at_input: Arrived = field(default_factory=Arrived)

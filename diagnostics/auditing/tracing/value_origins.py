@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diagnostics.auditing.tracing.random_draws import in_density
-from diagnostics.recording.tensors import is_dense, tensors_in
+from diagnostics.recording.tensors import is_dense, memory_of, tensors_in
 
 OUTPUT = "output"
 """What a linear function computed."""
@@ -44,11 +44,17 @@ NOISE = "noise"
 ONE_SIDED = "noise-from-0-to-1"
 DEVIATION = "deviation"
 """exp() or softplus() of an output, and its root."""
+DETACHED = "detached-output"
+"""What detach() gave for an output with a graph, and what is computed from it."""
 SHIFTED = "one-sided-noise-times-deviation"
 STOPPED = "noise-times-detached-deviation"
 LOWERED = "negative-score"
 """A number minus a score."""
 INVERTED = "inverted-ratio"
+"""exp() of it."""
+RAISED = "score-minus-earlier"
+"""A score minus numbers without graph, which are not its own."""
+RATIO = "ratio"
 """exp() of it."""
 SIGNED_SUM = "sum-of-both-signs"
 """A sum of what a linear function computed, with a graph, of numbers of both signs."""
@@ -134,12 +140,18 @@ _CARRIED: Mapping[str, Collection[str]] = {
     NOISE: _PASSES,
     ONE_SIDED: _PASSES,
     DEVIATION: _PASSES | {"sqrt", "clamp", "clip"},
+    DETACHED: _PASSES | _ARITHMETIC,
     SHIFTED: _PASSES,
     STOPPED: _PASSES,
     LOWERED: _PASSES | {"clamp", "clip"},
     INVERTED: _PASSES | {"clamp", "clip"},
+    RAISED: _PASSES | {"clamp", "clip"},
+    RATIO: _PASSES | {"clamp", "clip"},
 }
 """Origin -> functions whose result has the origin of their arguments."""
+_SAME = 1e-6  # difference from 1 of a ratio of equal probabilities, by rounding
+_PARTS = ("chunk", "split", "unbind", "tensor_split")
+"""Functions whose results hold the numbers of their first argument together."""
 _LINEAR = ("linear", "bilinear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "einsum")
 _POSITIVE = ("exp", "softplus")
 _NOISES = ("randn", "randn_like", "rand", "rand_like", "normal", "uniform")
@@ -175,6 +187,23 @@ class Product:
     gradient: list[Tensor]
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A product of a weight and a ratio of probabilities of choices to those before.
+
+    Attributes:
+        place: Text that says by which operation.
+        is_one: Whether the ratio is 1 for all choices.
+        weight: The weight of each choice.
+        updates: Updates of the optimisers before it.
+    """
+
+    place: str
+    is_one: bool
+    weight: Tensor
+    updates: int
+
+
 class ValueOrigins:
     """The origins of the tensors of one step.
 
@@ -186,6 +215,8 @@ class ValueOrigins:
         inverted: Products of a weight of both signs and a ratio of the probability before to that of now.
         shifted: Sums of an output and noise from 0 to 1 that is scaled by a deviation.
         stopped: Sums of a mean with a graph and noise that is scaled by a deviation whose graph detach() ended.
+        ratios: Products of a weight and a ratio of probabilities of choices to those before.
+        updates: Updates of the optimisers so far.
     """
 
     def __init__(self) -> None:
@@ -197,6 +228,8 @@ class ValueOrigins:
         self.inverted: list[Product] = []
         self.shifted: list[Product] = []
         self.stopped: list[Product] = []
+        self.ratios: list[Ratio] = []
+        self.updates = 0
         # By id; the tensors are kept, so that no id is used again.
         self._known: dict[int, tuple[Tensor, frozenset[str]]] = {}
 
@@ -231,10 +264,15 @@ class ValueOrigins:
             indices = getattr(result, "indices", None)
             self.give(indices, DECISION)
             return
+        if name in _PARTS and isinstance(result, (tuple, list)):
+            self.give(result, *(each for each in self.of(given[0]) if "split" in _CARRIED[each]))
+            return
         if not isinstance(result, Tensor) or not is_dense(result):
             return
         origins = set().union(*(self.of(each) for each in given))
         carried = {each for each in origins if name in _CARRIED[each]}
+        if name == "add" and len(given) == 1:  # and a number
+            carried |= origins & {DEVIATION}
         carried |= self._first(func, name, given, kwargs, result, carried)
         carried |= self._of_scores(name, given[::-1] if reversed_ else given, result)
         if result.requires_grad:
@@ -244,6 +282,8 @@ class ValueOrigins:
         divides = name in ("div", "truediv", "true_divide", "divide") and len(given) == 2
         if divides and result.requires_grad and SIGNED_SUM in self.of(given[1]):
             self.divided.append(_product(result, place))
+        if name in ("mul", "multiply") and len(given) == 2 and any(RATIO in self.of(each) for each in given):
+            self._note_ratio(given, place)
         if name in ("mul", "multiply") and len(given) == 2 and result.requires_grad:
             self._look_at_product(given, result, place)
         sums = name == "add" and len(given) == 2 and all(each.requires_grad for each in given)
@@ -251,6 +291,13 @@ class ValueOrigins:
             self.shifted.append(_product(result, place))
         if name == "add" and len(given) == 2 and any(map(self._is_stopped, given, given[::-1])):
             self.stopped.append(_product(result, place))
+
+    def _note_ratio(self, given: Sequence[Tensor], place: Callable[[], tuple[str, str]]) -> None:
+        for ratio, weight in (given, given[::-1]):
+            fits = ratio.shape == weight.shape and not weight.requires_grad
+            if RATIO in self.of(ratio) and fits:
+                one = bool(((ratio - 1).abs() <= _SAME).all())
+                self.ratios.append(Ratio(place()[0], one, weight.clone(), self.updates))
 
     def _is_stopped(self, noise: Tensor, mean: Tensor) -> bool:
         """Whether noise has a detached deviation, and the mean that it is added to has a graph."""
@@ -290,6 +337,8 @@ class ValueOrigins:
             found.add(LARGEST)
         if name == "sum" and OUTPUT in self.of(first) and result.requires_grad and _has_both_signs(first):
             found.add(SIGNED_SUM)
+        if name == "detach" and first.requires_grad and OUTPUT in self.of(first):
+            found.add(DETACHED)
         if name in ("clamp", "clip") and first.requires_grad:
             found.add(CLAMPED)
         if name == "logsumexp":
@@ -320,13 +369,18 @@ class ValueOrigins:
             stopped = any(NOISE in one and DEVIATION in other for one, other in (origins, origins[::-1]))
             return {STOPPED} if stopped else set()
         if not result.requires_grad:
-            return set()
+            return {DEVIATION} if name in _POSITIVE and DETACHED in origins[0] else set()
         if name in _POSITIVE and SCORE not in origins[0]:
             return {DEVIATION}
+        if name in ("sub", "subtract") and len(given) == 2 and SCORE in origins[0]:
+            apart = memory_of(given[0]) != memory_of(given[1])
+            return {RAISED} if apart and not given[1].requires_grad else set()
         if name in ("sub", "subtract") and len(given) == 2 and SCORE in origins[1]:
             return set() if given[0].requires_grad else {LOWERED}
         if name == "exp" and LOWERED in origins[0]:
             return {INVERTED}
+        if name == "exp" and RAISED in origins[0]:
+            return {RATIO}
         if name in ("mul", "multiply") and len(given) == 2:
             pairs = (origins, origins[::-1])
             return (

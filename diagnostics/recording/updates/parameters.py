@@ -80,6 +80,8 @@ class ParameterWatch:
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._idle: dict[int, int] = {}
+        self._stepping = -1  # the optimiser whose step runs, which may call a closure
+        self._found: tuple[list[int], Scalars] | None = None  # gradients that its closure may add to
         self._begun = False  # a backward pass
         self._task = -1  # its number in torch
 
@@ -192,6 +194,9 @@ class ParameterWatch:
         self._measured.append((present, norms, count_nonzero(gradients)))
         if not self.measured_again:
             self._passes.end_pass(self._parameters, present, norms, self._task)
+        if self._stepping >= 0:
+            self._found = None  # it applies the sum
+            self._apply(self._stepping, present, norms)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -219,15 +224,23 @@ class ParameterWatch:
         if not self._active:
             return
         self._steps[number] += 1
+        self._stepping = number
         self._note_groups(number, optimizer)
         self._note_idle(number, optimizer)
         own = [index for index, (optimizer, _) in self._groups.items() if optimizer == number]
         indices, gradients = self._gradients(own)
         if indices:
-            norms = measure_norms(gradients)
             self._look_for_scaler(number)
-            self._at_optimizer.append((indices, norms))
-            self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
+            norms = measure_norms(gradients)
+            if kwargs.get("closure", args[1] if len(args) > 1 else None) is None:
+                self._apply(number, indices, norms)
+            else:
+                self._found = (indices, norms)
+
+    def _apply(self, number: int, indices: list[int], norms: Scalars) -> None:
+        """An optimiser applies the gradients that it finds, or that its closure brings."""
+        self._at_optimizer.append((indices, norms))
+        self._assigned |= self._passes.step(number, self._parameters, indices, norms, self._arrived)
 
     def _look_for_scaler(self, number: int) -> None:
         """Whether a GradScaler calls the step; it is sought in the first steps alone, and remembered."""
@@ -241,6 +254,10 @@ class ParameterWatch:
             self._scales[number] = scale.detach().clone()
 
     def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        number, self._stepping = self._stepping, -1
+        if self._active and self._found is not None:
+            self._apply(number, *self._found)
+        self._found = None
         if self._active:
             self._updates.after_optimizer()
 

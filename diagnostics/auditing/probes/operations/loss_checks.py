@@ -34,6 +34,11 @@ LIKELIHOOD_LOWERED = Cause(
     "the loss falls while the log-probabilities of {operation} fall: the minus sign of the likelihood is missing",
     remedy="Minimise the negative log-likelihood.",
 )
+MAXIMISED = Cause(
+    "maximised",
+    "the optimiser has maximize=True, so each update raises the loss of {operation}",
+    remedy="Leave maximize=True out, or give it the gain: minus the loss.",
+)
 GRADIENT_NEGATED = Cause(
     "gradient-negated",
     "a small step against the gradient raises the loss, so the gradient has the wrong sign",
@@ -54,7 +59,7 @@ LOSS004 = Rule(
     source="audit",
     by_operations=True,
     arguments="audit",
-    causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, GRADIENT_NEGATED, OPPONENTS_AGREE),
+    causes=(LOSS_FUNCTION_RAISED, LIKELIHOOD_LOWERED, MAXIMISED, GRADIENT_NEGATED, OPPONENTS_AGREE),
     what="An audit repeats steps. The loss falls while every loss function in it rises, or while the"
     " log-probabilities fall that it picks with equal weight; or the loss rises along the negative gradient,"
     " in every watched module. A warning: the losses of a generator and its critic do not oppose each other.",
@@ -154,34 +159,40 @@ _NEGATED = -0.5
 """Change of the loss in a small step over the expected one; it is 1 for a gradient, and -1 for a negated one."""
 
 
-def check_loss(steps: Sequence[ObservedStep], owner: Callable[[str], str]) -> list[Finding]:
+def check_loss(
+    steps: Sequence[ObservedStep], owner: Callable[[str], str], ascends: bool = False
+) -> list[Finding]:
     """GRAD008, GRAD009 and those of `check_arrived` in repeated steps, whose backward passes run here.
 
     Args:
         owner: Function full name of a module -> the innermost watched module that contains it.
+        ascends: Whether the optimisers maximise.
     """
     if not steps:
         return []
     for each in steps:
         each.loss.backward(retain_graph=bool(each.functions))
-    found = check_arrived([each.trace for each in steps], owner)
+    found = check_arrived([each.trace for each in steps], owner, ascends)
     found += check_functions([each.functions for each in steps], owner)
     for module in sorted(set.intersection(*(set(each.changed) for each in steps))):
         found.append(GRAD008.found_once(owner(module), CHANGED_UNSEEN))
     return found
 
 
-def check_arrived(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:
+def check_arrived(
+    traces: Sequence[OperationTrace], owner: Callable[[str], str], ascends: bool
+) -> list[Finding]:
     """LOSS004, LOSS005, LOSS007 and pairs that are averaged, by the gradients that came to what was recorded.
 
     Args:
         traces: Steps whose backward passes ran.
         owner: Function full name of a module -> the innermost watched module that contains it.
+        ascends: Whether the optimisers maximise.
     """
     if not traces:
         return []
     found = []
-    raised = [_raised(each) for each in traces]
+    raised = [_raised(each, ascends) for each in traces]
     if raised[0] is not None and all(raised):
         found.append(LOSS004.found_once("", raised[0]))
     one = [_one_target(each) for each in traces]
@@ -226,19 +237,23 @@ def _is_multiple(gradient: Tensor, values: Tensor) -> bool:
     return bool((gradient - factor * known).abs().max() <= _EQUAL * gradient.abs().max())
 
 
-def _raised(trace: OperationTrace) -> Cause | None:
-    """Which loss function or log-probability the loss raises or lowers against its purpose, if all it has."""
+def _raised(trace: OperationTrace, ascends: bool) -> Cause | None:
+    """Which loss function or log-probability the updates raise or lower against its purpose, if all it has."""
+    sign = -1 if ascends else 1  # of the slope over which an update lowers the number
     calls = [call for call in trace.losses.compared if call.result is not None and call.result.requires_grad]
     if any(call.made for call in calls):
         return None  # a GAN
     if calls:
         slopes = [call.at_result.value for call in calls]
-        wrong = all(each is not None and _all_of_sign(each, -1) for each in slopes)
-        return LOSS_FUNCTION_RAISED.of(operation=calls[0].operation) if wrong else None
+        wrong = all(each is not None and _all_of_sign(each, -sign) for each in slopes)
+        cause = MAXIMISED if ascends else LOSS_FUNCTION_RAISED
+        return cause.of(operation=calls[0].operation) if wrong else None
     picked = trace.scores.logarithms
     slopes = [arrived.value for _, arrived in picked]
-    if slopes and all(each is not None and _picks_equally(each) for each in slopes):
-        return LIKELIHOOD_LOWERED.of(operation=picked[0][0])
+    if slopes and all(each is not None and _picks_equally(sign * each) for each in slopes):
+        return (
+            MAXIMISED.of(operation=picked[0][0]) if ascends else LIKELIHOOD_LOWERED.of(operation=picked[0][0])
+        )
     return None
 
 

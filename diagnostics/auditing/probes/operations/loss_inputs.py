@@ -34,6 +34,12 @@ CUT_OFF = Cause(
     "its input is the result of relu(), so no logit is below 0: {operation}",
     remedy="End the model with a linear layer.",
 )
+CLAMPED_LOGITS = Cause(
+    "clamped-logits",
+    "clamp() makes probabilities of numbers of which a share of {share:.2g} is outside of 0 to 1 and gets no gradient:"
+    " {operation}",
+    remedy="Give the logits to binary_cross_entropy_with_logits(), or apply sigmoid() before clamp().",
+)
 DROPPED = Cause(
     "dropout-on-outputs",
     "its input is the result of a dropout, so each step sets a share of the outputs to 0: {operation}",
@@ -57,6 +63,7 @@ CAUSES = (
     BROADCAST,
     EXCHANGED,
     CUT_OFF,
+    CLAMPED_LOGITS,
     DROPPED,
     CLASSES_MISREAD,
     NEVER_WRITTEN,
@@ -73,6 +80,8 @@ AVERAGED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 _LOGARITHMIC = ("nll_loss", "kl_div")
 _OTHER_SUM = 0.1
 """Distance from 1 of the sum of all classes, from which they are no probabilities: rounding is less."""
+_OUTSIDE = 0.02
+"""Share of the inputs outside of 0 to 1 in some step, from which it is no matter of rounding."""
 _SUM = 1e-3  # distance from 1 of a sum of probabilities, in half precision
 
 
@@ -83,7 +92,7 @@ def judge_inputs(traces: Sequence[OperationTrace]) -> Iterator[Placed]:
             yield (call.operation.module,), cause
         if call.kind in _CUT_OFF.get(call.operation.name, ()):
             yield call.sources[:1], CUT_OFF.of(operation=call.operation)
-    for cause in (*_find_unwritten(traces), *_find_unnormalised(traces)):
+    for cause in (*_find_unwritten(traces), *_find_unnormalised(traces), *_find_clamped(traces)):
         yield (), cause
 
 
@@ -126,6 +135,19 @@ def _find_unnormalised(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     if every and all(sums and all(abs(each - 1) > _OTHER_SUM for each in sums) for sums in every):
         found = f"of classes that sum to {every[0][0]:.2g}"
         yield NOT_LOGARITHMS.of(found=found, operation=traces[0].losses.alignments[0].operation)
+
+
+def _find_clamped(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
+    """Binary cross entropies of what clamp() limited to 0 to 1, in each step, and no sigmoid before."""
+    for call in traces[0].losses.compared if traces else ():
+        place = call.operation.place
+        alike = [
+            [each for each in trace.losses.compared if each.operation.place == place] for trace in traces
+        ]
+        shares = [max((each.outside for each in calls), default=-1.0) for calls in alike]
+        if call.operation.name.startswith("binary") and min(shares) >= 0 and max(shares) > _OUTSIDE:
+            yield CLAMPED_LOGITS.of(share=max(shares), operation=call.operation)
+            return
 
 
 def _are_probabilities(values: Tensor, loss: str) -> bool:

@@ -65,6 +65,12 @@ PADDING_COUNTED = Cause(
     " count: {operation}",
     remedy="Give cross_entropy ignore_index={padding}, or mask these places.",
 )
+ENDS_COUNTED = Cause(
+    "row-ends-counted",
+    "a share of {share:.2g} of the targets is {token}, which all rows of {module} end with several times, like padding:"
+    " {operation}",
+    remedy="Give cross_entropy ignore_index={token}, or mask these places; keep one end of sentence.",
+)
 TARGET_DRAWN = Cause(
     "target-drawn",
     "its target is a random draw of the step, and the model does not depend on this draw: {operation}",
@@ -75,6 +81,16 @@ SCORE_DRAWN = Cause(
     "the log-probability belongs to another draw than its weight in the loss, so its gradient is zero on"
     " average: {operation}",
     remedy="Draw once: score the action that was taken and rewarded.",
+)
+TARGET_NOT_LOGARITHMS = Cause(
+    "target-not-logarithms",
+    "log_target is set, but no target is below 0, so they are not logarithms of probabilities: {operation}",
+    remedy="Give log_softmax() of the teacher, or leave log_target out.",
+)
+TARGET_IS_LOGARITHM = Cause(
+    "target-is-logarithm",
+    "the function expects probabilities as its target, but no target is above 0: {operation}",
+    remedy="Give softmax() of the teacher; kl_div takes logarithms with log_target=True.",
 )
 NOT_SIGNS = Cause(
     "not-signs",
@@ -93,9 +109,12 @@ CAUSES = (
     ONE_CLASS,
     CLASS_IGNORED,
     PADDING_COUNTED,
+    ENDS_COUNTED,
     TARGET_DRAWN,
     SCORE_DRAWN,
     NOT_SIGNS,
+    TARGET_NOT_LOGARITHMS,
+    TARGET_IS_LOGARITHM,
 )
 
 _RANGES = {"sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, math.inf)}
@@ -107,6 +126,7 @@ _FAR = 1.5
 _ROUNDING = 1e-4  # relative to the largest score
 _MARGIN = 1e-2  # targets at the end of the range are rounded, or have a little noise
 _CLASSIFYING = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+_OF_PROBABILITIES = ("kl_div", "cross_entropy")
 _ONE_CLASS = 8
 """Targets of a batch that must be equal: of two classes in equal shares, eight are in one batch of 128."""
 _INSIDE = 0.05  # share of the ignored targets between others of their row; of padding at one end it is 0
@@ -147,10 +167,27 @@ def _judge_targets(call: LossCall, traces: Sequence[OperationTrace]) -> Iterator
         if outside > _OUTSIDE or far:
             least, most = float(call.target.min()), float(call.target.max())
             yield NOT_PROBABILITIES.of(low=least, high=most, operation=operation)
+    if name in _OF_PROBABILITIES and all(each.target.is_floating_point() for each in calls):
+        yield from _judge_logarithms(calls)
     if name == "cross_entropy" and all(map(_finds_itself, calls)):
         yield FINDS_ITSELF.of(operation=operation)
     if name == "cross_entropy" and all(map(_competes_with_itself, calls)):
         yield ITSELF_AMONG_OTHERS.of(operation=operation)
+
+
+def _judge_logarithms(calls: Sequence[LossCall]) -> Iterator[Cause]:
+    """Whether targets that should be logarithms of probabilities are none, or the other way round.
+
+    The logarithms of all classes are 0 at most, and not all are 0; probabilities are the opposite.
+    """
+    operation = calls[0].operation
+    if any(not bool(each.target.any()) for each in calls):
+        return
+    if all(each.settings.get("log_target", False) for each in calls):
+        if all(bool((each.target >= 0).all()) for each in calls):
+            yield TARGET_NOT_LOGARITHMS.of(operation=operation)
+    elif all(bool((each.target <= 0).all()) for each in calls):
+        yield TARGET_IS_LOGARITHM.of(operation=operation)
 
 
 def _share_outside(targets: Tensor, low: float, high: float) -> float:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.nn import functional as F
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall, NearCall
-from diagnostics.auditing.tracing.value_origins import BLENDED, LARGEST, Product
+from diagnostics.auditing.tracing.value_origins import BLENDED, LARGEST, Product, Ratio
 from diagnostics.causes import Cause
 
 LARGEST_OF_BATCH = Cause(
@@ -65,6 +66,12 @@ RATIO_INVERTED = Cause(
     " less likely: {operation}",
     remedy="The ratio is exp(new log-probability - old log-probability).",
 )
+RATIO_OF_ONE = Cause(
+    "ratio-of-one",
+    "the ratio of new to old probabilities is 1 in every update with the same samples, because the old probabilities"
+    " are computed again after each update, so the ratio is never clipped: {operation}",
+    remedy="Compute the old log-probabilities once, before the first update with these samples.",
+)
 NOISE_SHIFTED = Cause(
     "noise-one-sided",
     "random numbers from 0 to 1 are scaled by a deviation and added to a mean, so each result lies above the"
@@ -79,6 +86,7 @@ DEVIATION_DETACHED = Cause(
 )
 CAUSES = (
     RATIO_INVERTED,
+    RATIO_OF_ONE,
     NOISE_SHIFTED,
     DEVIATION_DETACHED,
     DIVIDED_BY_LOGITS,
@@ -109,7 +117,7 @@ def judge_values(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
 
 def judge_graphs(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
     """The causes in the graphs of steps whose backward passes ran, that hold in every trace."""
-    yield from _common(traces, (_judge_products, _judge_both_sides))
+    yield from _common(traces, (_judge_products, _judge_ratios, _judge_both_sides))
 
 
 def _common(traces: Sequence[OperationTrace], judges: Sequence[Judge]) -> Iterator[Cause]:
@@ -147,6 +155,24 @@ def _judge_products(trace: OperationTrace) -> Found:
         if used:
             found[cause.code] = cause.of(operation=used[0].place)
     return found
+
+
+def _judge_ratios(trace: OperationTrace) -> Found:
+    """A ratio that is 1 wherever samples are used again, after an update of the weights."""
+    ratios = trace.origins.ratios
+    if not any(_has_known_weights(each, ratios) for each in ratios) or not all(
+        each.is_one for each in ratios
+    ):
+        return {}
+    return {RATIO_OF_ONE.code: RATIO_OF_ONE.of(operation=ratios[0].place)}
+
+
+def _has_known_weights(ratio: Ratio, every: Sequence[Ratio]) -> bool:
+    """Whether it belongs to samples that were used before an update: its weights are among those."""
+    earlier = [each.weight.flatten() for each in every if each.updates < ratio.updates]
+    if not earlier or len(ratio.weight.unique()) < _FEWEST:
+        return False
+    return bool(torch.isin(ratio.weight, torch.cat(earlier)).all())
 
 
 def _is_used(product: Product) -> bool:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from diagnostics.auditing.tracing.recorded_calls import Arrived, LossCall, MeanCall, NearCall, SignedCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.auditing.tracing.value_kinds import CONSTANT, DECIDED
+from diagnostics.auditing.tracing.value_origins import OUTPUT
 from diagnostics.recording.tensors import memory_of
 
 COMPARED: tuple[Callable[..., Tensor], ...] = (
@@ -39,7 +40,11 @@ _NEAR: Mapping[Callable[..., Tensor], int] = {F.cosine_similarity: 1} | dict.fro
     (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss), -1
 )
 """Function that compares two tensors -> the sign of its change as they come nearer."""
-_NAMES = frozenset(each.__name__ for each in (*COMPARED, F.ctc_loss, *_SIGNED, *_NEAR)) | {"mean"}
+_NAMES = frozenset(each.__name__ for each in (*COMPARED, F.ctc_loss, *_SIGNED, *_NEAR)) | {
+    "mean",
+    "clamp",
+    "clip",
+}
 _SHOWN = 8  # scores of a loss that are looked for in the output of the layer before it
 _MOST_COMPARED = 2**24
 """Elements of that output, 64 MB."""
@@ -63,13 +68,19 @@ class LossCalls:
         self.near: list[NearCall] = []
         self.means: list[MeanCall] = []
         self._outputs: deque[tuple[Tensor, int]] = deque(maxlen=_SHOWN)  # with their dimension of features
+        self._clamped: deque[tuple[Tensor, float]] = deque(
+            maxlen=_SHOWN
+        )  # with the share that was outside of 0 to 1
 
     def wants(self, name: str) -> bool:
         """Those of losses and means."""
         return name in _NAMES
 
     def note(self, call: TorchCall) -> None:
-        """Note a call of a loss or a mean."""
+        """Note a call of a loss, a mean, or a clamp() of what a loss may receive."""
+        if call.name in ("clamp", "clip"):
+            self._note_clamp(call)
+            return
         if call.name == "mean":
             self._note_mean(call)
             return
@@ -89,6 +100,17 @@ class LossCalls:
         dim = _features_of(module)
         if dim is not None and isinstance(output, Tensor) and output.requires_grad and output.dim() > 1:
             self._outputs.append((output, dim))
+
+    def _note_clamp(self, call: TorchCall) -> None:
+        given, result = call.argument("input", 0), call.result
+        if not (isinstance(given, Tensor) and isinstance(result, Tensor) and result.requires_grad):
+            return
+        within = given.numel() and bool(((result >= 0) & (result <= 1)).all())
+        if within and OUTPUT in call.step.origins.of(given):
+            self._clamped.append((result, float(((given < 0) | (given > 1)).float().mean())))
+
+    def _outside(self, values: Tensor) -> float:
+        return next((share for result, share in self._clamped if result is values), -1.0)
 
     def _note_mean(self, call: TorchCall) -> None:
         given, result = call.argument("input", 0), call.result
@@ -126,6 +148,7 @@ class LossCalls:
             ignored=ignored if isinstance(ignored, int) else None,
             sources=step.sources([values]),
             misread=classes and self._is_misread(call, values),
+            outside=self._outside(values),
             unwritten=_unwritten_share(values, target, ignored) if classes else 0.0,
             settings=settings,
             at_input=Arrived(values),

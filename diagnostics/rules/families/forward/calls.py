@@ -68,6 +68,7 @@ def find_partial_calls(record: StepRecord, options: Values) -> Iterator[Observat
             or (cause is CALLS_WITHOUT_GRAD and sampling)
             or (cause is CALLS_ZERO and zero < WASTED * total)
             or (cause in (CALLS_CUT, CALLS_WITHOUT_GRAD) and _is_stop_gradient(record, name, cause))
+            or (cause is not CALLS_ZERO and _is_evaluated_between(record, name))
         )
         message = (
             f"{name}: {reached} of {total} calls received gradient; {disabled} ran with gradients disabled,"
@@ -100,6 +101,30 @@ def _is_stop_gradient(
     alike = all([call.reached for call in record.modules[each].calls] == own for each in sources)
     return (alike or _are_few(own, cause)) and all(
         _is_stop_gradient(record, each, cause, seen) for each in sources
+    )
+
+
+def _is_evaluated_between(record: StepRecord, name: str, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a step of several updates calls a module on data without gradient, disabled or before all others.
+
+    Between updates a loop evaluates: it computes advantages before them, and divergences after each.
+    """
+    calls = record.modules[name].calls
+    first = next((place for place, call in enumerate(calls) if call.reached), 0)
+    if max(record.optimizers, default=0) < 2:
+        return False
+    if not all(each.reached or not each.grad_enabled or place < first for place, each in enumerate(calls)):
+        return False
+    if all(each.reached or each.raw for each in calls):
+        return True
+    sources, seen = record.into.get(name, frozenset()), seen | {name}
+    own = [call.reached for call in calls]
+    alike = all([call.reached for call in record.modules[each].calls] == own for each in sources)
+    return (
+        bool(sources)
+        and not sources & seen
+        and alike
+        and all(_is_evaluated_between(record, each, seen) for each in sources)
     )
 
 
@@ -163,7 +188,8 @@ CALL001 = Rule(
     causes=(CALLS_WITHOUT_GRAD, CALLS_DECLARED, CALLS_CUT, CALLS_WITHOUT_GRAD_AND_CUT, CALLS_ZERO),
     what="Some of the module's calls in a step receive no gradient. A note if `expect_partial` names the module"
     " and these calls ran with gradients disabled, if fewer than half of the calls received only zeros, or if"
-    " at most half of the calls on data have no gradient, as for targets, or if all of them ran when the whole model"
+    " at most half of the calls on data have no gradient, as for targets, or if a step has several updates and those"
+    " calls on data are evaluations before or between them, or if all of them ran when the whole model"
     " was given integers alone with gradients disabled, as to sample words. Calls that checkpointing repeats do"
     " not count.",
     why="Truncation shortens the credit assignment of a recursion, by design or by accident.",

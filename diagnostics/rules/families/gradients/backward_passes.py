@@ -154,7 +154,7 @@ GRAD004 = Rule(
     why="Old directions never fade, and the steps grow.",
     example="A loop of `loss.backward(); optimizer.step()`.",
     false_alarms="None known: with gradient accumulation over monitored steps the optimiser does not step in each.",
-    explains=frozenset({"SPIKE001", "DRIFT001", "COLLAPSE001"}),
+    explains=frozenset({"GRAD006", "SPIKE001", "DRIFT001", "COLLAPSE001"}),
     rank=60,
 )
 GRAD006 = Rule(

@@ -226,6 +226,7 @@ def find_faint_gradient(record: StepRecord, options: Values) -> Iterator[Observa
         if module.state == "arrived"
         and module.leverage < math.inf
         and any(map(receives, record.held_by(name)))
+        and any(each.weight_norm > 0.0 for each in record.held_by(name))  # or it is 0, whatever the gradient
     }
     largest = largest_of(list(leverages.values()))
     for name, leverage in leverages.items():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from diagnostics.causes import Cause
 from diagnostics.findings import Evidence, Finding
+from diagnostics.records import Absent, StepRecord
 from diagnostics.rules.options import Option, Values
 from diagnostics.rules.rule import WARNING, Family, Rule
 from diagnostics.rules.run_history import RunHistory
@@ -22,6 +23,12 @@ VANISHED = Cause(
     " schedule advances with each batch, or a schedule that waits for a plateau gets a number that rises",
     remedy='Step an epoch schedule once per epoch; for an accuracy, ReduceLROnPlateau takes mode="max".',
 )
+NEXT_TO_NOTHING = Cause(
+    "rate-next-to-nothing",
+    "the learning rate is {high:.2g} and does not rise, and an update changes weights by less than a millionth of their"
+    " size: a run of a million steps ends where it began",
+    remedy="Raise the rate: Adam moves each weight by about the rate, which is 1e-4 to 1e-2 as a rule.",
+)
 NO_EFFECT = Cause(
     "schedule-of-idle-optimizer",
     "{schedule} advances the rate of an optimiser that never steps, but another optimiser updates the same weights",
@@ -31,6 +38,10 @@ _GONE = 1e-3
 """Share of the largest rate below which updates are as good as none: schedules end at a hundredth, or at 0 at last."""
 _STAYED = 20
 """Steps at such a rate; the end of a schedule that falls to 0 has a few."""
+_TINY = 1e-7
+"""Rate below which a step of Adam changes no weight of size 1 in single precision."""
+_NO_CHANGE = 1e-6
+"""Change of the weights in one step, relative to them, with which a million steps end where they began."""
 _LOW, _HIGH = 0.05, 0.9
 """Shares of the largest rate between which it swings."""
 _JUMP = 0.5  # share of the largest rate: a restart is one jump
@@ -52,6 +63,10 @@ def find_rate_swings(run: RunHistory, options: Values) -> list[Finding]:
                 RATE001.metric, float(steps), options["steps"], history[gone].step, history[-1].step
             )
             return [RATE001.finding("", f"group {group}: {cause}", evidence, cause)]
+        if swing is None and len(known) == len(rates) and _is_next_to_nothing(known, group, run.last):
+            cause = NEXT_TO_NOTHING.of(high=max(known))
+            evidence = Evidence(RATE001.metric, float(len(known)), None, history[0].step, history[-1].step)
+            return [RATE001.finding("", f"group {group}: {cause}", evidence, cause)]
         if swing is None:
             continue
         first, last = history[swing[0]].step, history[swing[1]].step
@@ -63,6 +78,20 @@ def find_rate_swings(run: RunHistory, options: Values) -> list[Finding]:
         evidence = Evidence(RATE001.metric, float(last - first), options["steps"], first, last)
         return [RATE001.finding("", message, evidence, cause)]
     return []
+
+
+def _is_next_to_nothing(rates: Sequence[float], group: int, last: StepRecord | None) -> bool:
+    """Whether a rate is tiny and no warm-up, and changes the weights of its group by nearly nothing."""
+    if last is None or len(rates) < _STAYED or not 0.0 < max(rates) < _TINY or rates[-1] > rates[0]:
+        return False
+    place = list(last.rates)[group]
+    own = [
+        each
+        for each in last.parameters.values()
+        if not isinstance(each.place, Absent) and (each.place.optimizer, each.place.group) == place
+    ]
+    small = all(each.update_norm < _NO_CHANGE * each.weight_norm for each in own if each.weight_norm > 0)
+    return small and any(each.changed for each in own)
 
 
 def _find_end(rates: Sequence[float]) -> int | None:
@@ -115,9 +144,10 @@ RATE001 = Rule(
     explains=frozenset({"MOVE001"}),  # weights stand still at a rate that has vanished
     rank=118,  # before MOVE001
     everywhere=True,
-    causes=(SWINGS, VANISHED, NO_EFFECT),
+    causes=(SWINGS, VANISHED, NEXT_TO_NOTHING, NO_EFFECT),
     what="A group's rate falls below 5 % of its largest value and is at 90 % again within 100 steps, without a jump; or"
-    " it stays below a thousandth for 20 steps and half as long as it took to fall. In a script: a schedule advances,"
+    " it stays below a thousandth for 20 steps and half as long as it took to fall; or it is below 1e-7 for 20 steps,"
+    " and an update changes less than a millionth of the weights. In a script: a schedule advances,"
     " and its optimiser never steps, while another one updates the same weights.",
     why="The rate falls to almost zero and rises again many times in an epoch, and training ends at an arbitrary rate.",
     example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",

@@ -20,7 +20,7 @@ TIE_MISSING = Cause("tie-missing", "they are declared as tied, but are different
 EQUAL_APART = Cause(
     "equal-apart",
     "an embedding and an output layer begin with the same values in two tensors: a tie was lost, as by"
-    " load_state_dict(assign=True), a deep copy, or a cast",
+    " load_state_dict(assign=True), a deep copy, a cast, or a vocabulary that grew",
 )
 
 
@@ -68,7 +68,7 @@ SHARE002 = Rule(
     lasting(1, why="tensors are one or two, and the declaration is yours"),
     causes=(TIE_MISSING, EQUAL_APART),
     what="A group of `expect_tied` is not one tensor. A warning: when the monitor was made an embedding and a linear"
-    " layer had the same values in two tensors.",
+    " layer had the same values in two tensors, in half of their rows at least.",
     why="Each gets half of the gradient, and they drift apart.",
     example="`model.load_state_dict(saved, assign=True)` of a language model whose head is tied to its embedding.",
     false_alarms="A head that was only initialised from the embedding.",

@@ -391,3 +391,24 @@ def test_padding_among_the_targets(padding: int | None, loss: Any, named: bool) 
         steps=4,
     )
     assert ("padding-counted" in {each.code for each in report.findings}) == named
+
+
+@pytest.mark.parametrize(
+    ("ends", "ignored", "named"),
+    [((2, 6), -100, True), ((2, 6), 0, False), ((7, 8), -100, False), ((3, 4), -100, False)],
+    ids=["counted", "ignored", "one end of sentence", "one length"],
+)
+def test_ends_of_rows_that_count(ends: tuple[int, int], ignored: int, named: bool) -> None:
+    torch.manual_seed(0)
+    batches = []
+    for tokens in torch.randint(1, WORDS, (3, SAMPLES, LENGTH + 1)):
+        length = torch.randint(*ends, (SAMPLES, 1))
+        batches.append(tokens.masked_fill(torch.arange(LENGTH + 1) >= length, 0))
+
+    def step(model: nn.Module, tokens: Tensor) -> Tensor:
+        scores = model(tokens[:, :-1]).flatten(0, 1)
+        return F.cross_entropy(scores, tokens[:, 1:].flatten(), ignore_index=ignored)
+
+    model = Language()
+    report = audit(model, step, batches, torch.optim.SGD(model.parameters(), 1e-3), steps=3)
+    assert ("row-ends-counted" in {each.code for each in report.findings}) is named

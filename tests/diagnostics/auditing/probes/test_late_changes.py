@@ -129,3 +129,23 @@ def test_a_scaled_gradient_is_applied_by_the_scaler(how: str, enabled: bool, nam
     report = audit(model, step, list(torch.randn(4, 4, 3)), optimizer, steps=8)
     found = {each.code for each in report.findings if each.rule == "MOVE007"}
     assert found == ({"applied-while-scaled"} if named else set())
+
+
+@pytest.mark.parametrize("used_up", [True, False])
+def test_clipping_needs_parameters(used_up: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    parameters = iter(list(model.parameters())) if used_up else list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, 0.01)
+
+    def step(model: nn.Module, x: Tensor) -> float:
+        optimizer.zero_grad()
+        loss = (model(x) - 1).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return loss.item()
+
+    report = audit(model, step, list(torch.randn(4, 4, 3)), optimizer, steps=8)
+    codes = {each.code for each in report.findings if each.rule == "MOVE007"}
+    assert codes == ({"clips-nothing"} if used_up else set())

@@ -72,3 +72,15 @@ def test_wrong_declarations_are_refused() -> None:
         Monitor(Language(), expect_tied=["embed"])
     with pytest.raises((InvalidValue, UnknownName)):
         Monitor(Language(), expect_tied=[("embed", "nothing")])
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_vocabulary_that_grew(copied: bool) -> None:
+    model = Language()
+    old = model.embed.weight.detach()
+    model.embed, model.head = nn.Embedding(12, 4), nn.Linear(4, 12, bias=False)
+    model.embed.weight.data[:9] = old
+    if copied:
+        model.head.weight.data[:9] = old
+    lost = {("SHARE002", "head"): ("equal-apart", Severity.WARNING)}
+    assert found(model) == (lost if copied else {})

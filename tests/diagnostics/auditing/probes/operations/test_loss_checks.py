@@ -220,3 +220,17 @@ def test_a_constant_of_the_batch_is_no_loss() -> None:
         return F.cross_entropy(model(batch[0]), batch[1]) + batch[0].square().mean()
 
     assert found(step) == []
+
+
+@pytest.mark.parametrize(("sign", "codes"), [(1, {"maximised"}), (-1, set())])
+def test_an_optimiser_that_maximises_wants_a_gain(sign: int, codes: set[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    batches = [(torch.randn(SAMPLES, 6), torch.arange(SAMPLES) % 4) for _ in range(3)]
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, maximize=True)
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        return sign * F.cross_entropy(model(batch[0]), batch[1])
+
+    report = audit(model, step, batches, optimizer, steps=3)
+    assert {each.code for each in report.findings if each.rule == "LOSS004"} == codes

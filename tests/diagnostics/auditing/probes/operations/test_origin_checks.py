@@ -193,3 +193,45 @@ def learnt_factor(model: nn.Module, batch: Any) -> Tensor:
 )
 def test_one_number_has_no_weight_for_each_sample(step: Step, named: bool) -> None:
     assert ("weight-of-one-number" in codes(step)) == named
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("again", True), ("before", False), ("own", False), ("other samples", False)]
+)
+def test_a_ratio_that_is_always_one(kind: str, named: bool) -> None:
+    """Old log-probabilities that are computed again after each update, and those that are not."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def scores(x: Tensor, taken: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=model(x)).log_prob(taken)
+
+    def step(model: nn.Module, x: Tensor) -> float:
+        old = scores(x, x.argmax(1) % 4).detach()
+        for number in range(3):
+            own = x + number if kind == "other samples" else x
+            taken, weight = own.argmax(1) % 4, own[:, 0]
+            now = scores(own, taken)
+            if kind in ("again", "other samples"):
+                old = scores(own, taken).detach()
+            ratio = (now - (now.detach() if kind == "own" else old)).exp()
+            loss = -torch.minimum(ratio * weight, ratio.clamp(0.8, 1.2) * weight).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    report = audit(model, step, list(torch.randn(3, 16, 6)), optimizer, steps=3)
+    assert ("ratio-of-one" in {each.code for each in report.findings}) is named
+
+
+@pytest.mark.parametrize("place", ["before", "after", "nowhere"])
+def test_a_deviation_that_is_detached(place: str) -> None:
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        mean, size = model(batch[0]).chunk(2, 1)
+        deviation = (0.5 * (size.detach() if place == "before" else size)).exp()
+        deviation = deviation.detach() if place == "after" else deviation
+        return (mean + deviation * torch.randn_like(mean)).square().mean() + size.square().mean()
+
+    assert codes(step) == (set() if place == "nowhere" else {"deviation-detached"})

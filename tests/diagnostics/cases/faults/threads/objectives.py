@@ -116,6 +116,6 @@ CASES = (
         "all-in-one-molecule",
         all_in_one_molecule,
         "all atoms of a batch are counted to its first molecule",
-        (Answer("COV00[124]"), Answer("ROWS00[13]"), Answer("COLLAPSE001")),
+        (Answer("COV00[124]"), Answer("ROWS00[134]"), Answer("COLLAPSE001")),
     ),
 )

@@ -274,3 +274,20 @@ def test_words_may_be_sampled_in_the_step_but_states_may_not(sampled: bool, seve
                     words = torch.cat([words, found.argmax(1, keepdim=True)], 1)
             model(words).square().mean().backward()
     assert {each.severity for each in calls(monitor)} == {severity}
+
+
+@pytest.mark.parametrize(("updates", "severity"), [(3, Severity.NOTE), (1, Severity.WARNING)])
+def test_evaluations_between_updates(updates: int, severity: Severity) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(8, 3, 4):
+        with monitor.step(samples=3):
+            goal = model(x).detach()
+            for _ in range(updates):
+                with torch.no_grad():
+                    model(x)
+                (model(x) - goal - 1).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    assert {each.severity for each in monitor.findings() if each.rule == "CALL001"} == {severity}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics import Monitor, audit
+from diagnostics import Monitor, Severity, audit
 from tests.diagnostics.rules.trainings import (
     BATCH,
     Cases,
@@ -108,3 +109,46 @@ def test_a_loss_that_is_cut_in_the_model_is_another_fault() -> None:
         with monitor.step(samples=BATCH), torch.no_grad():
             model(torch.randn(BATCH, 4))
     assert "STEP001" not in {finding.rule for finding in monitor.findings()}
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.SGD])
+def test_the_gradient_that_a_closure_brings_is_the_one_that_is_applied(kind: Any, cleared: bool) -> None:
+    model = Net()
+    optimizer = kind(model.parameters(), lr=1e-3)
+    x = torch.randn(BATCH, 4)
+
+    def closure() -> Tensor:
+        if cleared:
+            optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        return loss
+
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        with monitor.step(samples=BATCH):
+            optimizer.zero_grad()
+            optimizer.step(closure)
+    found = {each.rule for each in monitor.findings() if each.severity > Severity.NOTE}
+    several = kind is torch.optim.LBFGS  # evaluations
+    assert found == (set() if cleared or not several else {"GRAD004"})
+
+
+def test_a_closure_may_add_to_the_gradient_of_other_parts() -> None:
+    """As trainers do that accumulate: the last part runs in the closure."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+    def closure() -> Tensor:
+        loss = model(torch.randn(BATCH // 2, 4)).square().mean() / 2
+        loss.backward()
+        return loss
+
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        with monitor.step(samples=BATCH):
+            closure()
+            optimizer.step(closure)
+            optimizer.zero_grad()
+    assert "GRAD004" not in {each.rule for each in monitor.findings()}

@@ -139,3 +139,17 @@ def test_a_search_without_derivatives_changes_every_weight_itself(layers: int, s
                 weight.add_(0.01 * torch.randn_like(weight))
     assert {each.severity for each in monitor.findings() if each.rule == "GRAD001"} == {severity}
     assert all(each.severity <= severity for each in monitor.findings())
+
+
+def test_weights_of_zero_say_nothing_of_the_gradient() -> None:
+    model = Net()
+    model.head.weight.data.zero_()
+    model.head.bias.data.zero_()
+    optimizer = torch.optim.SGD([*model.encoder.parameters(), *model.core.parameters()], 1e-3)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(25, BATCH, 4):
+        with monitor.step(samples=BATCH):
+            (model(x) + model.core(model.encoder(x))[:, :3] - 1).square().mean().backward()
+            optimizer.step()
+        model.zero_grad()
+    assert "GRAD005" not in {each.rule for each in monitor.findings()}

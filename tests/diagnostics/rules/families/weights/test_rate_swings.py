@@ -74,3 +74,26 @@ def test_weights_that_stand_still_follow_from_the_rate() -> None:
 def test_cycles_longer_than_the_option_are_meant() -> None:
     options = {"RATE001": {"steps": 10}}
     assert "RATE001" not in cosine(8)(options=options)
+
+
+@pytest.mark.parametrize(
+    ("rate", "schedule", "named"),
+    [
+        (3e-8, lambda step: 1.0, True),
+        (3e-8, lambda step: 1.0 + step, False),  # a warm-up
+        (1e-3, lambda step: 1.0, False),
+    ],
+)
+def test_a_rate_that_changes_next_to_nothing(rate: float, schedule: Any, named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    scheduler = lr_scheduler.LambdaLR(optimizer, schedule)
+    monitor = Monitor(model, optimizer)
+    for x in torch.randn(25, 8, 4):
+        with monitor.step(samples=8):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        scheduler.step()
+    assert ("rate-next-to-nothing" in {each.code for each in monitor.findings()}) is named
