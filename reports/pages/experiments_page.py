@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.config import Config
+from etrm.investigation.evidence.words import format_value
 from etrm.investigation.experiments.registry import EXPERIMENTS, QUESTIONS, Experiment
 from etrm.investigation.experiments.results_table import (
     ExperimentRow,
     PhaseState,
     answer_questions,
-    format_final,
     judge_phases,
     make_experiment_rows,
 )
+from etrm.investigation.records import NotMeasured
+from etrm.investigation.runs.loaded_run import LoadedRun
 from reports.markdown import count, escape
 from reports.markdown import table as markdown_table
 
@@ -116,8 +118,12 @@ def _format_held_out(row: ExperimentRow) -> str:
     done = [run for run in row.runs if run.finished]
     if not done:
         return ""
-    solved = ", ".join(format_final(run, "held_out_solved", digits=0) for run in done)
-    return f"{solved} of {format_final(done[0], 'held_out_asked', digits=0)}"
+    solved = ", ".join(_format_count(run, "held_out_solved") for run in done)
+    return f"{solved} of {_format_count(done[0], 'held_out_asked')}"
+
+
+def _format_count(run: LoadedRun, key: str) -> str:
+    return format_value(run.final.get(key, NotMeasured(absent="not measured")), ".0f")
 
 
 def _number(value: float | None) -> str:

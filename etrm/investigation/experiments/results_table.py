@@ -25,7 +25,6 @@ from etrm.investigation.experiments.registry import (
     Experiment,
     Question,
 )
-from etrm.investigation.records import NotMeasured
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun, load_run
 from etrm.investigation.runs.measured_run import rebuild_trainer
@@ -278,9 +277,3 @@ def _answer_question(question: Question, rows: Sequence[ExperimentRow]) -> Answe
     if all(verdict == "INVALIDATED" for verdict in verdicts):
         return Answer(question, "INVALIDATED", found)
     return Answer(question, "INCONCLUSIVE", found)
-
-
-def format_final(run: LoadedRun, key: str, digits: int = 3) -> str:
-    """A number that a run measured, with a number of decimals, or the reason why there is none."""
-    value = run.final.get(key, NotMeasured(absent="not measured"))
-    return value.absent if isinstance(value, NotMeasured) else f"{value:.{digits}f}"

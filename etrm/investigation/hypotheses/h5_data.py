@@ -23,7 +23,7 @@ from etrm.errors import NonFiniteError
 from etrm.investigation.controls import inspected_arms
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
-from etrm.investigation.evidence.words import format_seeds
+from etrm.investigation.evidence.words import format_seeds, format_value
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
 from etrm.investigation.measurements.row_provenance import RowProblem, RowProvenance, read_rows
@@ -123,8 +123,10 @@ class DataFacts(InspectionFacts):
             for kind, count in self.read.wrong.items()
         ]
         if self.mismatched_labels:
-            words = f"the loss of continuing rows is {_format_loss(self.loss)}, but "
-            words += f"{_format_loss(self.loss_garbled)} if samples that are not drawn yet get other labels"
+            words = f"the loss of continuing rows is {format_value(self.loss, '.7g')}, but "
+            words += (
+                f"{format_value(self.loss_garbled, '.7g')} if samples that are not drawn yet get other labels"
+            )
             found.append(VerdictReason(DataReason.FOREIGN_LABELS, words))
         if self.wrong_ends:
             words = f"on {self.wrong_ends} of {self.ends} ACT steps a row takes a new sample, or continues, against "
@@ -142,10 +144,6 @@ class DataFacts(InspectionFacts):
         words = f"all {self.read.rows} rows and {self.read.demos} demonstrations have the grids of their tasks under "
         words += "one augmentation, labels stay with their rows, and no task leaks"
         return found or [VerdictReason(DataReason.SOUND, words)]
-
-
-def _format_loss(loss: Value) -> str:
-    return loss.absent if isinstance(loss, NotMeasured) else f"{loss:.7g}"
 
 
 def inspect_data(config: Config) -> DataFacts:

@@ -38,7 +38,7 @@ from etrm.investigation.comparison.screening import (
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.figures import Figure, Series, make_curve
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
-from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.evidence.words import capitalise, format_seeds, format_value
 from etrm.investigation.hypotheses import unseen_rules
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -330,7 +330,7 @@ def _make_context_rows(screen: Screen, runs: Sequence[LoadedRun]) -> list[Eviden
             threshold="above chance",
             n=n,
             note="share of the tasks whose odd demonstrations retrieve their even ones by context; chance: "
-            f"{_format(_mean_final(unchanged, 'retrieval_chance'))}",
+            f"{format_value(_mean_final(unchanged, 'retrieval_chance'), '.3f')}",
         ),
         SHARE.row(
             _mean([look[-1][1] for look in shares if look]),
@@ -367,7 +367,8 @@ def _check_ceiling(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCheck
     mismatched = _mean_final(screen.runs_of(runs, CEILING.name), "loss_end_foreign_demos")
     return CEILING_KNOWS.check(
         own == mismatched and not isinstance(own, NotMeasured),
-        f"loss {_format(own)} with their own, {_format(mismatched)} with mismatched demonstrations",
+        f"loss {format_value(own, '.3f')} with their own, {format_value(mismatched, '.3f')} with mismatched "
+        "demonstrations",
     )
 
 
@@ -378,10 +379,6 @@ def _mean_final(runs: Sequence[LoadedRun], key: str) -> Value:
 
 def _mean(values: Sequence[float]) -> Value:
     return fmean(values) if values else NotMeasured(absent="no run has it")
-
-
-def _format(value: Value) -> str:
-    return value.absent if isinstance(value, NotMeasured) else f"{value:.3f}"
 
 
 FIGURES = (

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.evidence.words import format_value
 from etrm.investigation.measurements.predicate_gradients import PredicateFacts, gather_predicates
 from etrm.investigation.records import NotMeasured, Value
 
@@ -60,7 +61,7 @@ class GradientFacts(InspectionFacts):
                 VerdictReason(
                     GradientReason.COVERAGE_BELOW_ONE,
                     f"encoder coverage below 1 on {self.uncovered_steps} of {self.steps} steps "
-                    f"(mean {_number(self.coverage_mean)})",
+                    f"(mean {format_value(self.coverage_mean, '.2f')})",
                 )
             )
         if self.without_gradient:
@@ -78,7 +79,7 @@ class GradientFacts(InspectionFacts):
         found += self.predicates.reasons if self.predicates else []
         if found:
             return found
-        low = _number(self.coverage_low)
+        low = format_value(self.coverage_low, ".2f")
         words = f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
         return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
 
@@ -122,10 +123,6 @@ def gather(metrics: Sequence[dict[str, Any]], *, predicates: bool = False) -> Gr
         finite=len(metrics) == logged,
         predicates=gather_predicates(usable) if predicates else None,
     )
-
-
-def _number(value: Value) -> str:
-    return value.absent if isinstance(value, NotMeasured) else f"{value:.2f}"
 
 
 def _mean(values: Sequence[float]) -> Value:
