@@ -34,6 +34,17 @@ class Control:
     config: Config
     positive: bool
 
+    def arm_id(self, study: str) -> ArmId:
+        """Its arm in a study."""
+        return ArmId(
+            study, control=self.name, role="positive control" if self.positive else "negative control"
+        )
+
+    def arm(self, study: str) -> Arm:
+        """The same as part of a result."""
+        arm = self.arm_id(study)
+        return Arm(name=arm.name, role=arm.role, difference=self.what, faults=self.config.faults)
+
 
 def control_preset(faults: Sequence[str] = ()) -> Config:
     """The control preset with some faults, on one thread; nobody reads a comparison of its steps."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from etrm.config import Config, with_settings
 from etrm.investigation.controls import Control
 from etrm.investigation.evidence.reasons import InspectionFacts
 from etrm.investigation.hypotheses.inspection import judge_by, judge_controls
 from etrm.investigation.hypotheses.symbolic_hypothesis import SYMBOLIC_PRESET, control_config
-from etrm.investigation.records import Arm, ControlOutcome, Role
-from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.records import Arm, ControlOutcome
 from etrm.investigation.runs.jobs import Job
 
 HEALTHY = "healthy-symbolic"
@@ -25,18 +24,15 @@ def list_controls(faults: Sequence[str]) -> list[Control]:
 
 def describe_arms(study: str, faults: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of the controls."""
-    return tuple(
-        Arm(name=arm.name, role=arm.role, difference=control.what, faults=control.config.faults)
-        for control, arm in _arms(study, faults)
-    )
+    return tuple(control.arm(study) for control in list_controls(faults))
 
 
 def plan_jobs(study: str, faults: Sequence[str], steps: int) -> list[Job]:
     """A run of each control with a number of steps."""
     short = {"steps": steps, "warmup_steps": 0}
     return [
-        Job(arm, 0, with_settings(control.config, train=short), shared=True)
-        for control, arm in _arms(study, faults)
+        Job(control.arm_id(study), 0, with_settings(control.config, train=short), shared=True)
+        for control in list_controls(faults)
     ]
 
 
@@ -45,9 +41,3 @@ def inspect_controls(
 ) -> tuple[ControlOutcome, ...]:
     """Inspect each control; the outcomes are kept between investigations."""
     return judge_controls(f"{study}-symbolic", list_controls(faults), judge_by(inspect), inspect)
-
-
-def _arms(study: str, faults: Sequence[str]) -> Iterator[tuple[Control, ArmId]]:
-    for control in list_controls(faults):
-        role: Role = "positive control" if control.positive else "negative control"
-        yield control, ArmId(study, control=control.name, role=role)

@@ -179,15 +179,7 @@ def describe_arms(study: str, subject: Config, controls: Iterable[Control]) -> t
     arm = subject_arm(study)
     return (
         Arm(name=arm.name, role=arm.role, difference="unchanged", faults=subject.faults),
-        *(
-            Arm(
-                name=f"{study}-{control.name}",
-                role="positive control" if control.positive else "negative control",
-                difference=control.what,
-                faults=control.config.faults,
-            )
-            for control in controls
-        ),
+        *(control.arm(study) for control in controls),
     )
 
 
