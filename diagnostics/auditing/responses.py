@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from diagnostics.errors import InvalidValue
 from diagnostics.recording.calls.module_graph import Flow
 from diagnostics.recording.random_numbers import same_random_numbers
-from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.tensors import as_number, tensors_in
 from diagnostics.recording.terms.loss_terms import check_terms, differentiate, has_reentrant_checkpoint
 from diagnostics.recording.weak_hooks import LocalHook
 from diagnostics.records import Absent, Number, root_sum_squares
@@ -141,7 +141,7 @@ def evaluate_again(model: nn.Module, loss: Loss, batch: Any, times: int = _AGAIN
         with untouched(model):
             found = loss(model, batch)
             terms = found.values() if isinstance(found, Mapping) else [found]
-            values.append(sum(_number(value) for value in terms))
+            values.append(sum(as_number(value) for value in terms))
     return values if is_same(values) else None
 
 
@@ -193,11 +193,11 @@ class _Base:
                     "the response test needs a function that returns the loss; {got} also calls backward()",
                     got=getattr(loss, "__name__", "it"),
                 )
-            self.values = {name: _number(value) for name, value in terms.items()}
+            self.values = {name: as_number(value) for name, value in terms.items()}
             self.gradients = {name: _gradients(value, _trainable(model)) for name, value in terms.items()}
         again = self.evaluate()
         self.noise = {name: 4 * abs(value - again[name]) for name, value in self.values.items()}
-        self._rounding = {name: 2 * _eps(value) * abs(_number(value)) for name, value in terms.items()}
+        self._rounding = {name: 2 * _eps(value) * abs(as_number(value)) for name, value in terms.items()}
         for name, value in self.values.items():
             if not math.isfinite(value):
                 raise InvalidValue(
@@ -221,7 +221,7 @@ class _Base:
                 for change in changes:
                     change()
             try:
-                return {name: _number(value) for name, value in self._terms().items()}
+                return {name: as_number(value) for name, value in self._terms().items()}
             except _REFUSALS:
                 return dict.fromkeys(self.values, math.nan)
 
@@ -359,10 +359,6 @@ def _gradients(
         for weight, gradient in zip(weights, found, strict=True)
         if gradient is not None
     }
-
-
-def _number(value: Tensor | float) -> float:
-    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def _eps(value: Tensor | float) -> float:

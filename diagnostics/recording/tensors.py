@@ -99,6 +99,11 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.values() if tensor.layout in _COMPRESSED else tensor
 
 
+def as_number(value: Tensor | float) -> float:
+    """A loss as a number."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
+
+
 def measure_norms(tensors: Sequence[Tensor]) -> Scalars:
     """The L2 norm of each; on the CPU as floats."""
     return read_scalars(torch._foreach_norm(_without_graph(tensors), 2)) if tensors else []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
-from diagnostics.recording.tensors import stored_values, tensors_in
+from diagnostics.recording.tensors import as_number, stored_values, tensors_in
 from diagnostics.report.tables import cell, text_table
 from diagnostics.rules.rule import CRITICAL, WARNING, Family, Rule
 from diagnostics.selection import check_function, select_modules, with_submodules
@@ -178,7 +178,7 @@ def assert_overfits_batch(
     def step() -> None:
         if not (losses and losses[-1] <= to * losses[0]):
             loss = train_step()
-            losses.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
+            losses.append(as_number(loss))
 
     fates = survey_training(model, step, steps)
     if losses[0] <= 0.0:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidValue
+from diagnostics.recording.tensors import as_number
 from diagnostics.rules.rule import CRITICAL, Family, Rule
 from diagnostics.selection import check_function
 from diagnostics.testing.failure import CheckFailed, failure
@@ -78,7 +79,7 @@ def assert_loss_decreases(
             "assertions.too-few-steps", "steps must be at least {least}, found {got}", least=5, got=steps
         )
     losses: list[float] = []
-    fates = survey_training(model, lambda: losses.append(_number(train_step())), steps)
+    fates = survey_training(model, lambda: losses.append(as_number(train_step())), steps)
     fifth = steps // 5
     start, end = median(losses[:fifth]), median(losses[-fifth:])
     fall = (start - end) / abs(start) if start else start - end
@@ -99,7 +100,3 @@ def assert_loss_decreases(
         cause = ALL_MOVE
     found = failure(LOSS001, "", message, fall, by, cause, steps)
     raise CheckFailed([found], fate_table(fates, [fate.name for fate in idle]))
-
-
-def _number(loss: Tensor | float) -> float:
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
