@@ -6,6 +6,7 @@ N1 to N4 are inspections (:class:`InspectedMechanism`).
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from types import MappingProxyType
@@ -58,21 +59,21 @@ class InspectedMechanism(SymbolicHypothesis, Generic[Facts]):
     compared: Mapping[str, str] = MappingProxyType({})
     figures: tuple[Figure, ...] = ()
 
+    @abstractmethod
     def inspect(self, config: Config) -> Facts:
         """Inspect a config as a run would use it.
 
         Raises:
             EtrmError: the model cannot be built.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def list_controls(self) -> list[Control]:
         """The controls, healthy and with faults."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_rows(self, worst: Facts, seeds: int) -> Sequence[EvidenceRow]:
         """The evidence of the worst of some seeds."""
-        raise NotImplementedError
 
     def rank(self, found: Facts) -> tuple[float, ...]:
         """Higher where more evidence supports the hypothesis; the seed with the highest rank decides."""
