@@ -56,7 +56,7 @@ def check_answering_weights(factory: ModelFactory, seed: int) -> CheckedRow:
     own = _predict(probe, batches)
     for draw in range(DRAWS):
         with untouched(trial.model):
-            _scale(list_trained(trial.model), OTHER, draw)
+            scale_weights(trial.model, draw)
             if changed := _count_changed(own, _predict(probe, batches)):
                 return _judge(changed, rows, steps)
     if not loss_responds(trial.subject):
@@ -93,7 +93,7 @@ def loss_responds(subject: ModelUnderTest) -> bool:
     try:
         loss = probe.step_loss(batch)
         with untouched(subject.model):
-            _scale(list_trained(subject.model), OTHER, 0)
+            scale_weights(subject.model, 0)
             return not are_close(probe.step_loss(batch), loss)
     except ExtensionError:
         return False
@@ -123,6 +123,11 @@ def _count_changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> int:
         int((one != other).reshape(len(one), -1).any(1).sum()) if one.shape == other.shape else len(one)
         for one, other in zip(before, after, strict=True)
     )
+
+
+def scale_weights(model: nn.Module, draw: int) -> None:
+    """Multiply each trained weight in place by a random factor between a quarter and four."""
+    _scale(list_trained(model), OTHER, draw)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from etrm.investigation.own_model.hypotheses.answering_weights import (
     check_answering_weights,
     loss_responds,
 )
+from etrm.investigation.own_model.hypotheses.fitted_predictions import check_fitted_predictions, lacks_fields
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     CheckedRow,
     InspectedHypothesis,
@@ -84,7 +85,8 @@ class OwnEvaluator(InspectedHypothesis):
         refuted_by=(
             "Answers that are all right, half right, right once and all wrong get the correct scores, at several "
             "sizes, in any order, twice in a call and at a second call; predictions repeat, do not read the labels, "
-            "leave the model unchanged, and depend on the weights that are trained."
+            "leave the model unchanged, depend on the weights that are trained, and are right on a "
+            "batch that training has fitted."
         ),
         mechanism=(
             "The score does not measure what the model learned if the denominator is wrong, answers belong to other "
@@ -129,6 +131,8 @@ class OwnEvaluator(InspectedHypothesis):
                 check.row.code in (SECOND.code, LABELS_READ.code) and check.failed for check in checks
             ):
                 checks.append(check_answering_weights(factory, seed))
+            if not lacks_fields(subject) and not any(check.failed for check in checks):
+                checks.append(check_fitted_predictions(factory, seed))
         found = InspectedModel(tuple(checks))
         alone = {check.row.code for check in found.failed} == {ALONE.code}
         return replace(found, explained_by="H3" if alone else None)
