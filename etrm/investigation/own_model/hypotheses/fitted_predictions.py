@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from diagnostics.testing.trials import untouched
+from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows
 from etrm.investigation.own_model.hypotheses.answering_weights import scale_weights
@@ -56,13 +57,12 @@ def check_fitted_predictions(factory: ModelFactory, seed: int) -> CheckedRow:
     trial = TrainingTrial(factory, seed)
     batch = trial.batch(0)
     probe = LossProbe(trial.subject, seed)
-    for number in range(trial.subject.steps * MUCH_LONGER):
-        if number % EVERY == 0 and is_fitted(probe, batch):
-            break
-        trial.step(number, batch)
-    else:
-        if not is_fitted(probe, batch):
-            return _leave_out("the steps do not fit one batch")
+    try:
+        fitted = _fit(trial, probe, batch)
+    except ExtensionError:  # a fault of the step, which other hypotheses name
+        return _leave_out("the step raises an exception")
+    if not fitted:
+        return _leave_out("the steps do not fit one batch")
     predictions = probe.predict(batch)
     with untouched(trial.model):
         scale_weights(trial.model, 0)
@@ -85,6 +85,15 @@ def check_fitted_predictions(factory: ModelFactory, seed: int) -> CheckedRow:
         "order"
     )
     return CheckedRow(row, words)
+
+
+def _fit(trial: TrainingTrial, probe: LossProbe, batch: RowBatch) -> bool:
+    """Train on one batch until it is fitted; whether it is."""
+    for number in range(trial.subject.steps * MUCH_LONGER):
+        if number % EVERY == 0 and is_fitted(probe, batch):
+            return True
+        trial.step(number, batch)
+    return is_fitted(probe, batch)
 
 
 @torch.no_grad()
