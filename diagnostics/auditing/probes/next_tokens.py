@@ -63,11 +63,15 @@ def _find_seen_target(model: nn.Module, step: ObservedStep) -> Cause | None:
     given = _find_tokens(step)
     if given is None:
         return None
-    targets = [call.target for call in step.trace.losses.compared if call.target.numel() == given.numel()]
-    shift = _find_shift(given, targets)
-    if shift is None or not _depends_on_later(model, step, given):
-        return None
-    return SEES_TARGET.of(shift=shift)
+    for call in step.trace.losses.compared:
+        if call.target.numel() != given.numel():
+            continue
+        target = call.target.reshape(given.shape)
+        counted = torch.ones_like(target, dtype=torch.bool) if target.is_floating_point() else target >= 0
+        shift = _find_shift(given, [target]) if counted.all() else _find_counted_shift(given, target, counted)
+        if shift is not None and _depends_on_later(model, step, given, counted):
+            return SEES_TARGET.of(shift=shift)
+    return None
 
 
 def check_unmasked(steps: Sequence[ObservedStep]) -> list[Finding]:
@@ -221,8 +225,14 @@ def _find_tokens(step: ObservedStep) -> Tensor | None:
     return given if given.shape[1] > 1 and _find_scores(step.output, given.shape) is not None else None
 
 
-def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bool:
-    """Whether the output in the first half of the positions changes with the tokens in the second half."""
+def _depends_on_later(
+    model: nn.Module, step: ObservedStep, given: Tensor, counted: Tensor | None = None
+) -> bool:
+    """Whether the output in the first half of the positions changes with the tokens in the second half.
+
+    Args:
+        counted: (B, T), the positions whose output counts. A prompt that is not learnt may see all of itself.
+    """
     call = step.call
     assert call is not None
     was, half = given.clone(), given.shape[1] // 2
@@ -239,8 +249,9 @@ def _depends_on_later(model: nn.Module, step: ObservedStep, given: Tensor) -> bo
             after = run()
         finally:
             given.copy_(was)
-    change = (after - before)[:, :half].abs().amax()
-    return float(change) > _CHANGED * float(before.abs().amax())
+    change = (after - before)[:, :half].abs()
+    seen = change if counted is None else change[counted[:, :half]]
+    return bool(seen.numel()) and float(seen.amax()) > _CHANGED * float(before.abs().amax())
 
 
 def _call_in_evaluation(model: nn.Module, call: Callable[[], Any]) -> Any:
@@ -257,4 +268,14 @@ def _find_shift(given: Tensor, targets: Sequence[Tensor]) -> int | None:
         for shift in (1, 2, 3):
             if shift < given.shape[1] // 2 and torch.equal(expected[:, :-shift], given[:, shift:]):
                 return shift if len(given.unique()) > 2 else None
+    return None
+
+
+def _find_counted_shift(given: Tensor, target: Tensor, counted: Tensor) -> int | None:
+    """The same where some targets are left out of the loss, as those of a prompt: negative ones, -100 by default."""
+    for shift in (1, 2, 3):
+        kept, wanted, tokens = counted[:, :-shift], target[:, :-shift], given[:, shift:]
+        evidence = int(kept.sum()) >= _TARGETS and len(wanted[kept].unique()) > 2
+        if shift < given.shape[1] // 2 and evidence and bool((wanted == tokens)[kept].all()):
+            return shift
     return None

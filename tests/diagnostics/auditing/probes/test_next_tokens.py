@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diagnostics import Monitor
+from diagnostics import Monitor, audit
 
 
 class Model(nn.Module):
@@ -86,3 +86,27 @@ def test_the_mask_of_an_attention_by_hand(mask: Tensor | None, source: bool, see
         with monitor.step(samples=6):
             F.cross_entropy(model(words[:, :8]).flatten(0, 1), words[:, 1:].flatten()).backward()
     assert ("LEAK002" in {each.rule for each in monitor.findings()}) == sees
+
+
+class PrefixModel(nn.Module):
+    """A place sees the places before it, and those of the prefix see all of the prefix."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.embed, self.place, self.head = nn.Embedding(12, 8), nn.Embedding(16, 8), nn.Linear(8, 12)
+        self.hidden = torch.ones(16, 16, dtype=torch.bool).triu(1)
+        self.hidden[:prefix, :prefix] = False
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = (self.embed(ids) + self.place(torch.arange(16)))[:, None]
+        return self.head(x + F.scaled_dot_product_attention(x, x, x, attn_mask=~self.hidden))[:, 0]
+
+
+@pytest.mark.parametrize(("prefix", "sees"), [(0, False), (12, False), (16, True)])
+def test_targets_of_which_a_prompt_is_left_out(prefix: int, sees: bool) -> None:
+    torch.manual_seed(0)
+    model, words = PrefixModel(prefix), torch.randint(0, 12, (6, 17))
+    target = words[:, 1:].clone()
+    target[:, : max(prefix % 16 - 1, 3)] = -100
+    found = audit(model, lambda net, ids: F.cross_entropy(net(ids).mT, target), [words[:, :16]], steps=2)
+    assert ("LEAK002" in {each.rule for each in found.findings}) == sees
