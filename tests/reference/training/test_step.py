@@ -371,6 +371,13 @@ def test_what_happens_in_the_update_is_the_update(kind: str) -> None:
     assert first_stage(config_of(), change) is PipelineStage.UPDATE
 
 
+def test_squares_that_are_zero_in_float32_depart_nowhere() -> None:
+    def change(trainer: Trainer) -> None:
+        trainer.model.core.lm_head.weight.data.mul_(1e-26)  # type: ignore[union-attr, operator]
+
+    assert departures(config_of(), 1, change) == []
+
+
 @pytest.mark.parametrize("left_out", [True, False])
 def test_an_update_says_which_parameters_it_leaves_where_they_were(left_out: bool) -> None:
     """An optimiser without the encoder, or one that does not decay it."""

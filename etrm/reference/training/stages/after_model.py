@@ -19,6 +19,7 @@ from etrm.reference.training.stages.differences import (
     compare_values,
     dense,
     double,
+    kept_apart,
     moved_apart,
     norm,
     ratio,
@@ -121,7 +122,7 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
         for kind, value in (("exp_avg", wanted.mean), ("exp_avg_sq", wanted.square)):
             real = checked.after.moments.get(f"{name}.{kind}")
             if value is not None:
-                size = 1.0 if real is None else ratio(norm([real.double() - value]), norm([value]))
+                size = 1.0 if real is None else kept_apart(real, value)
                 if not size <= checked.limits.exact:
                     yield Departure(stage, f"{name}.{kind}", size, checked.limits.exact, unmoved=still)
 

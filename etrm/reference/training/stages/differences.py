@@ -14,6 +14,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.recorded import RecordedBatch
 
 ULPS = 8 * torch.finfo(torch.float32).eps  # rounding of a float32 sum of a few terms, relative to its largest
+SMALLEST = torch.finfo(torch.float32).tiny  # below it float32 loses digits, and the square of 1e-23 is zero
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,12 @@ def ratio(difference: float, base: float) -> float:
 def share_of(real: float, wanted: float) -> float:
     """The difference of two numbers as a share of the second."""
     return ratio(abs(real - wanted), abs(wanted))
+
+
+def kept_apart(real: Tensor, wanted: Tensor) -> float:
+    """How far a running mean is from what it should be, relative to it, apart from what float32 cannot hold."""
+    apart = ((real.double() - wanted).abs() - SMALLEST).clamp(min=0)
+    return ratio(norm([apart]), norm([wanted]))
 
 
 def moved_apart(real: Tensor, wanted: Tensor, old: Tensor) -> float:
