@@ -9,6 +9,7 @@ from typing import Any
 
 from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
+from etrm.data import open_episodes
 from etrm.errors import ConfigError
 from etrm.evaluation import EvaluationReport, evaluate_baselines
 from etrm.evaluation.statistics import FULL_SEEDS
@@ -128,8 +129,9 @@ def investigate(
     """
     chosen = choose(subject, "all" if hypotheses is None else ",".join(hypotheses))  # refused before any work
     announced, where = AnnouncedVerdicts(on_verdict), describe_environment()
-    build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be read
-    load_training_tasks(subject)
+    build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be used
+    tasks = load_training_tasks(subject)
+    open_episodes(tasks, _prepare(subject).data, subject.model.variant, subject.train.seed)
     with claim_folder(out, subject, name, launcher):
         recorded, facts = _judge_recorded(recorded_in, subject, progress)
         given, subject = subject, _prepare(subject)

@@ -12,7 +12,7 @@ import pytest
 from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import Config, load, with_settings
 from etrm.device import pick_device
-from etrm.errors import ConfigError, FolderInUseError, RunFolderError
+from etrm.errors import ConfigError, DataError, FolderInUseError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation import decision_order
 from etrm.investigation.experiments import frozen_decoder
@@ -39,6 +39,21 @@ def hypotheses(**verdicts: Verdict) -> dict[str, HypothesisResult]:
 
 def planted_hypothesis(id: str) -> HypothesisResult:
     return all_hypotheses()[id].not_run("test.planted", "planted")
+
+
+def test_a_stage_without_tasks_is_refused_before_any_work(tmp_path: Path) -> None:
+    """It ended in an ERROR of every hypothesis."""
+    smoke = with_settings(load("smoke"), data={"curriculum": [[3, 6], [4, 6], [5, 8]]})
+    with raises_code(DataError, "data.stage-without-tasks"):
+        investigate(
+            smoke,
+            tmp_path / "out",
+            name="smoke",
+            launcher=inline(),
+            command="",
+            progress=lambda p, d, t: None,
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_first_validated_hypothesis_in_the_order_is_the_cause() -> None:

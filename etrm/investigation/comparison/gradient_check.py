@@ -147,9 +147,12 @@ def _measure_change(config: Config, first: _FirstStep, stride: float) -> float:
 
 
 def _choose_settings(config: Config) -> Changes:
-    """Settings under which the two are equal: all cycles of the core but the last have no gradient, by design."""
-    unclipped: Changes = {"train": {"clip_norm": None}}
-    return {**unclipped, "model": {"H_cycles": 1}} if config.model.recursive else unclipped
+    """Settings under which the two are equal.
+
+    By design, all cycles of the core but the last have no gradient, and neither has what inner steps add to a context.
+    """
+    settings: Changes = {"train": {"clip_norm": None, "inner_steps": 0}}
+    return {**settings, "model": {"H_cycles": 1}} if config.model.recursive else settings
 
 
 @dataclass(frozen=True)
