@@ -14,9 +14,10 @@ from etrm.config import Config, load, with_settings
 from etrm.data import Episodes
 from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
+from etrm.investigation.comparison import context_scale
+from etrm.investigation.comparison.context_scale import SizeReason
 from etrm.investigation.comparison.frozen_arms import TRAINED, TRAINED_LONGER, plan_jobs
 from etrm.investigation.hypotheses import h3_context_interface as h3
-from etrm.investigation.hypotheses.h3_context_interface import SizeReason
 from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.session import Investigation
@@ -166,25 +167,27 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
 SOUND = ContextTrace(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)
 
 
-def sweep(differences: list[float], use: float = 0.4) -> h3.Sweep:
-    interval = paired_t_interval(differences, h3.LEVEL)
+def sweep(differences: list[float], use: float = 0.4) -> context_scale.Sweep:
+    interval = paired_t_interval(differences, context_scale.LEVEL)
     losses = {1.0: 2.0, 0.1: 2.0 - interval.mean}
-    return h3.Sweep(losses, 0.1, tuple(differences), interval, use)
+    return context_scale.Sweep(losses, 0.1, tuple(differences), interval, use)
 
 
-def verdict(seen: ContextTrace, sizes: h3.Sizes | None = None, found: h3.Sweep | None = None) -> Verdict:
+def verdict(
+    seen: ContextTrace, sizes: context_scale.Sizes | None = None, found: context_scale.Sweep | None = None
+) -> Verdict:
     return h3.judge_context(seen, "", sizes, found, (), 3).verdict
 
 
 def test_a_size_alike_needs_no_sweep() -> None:
-    assert verdict(SOUND, h3.Sizes(1.0, 1.9, 4)) is Verdict.INVALIDATED
-    assert not h3.Sizes(1.0, 2.1, 4).alike
-    assert not h3.Sizes(1.0, 0.4, 4).alike
-    assert h3.Sizes(0.0, 1.0, 4).ratio == math.inf
+    assert verdict(SOUND, context_scale.Sizes(1.0, 1.9, 4)) is Verdict.INVALIDATED
+    assert not context_scale.Sizes(1.0, 2.1, 4).alike
+    assert not context_scale.Sizes(1.0, 0.4, 4).alike
+    assert context_scale.Sizes(0.0, 1.0, 4).ratio == math.inf
 
 
 def test_another_size_needs_a_sweep_that_says_it_costs() -> None:
-    far = h3.Sizes(1.0, 30.0, 4)
+    far = context_scale.Sizes(1.0, 30.0, 4)
     assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51, 0.5, 0.49])) is Verdict.VALIDATED
     assert verdict(SOUND, far, sweep([0.5, 0.52, 0.51])) is Verdict.INCONCLUSIVE
     assert sweep([0.5, 0.52, 0.51]).decision.candidate
@@ -205,7 +208,7 @@ def test_the_sweep_says_what_its_numbers_decide() -> None:
 
 
 def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
-    far = h3.Sizes(1.0, 30.0, 4)
+    far = context_scale.Sizes(1.0, 30.0, 4)
     silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)
     assert verdict(SOUND, far, silent) is Verdict.INCONCLUSIVE
     assert not silent.decision.candidate
@@ -221,10 +224,10 @@ def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigat
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
     runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
-    found = h3._sweep_scales(runs)
+    found = context_scale.sweep_scales(runs)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
-    assert set(found.losses) == {1.0, *h3.SCALES}
+    assert set(found.losses) == {1.0, *context_scale.SCALES}
     assert abs(found.use) < 1
     assert found.losses[found.scale] == min(loss for scale, loss in found.losses.items() if scale != 1)
 
@@ -245,11 +248,11 @@ def test_a_scale_that_gains_must_gain_after_longer_training_too(
     investigation: Investigation, monkeypatch: pytest.MonkeyPatch, later: list[float], verdict: Verdict
 ) -> None:
     sweeps = {TRAINED: sweep([0.5, 0.52, 0.51]), TRAINED_LONGER: sweep(later)}
-    monkeypatch.setattr(h3, "_measure_sizes", lambda *args: h3.Sizes(1.0, 30.0, 4))
+    monkeypatch.setattr(h3, "measure_sizes", lambda *args: context_scale.Sizes(1.0, 30.0, 4))
     monkeypatch.setattr(h3, "inspect_controls", lambda *args: [])
     monkeypatch.setattr(h3, "train_with_frozen_decoder", lambda *args: planted(TRAINED, [1.0]))
     monkeypatch.setattr(h3, "train_longer", lambda *args: planted(TRAINED_LONGER, [1.0]))
-    monkeypatch.setattr(h3, "_sweep_scales", lambda runs: sweeps[runs[0].arm])
+    monkeypatch.setattr(h3, "sweep_scales", lambda runs: sweeps[runs[0].arm])
     found = h3.HYPOTHESIS.decide(investigation)
     assert (found.verdict, found.candidate) == (verdict, verdict is Verdict.INCONCLUSIVE)
 
@@ -261,7 +264,7 @@ def test_runs_without_gradient_leave_the_size_undecided(investigation: Investiga
     runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
     assert h3._nothing_trains(runs)
     assert not h3._nothing_trains([])
-    far = h3.Sizes(1.0, 30.0, 4)
+    far = context_scale.Sizes(1.0, 30.0, 4)
     found = h3.judge_context(SOUND, "", far, None, (), 3, nothing_trains=True)
     assert (found.verdict, found.codes[-1]) == (Verdict.INCONCLUSIVE, SizeReason.NOTHING_TRAINS)
 
