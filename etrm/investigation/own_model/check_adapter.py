@@ -71,7 +71,7 @@ def _check_parts(subject: ModelUnderTest) -> None:
         "pretrained.part": (subject.pretrained.part,) if subject.pretrained else (),
     }
     for what, parts in named.items():
-        known = [*modules, *tensors] if what == "frozen" else modules
+        known = [*modules, *tensors] if what in ("frozen", "approximate") else modules
         for part in parts:
             if part and part not in known:
                 raise refuse_adapter(

@@ -97,8 +97,8 @@ class ModelUnderTest:
         context_consumer: name of the submodule that receives the context.
         frozen: names of submodules or parameters that are frozen on purpose, such as a mask that is kept as one.
             Everything else must train.
-        approximate: names of submodules whose gradient is not the slope of the loss on purpose, as in a recursion that
-            trains only its last cycle, or a straight-through estimator.
+        approximate: names of submodules or parameters whose gradient is not the slope of the loss on purpose, as in a
+            recursion that trains only its last cycle, or a straight-through estimator.
         demonstrations: keys of the batch from which the context is made.
         labels: key of the labels, which the step reads.
         ids: key of the ids of the samples. Rows with the same id are the same sample.

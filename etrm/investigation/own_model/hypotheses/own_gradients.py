@@ -185,7 +185,8 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     subject, parts = trial.subject, [part for part in list_parts(trial.subject) if part]
     children = any(True for _ in trial.model.children())
     root = trial.model if children else nn.Sequential(trial.model)
-    partial = [name for name in subject.approximate if name]
+    modules = dict(trial.model.named_modules())  # the others are parameters, which have no calls
+    partial = [name for name in subject.approximate if name and name in modules]
     seen.unused = find_unused(trial)
     with Monitor(
         root,

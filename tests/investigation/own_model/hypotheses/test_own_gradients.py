@@ -137,7 +137,10 @@ def test_each_fault_fails_its_row(made: ModelFactory, code: str) -> None:
 
 
 def test_a_gradient_that_is_approximate_on_purpose_is_not_compared_with_the_slope() -> None:
-    assert failed(with_model(Negated, approximate=("encoder",))) & {"own.slope-ratio"} == set()
+    for name in ("encoder", "encoder.0.weight"):
+        made = with_model(Negated, approximate=(name,))
+        check_adapter(made)
+        assert failed(made) & {"own.slope-ratio"} == set()
 
 
 def test_a_context_that_nothing_reads_is_explained_by_the_interface() -> None:
