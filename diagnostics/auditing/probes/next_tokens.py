@@ -89,13 +89,18 @@ def _find_shift_without_mask(step: ObservedStep) -> int | None:
     if not reach:
         return None  # a decoder, perhaps next to an encoder without a mask
     looked_up = [each for lookups in step.looked_up.values() for each in lookups]
+    whole = [call.target for call in losses if not call.target.is_floating_point()]
+
+    def shift_of(tokens: Tensor) -> int | None:
+        return _find_shift(tokens, [each for each in whole if each.numel() == tokens.numel()])
+
     for given in looked_up:
         if given.dim() != 2 or given.shape[1] not in {length for length, _ in reaches}:
             continue
-        if any(_is_other_sequence(each, given) for each in looked_up):
-            continue  # the keys may be those of an encoder
-        whole = [call.target for call in losses if not call.target.is_floating_point()]
-        shift = _find_shift(given, [each for each in whole if each.numel() == given.numel()])
+        others = [each for each in looked_up if _is_other_sequence(each, given)]
+        if any(shift_of(each) is None for each in others):
+            continue  # the keys may be those of an encoder; other parts of a batch have targets of their own
+        shift = shift_of(given)
         if shift is not None and shift <= reach:
             return shift
     return None

@@ -110,3 +110,15 @@ def test_targets_of_which_a_prompt_is_left_out(prefix: int, sees: bool) -> None:
     target[:, : max(prefix % 16 - 1, 3)] = -100
     found = audit(model, lambda net, ids: F.cross_entropy(net(ids).mT, target), [words[:, :16]], steps=2)
     assert ("LEAK002" in {each.rule for each in found.findings}) == sees
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_parts_of_a_batch_are_no_other_sequences(causal: bool) -> None:
+    torch.manual_seed(0)
+    model = Model(causal, own=False, source=False)
+    monitor = Monitor(model, torch.optim.SGD(model.parameters(), 1e-2))
+    for _ in range(12):
+        with monitor.step(samples=12):
+            for words in torch.randint(0, 12, (2, 6, 9)):
+                F.cross_entropy(model(words[:, :8]).flatten(0, 1), words[:, 1:].flatten()).backward()
+    assert ("LEAK002" in {each.rule for each in monitor.findings()}) != causal
