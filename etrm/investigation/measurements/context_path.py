@@ -27,6 +27,7 @@ from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.encoders import Encoded
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Variant
+from etrm.symbolic.selector import FitSelector
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
 
@@ -241,8 +242,10 @@ def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, .
     encoded = _read_demos(model, samples)
     size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
+    last = [replace(s, demos=s.demos[-1:]) for s in samples]
     for part, belongs in PARTS.items():
-        rows = [row for row, s in enumerate(samples) if len(s.demos) > 1 or part is not DemoPart.LAST]
+        rated = _list_rated(model, last if part is DemoPart.LAST else samples)
+        rows = [row for row in rated if len(samples[row].demos) > 1 or part is not DemoPart.LAST]
         if not rows:
             continue
         recoloured = [_recolour(samples[row], belongs) for row in rows]
@@ -251,6 +254,21 @@ def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, .
         if bool((moved <= ROUNDING).any()):
             found.append(part)
     return tuple(found)
+
+
+def _list_rated(model: Variant, samples: Sequence[Sample]) -> list[int]:
+    """The rows on whose demonstrations the context can depend.
+
+    A fit to outputs of a size that no template makes rates all templates alike, whatever the colours are. If that is
+    so in all rows, it says nothing about the tasks, and all are returned.
+    """
+    rows = [*range(len(samples))]
+    if not isinstance(model, SymbolicVariant) or not isinstance(model.encoder.selector, FitSelector):
+        return rows
+    rated, count = _read_demos(model, samples), model.core.templates.enumerated
+    fits = rated[:, :count] - model.encoder.selector(rated.new_zeros(1, count))
+    spread = fits.amax(1) - fits.amin(1)
+    return torch.nonzero(spread > ROUNDING * fits.abs().max()).flatten().tolist() or rows
 
 
 def _read_demos(model: Variant, samples: Sequence[Sample]) -> Tensor:
@@ -266,9 +284,11 @@ def _read_demos(model: Variant, samples: Sequence[Sample]) -> Tensor:
 PARTS: dict[DemoPart, Callable[[int, int, Integers], Flags]] = {
     DemoPart.INPUTS: lambda demo, last, positions: positions < CELLS,
     DemoPart.OUTPUTS: lambda demo, last, positions: positions >= CELLS,
-    DemoPart.LAST: lambda demo, last, positions: np.full(positions.shape, demo == last),
+    DemoPart.LAST: lambda demo, last, positions: (positions < CELLS) & (demo == last),
 }
-"""The tokens of each part, by the number of the demonstration, that of the last one, and the token positions."""
+"""The tokens of each part, by the number of the demonstration, that of the last one, and the token positions.
+
+Of the last one only the input, since in other colours as a whole it is explained as well by what moves cells."""
 
 
 def _recolour(sample: Sample, belongs: Callable[[int, int, Integers], Flags]) -> Sample:

@@ -43,6 +43,16 @@ def test_a_healthy_context_passes() -> None:
     assert seen.used > 0.1
 
 
+def test_outputs_of_a_size_that_no_template_makes_are_read_by_none() -> None:
+    """The second of three tasks has taller outputs than inputs: no dihedral transform explains them in any colours."""
+    few = {"families": ["dihedral"], "composites": False, "pairwise": False, "guards": 16}
+    config = with_settings(
+        load("symbolic"), data={"max_tasks": 6}, model={"symbolic": few}, train={"threads": 1}
+    )
+    assert trace_context(config).unread == ()
+    assert trace_context(with_settings(config, faults=("context-collapsed",))).holds
+
+
 def test_the_data_of_a_solver_pass_until_what_is_held_out_is_trained_on() -> None:
     assert not inspect_data(rules()).holds
     leaked = inspect_data(rules(faults=("arc1-in-arc2",)))
