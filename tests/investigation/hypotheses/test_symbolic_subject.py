@@ -44,13 +44,12 @@ def test_a_healthy_context_passes() -> None:
 
 
 def test_outputs_of_a_size_that_no_template_makes_are_read_by_none() -> None:
-    """The second of three tasks has taller outputs than inputs: no dihedral transform explains them in any colours."""
+    """The second of two tasks has taller outputs than inputs: no dihedral transform explains them in any colours."""
     few = {"families": ["dihedral"], "composites": False, "pairwise": False, "guards": 16}
     config = with_settings(
-        load("symbolic"), data={"max_tasks": 6}, model={"symbolic": few}, train={"threads": 1}
+        load("symbolic"), data={"max_tasks": 4}, model={"symbolic": few}, train={"threads": 1}
     )
     assert trace_context(config).unread == ()
-    assert trace_context(with_settings(config, faults=("context-collapsed",))).holds
 
 
 def test_the_data_of_a_solver_pass_until_what_is_held_out_is_trained_on() -> None:
