@@ -108,6 +108,7 @@ IDS = {
     "LOSS007",
     "INPUT003",
     "ROWS003",
+    "ROWS004",
     "METRIC001",
     "RANDOM001",
     "SHARE004",

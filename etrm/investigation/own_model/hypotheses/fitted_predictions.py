@@ -8,6 +8,7 @@ from statistics import fmean
 import torch
 
 from diagnostics.testing.trials import untouched
+from etrm.device import to_device
 from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.own_model.batch_rows import count_rows, exchange_rows
@@ -115,7 +116,7 @@ def _score(probe: LossProbe, batch: RowBatch, shift: int) -> float:
     subject = probe.subject
     assert subject.evaluate is not None
     answers = batch[subject.labels]
-    return float(subject.evaluate(probe.predict(batch).to(answers.device), answers.roll(shift, 0)))
+    return float(subject.evaluate(to_device(probe.predict(batch), answers.device), answers.roll(shift, 0)))
 
 
 def _leave_out(reason: str) -> CheckedRow:
