@@ -18,7 +18,7 @@ from typing import Any
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.run_folder import read_record
 from etrm.config import Config, with_settings
-from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError
+from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError, TrainingError
 from etrm.investigation.runs import cache
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import code_hash
@@ -174,6 +174,9 @@ def work(job: Job, folder: str, code: str) -> None:
         job: the run.
         folder: the folder of the run.
         code: hash of the code of the process that started this one, under which the run is kept.
+
+    Raises:
+        TrainingError: a signal to this process stopped the run.
     """
     from etrm.investigation.runs.measured_run import measured_run  # torch is loaded in the worker alone
 
@@ -192,6 +195,12 @@ def work(job: Job, folder: str, code: str) -> None:
     except EtrmError as error:  # it would be the same again
         _record_failure(path, error)
         return
+    if summary is None and not job.until_departure:
+        raise TrainingError(
+            "run.stopped-by-signal",
+            f"a signal stopped the run in {path}",
+            next_step="run the same command again, which continues it",
+        )
     if summary is not None:
         before = _sum_earlier_seconds(path)
         _write_summary(path, {"state": "finished", "wall_s": before + time.perf_counter() - began, **summary})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
-from etrm.errors import ConfigError
+from etrm.errors import ConfigError, Interrupted
 from etrm.process_pool import start_workers
 
 LAUNCHERS = ("processes", "local", "slurm")
@@ -116,7 +118,57 @@ class _Futures:
             attempt.cancel()
 
 
+class WorkerStop:
+    """A SIGTERM to a worker: it ends the call that runs there, or else the next one, and never the worker.
+
+    If a worker dies, its pool takes all others for lost and waits until they end, but one that was told to stop
+    during a call then waits for the pool.
+    """
+
+    def __init__(self) -> None:
+        self._runs = False
+        self._asked = False
+
+    def heed(self) -> None:
+        """Handle the signal in this process."""
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def call(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Run a call.
+
+        Raises:
+            Interrupted: the signal came before, or while nothing in the call handled it.
+        """
+        self._runs = True
+        try:
+            if self._asked:
+                self._asked = False
+                raise Interrupted
+            call(*arguments)
+        finally:
+            self._runs = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._runs:
+            raise Interrupted
+        self._asked = True
+
+
+_WORKER_STOP = WorkerStop()
+
+
+def _heed_stop() -> None:
+    _WORKER_STOP.heed()
+
+
+def _call(call: Callable[..., None], *arguments: Any) -> None:
+    _WORKER_STOP.call(call, *arguments)
+
+
 class _Processes(_Futures):
+    def submit(self, call: Callable[..., None], *arguments: Any) -> Attempt:
+        return super().submit(_call, call, *arguments)
+
     def stop(self, attempts: Sequence[Any]) -> None:
         super().stop(attempts)
         for process in multiprocessing.active_children():
@@ -126,7 +178,7 @@ class _Processes(_Futures):
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
     """Processes of this machine."""
-    with start_workers(jobs) as pool:
+    with start_workers(jobs, _heed_stop) as pool:
         yield _Processes(pool)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from etrm.config import load, with_settings
-from etrm.errors import RunFolderError
+from etrm.errors import RunFolderError, TrainingError
+from etrm.investigation.runs import measured_run
 from etrm.investigation.runs.arms import ArmId
-from etrm.investigation.runs.jobs import Job, run_jobs
+from etrm.investigation.runs.code_version import code_hash
+from etrm.investigation.runs.jobs import Job, run_jobs, work
 from etrm.investigation.runs.launchers import launcher
 from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
@@ -69,6 +72,17 @@ def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> N
         "",
         True,
     )  # no error of ours
+
+
+def test_a_run_that_a_signal_stopped_is_no_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a cluster ends one of its jobs."""
+    monkeypatch.setattr(measured_run, "measured_run", lambda *args, **options: None)
+    job = Job(ArmId("arm"), 0, CONFIG)
+    with raises_code(TrainingError, "run.stopped-by-signal", tmp_path):
+        work(job, str(tmp_path), code_hash(CONFIG))
+    work(replace(job, until_departure=True), str(tmp_path), code_hash(CONFIG))
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +19,8 @@ from etrm.investigation.runs import launchers as launch
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, run_jobs
 from etrm.investigation.runs.launchers import Launcher, launcher
+from etrm.process_pool import end_workers
+from etrm.training.execution.stop_request import StopRequest
 from tests.errors import raises_code
 from tests.investigation.planted import inline
 
@@ -139,6 +144,65 @@ def test_ctrl_c_stops_what_runs(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run_jobs(tmp_path, JOBS, planted(executor, 3), interrupt)
     assert executor.stopped == 3
+
+
+def _stand_still(began: str) -> None:
+    """Stands for what a worker does before and after it trains: nothing there handles a signal."""
+    Path(began).touch()
+    while True:
+        time.sleep(0.01)
+
+
+def _train_until_stopped(began: str, ended: str) -> None:
+    """Stands for training, which ends after its step."""
+    stop = StopRequest()
+    with stop.on_signals():
+        Path(began).touch()
+        while not stop.made:
+            time.sleep(0.01)
+    Path(ended).touch()
+
+
+def _return(began: str) -> None:
+    Path(began).touch()
+
+
+@pytest.mark.processes
+def test_workers_end_at_a_stop_whatever_they_do(tmp_path: Path) -> None:
+    began, ended = [str(tmp_path / f"began{i}") for i in range(3)], tmp_path / "ended"
+    with launch.processes(3) as executor:
+        idle = executor.submit(_return, began[0])
+        busy = [
+            executor.submit(_stand_still, began[1]),
+            executor.submit(_train_until_stopped, began[2], str(ended)),
+        ]
+        late = threading.Timer(
+            60, end_workers, [cast(Any, executor)._executor]
+        )  # else the test would not end
+        late.start()
+        while not (idle.done() and all(Path(file).exists() for file in began)):
+            time.sleep(0.01)
+        executor.stop(busy)
+    assert late.is_alive()
+    late.cancel()
+    assert ended.exists()
+    assert [type(attempt.exception()) for attempt in busy] == [Interrupted, type(None)]
+
+
+def test_a_stop_of_an_idle_worker_ends_its_next_call_alone() -> None:
+    stop, done = launch.WorkerStop(), []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop.heed()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            stop.call(done.append, 1)
+        stop.call(done.append, 2)
+        with pytest.raises(Interrupted):
+            stop.call(signal.raise_signal, signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert done == [2]
 
 
 @pytest.mark.slow
