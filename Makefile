@@ -8,7 +8,7 @@ READY := .venv/.ready
 help:  ## print this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-15s %s\n", $$1, $$2 }'
 
-investigate: $(READY)  ## investigate the preset small; writes runs/investigation (20 minutes on two cores)
+investigate: $(READY)  ## investigate the preset small; writes runs/investigation (15 minutes on two cores)
 	$(BIN)/etrm investigate --preset small --out runs/investigation
 
 quick: lint  ## lint, and the tests nearest to what changed since main: under a minute

@@ -121,8 +121,8 @@ class _Futures:
 class WorkerStop:
     """A SIGTERM to a worker: it ends the call that runs there, or else the next one, and never the worker.
 
-    If a worker dies, its pool takes all others for lost and waits until they end, but one that was told to stop
-    during a call then waits for the pool.
+    If a worker dies, its pool waits until all others end, and gives them no more calls. One whose call was stopped
+    would then wait for the next call.
     """
 
     def __init__(self) -> None:
