@@ -20,8 +20,10 @@ SWINGS = Cause(
 VANISHED = Cause(
     "rate-vanished",
     "the learning rate fell from {high:.2g} to {low:.2g} within {steps} steps and stays there: an epoch"
-    " schedule advances with each batch, or a schedule that waits for a plateau gets a number that rises",
-    remedy='Step an epoch schedule once per epoch; for an accuracy, ReduceLROnPlateau takes mode="max".',
+    " schedule advances with each batch, a schedule is shorter than the run, or one that waits for a plateau gets a"
+    " number that rises",
+    remedy="Step an epoch schedule once per epoch, and make it as long as the run; for an accuracy, ReduceLROnPlateau"
+    ' takes mode="max".',
 )
 NEXT_TO_NOTHING = Cause(
     "rate-next-to-nothing",
