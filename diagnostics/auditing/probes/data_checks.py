@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
 from diagnostics.auditing.probes.next_tokens import LEAK002, check_next_tokens
-from diagnostics.auditing.probes.operations.crowded_rows import ROWS004, check_added_rows
 from diagnostics.auditing.probes.operations.loss_targets import ENDS_COUNTED, PADDING_COUNTED
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003
+from diagnostics.auditing.probes.row_sums import ROWS004, check_added_rows
 from diagnostics.auditing.probes.sample_origin import ORIGIN001, SAME_INPUT
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall
@@ -236,13 +236,20 @@ def _find_counted_padding(model: nn.Module, steps: Sequence[ObservedStep]) -> Ca
             _is_inside(given, layer.padding_idx) for step in steps for given in step.looked_up.get(name, ())
         ):
             continue  # ROWS002
-        counted = [_counted_share(step, layer, layer.padding_idx) for step in steps]
-        known = [each for each in counted if each is not None]
-        if len(known) == len(steps) and min(share for share, _ in known) > _PADDED:
-            share, call = known[0]
+        counted = _find_counted(steps, layer, layer.padding_idx, _PADDED)
+        if counted is not None:
+            share, call = counted
             facts = {"share": share, "padding": layer.padding_idx, "module": name}
             return PADDING_COUNTED.of(**facts, operation=call.operation)
     return None
+
+
+def _find_counted(
+    steps: Sequence[ObservedStep], layer: nn.Embedding, token: int, limit: float
+) -> tuple[float, LossCall] | None:
+    """The share of the first step, if a token is more than a share of the targets that count in each step."""
+    known = [each for step in steps if (each := _counted_share(step, layer, token)) is not None]
+    return known[0] if len(known) == len(steps) and min(share for share, _ in known) > limit else None
 
 
 def _counted_share(step: ObservedStep, layer: nn.Embedding, token: int) -> tuple[float, LossCall] | None:
@@ -259,7 +266,7 @@ def _counted_share(step: ObservedStep, layer: nn.Embedding, token: int) -> tuple
 
 
 _ENDS = 0.3
-"""Share of the targets from which tokens that only end rows are no matter of an end of sentence."""
+"""Share of the targets above which a token that only ends rows is padding, and no end of sentence."""
 _LONG = 2.0  # mean number of them at the end of a row; an end of sentence is one
 
 
@@ -274,10 +281,9 @@ def _find_counted_ends(model: nn.Module, steps: Sequence[ObservedStep]) -> Cause
         end = ends.pop() if len(ends) == 1 else None
         if end is None:
             continue
-        counted = [_counted_share(step, layer, end) for step in steps]
-        known = [each for each in counted if each is not None]
-        if len(known) == len(steps) and min(share for share, _ in known) > _ENDS:
-            share, call = known[0]
+        counted = _find_counted(steps, layer, end, _ENDS)
+        if counted is not None:
+            share, call = counted
             return ENDS_COUNTED.of(share=share, token=end, module=name, operation=call.operation)
     return None
 

@@ -76,7 +76,7 @@ def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
 def _clips_early(order: Sequence[str]) -> bool:
     first = order.index("backward") if "backward" in order else 0
     empty = {"clip-nothing", "clip-zero"}
-    return bool(empty & {*order[:first]}) and not {"clip", *empty} & {*order[first:]} and "clip" not in order
+    return "clip" not in order and bool(empty & {*order[:first]}) and not empty & {*order[first:]}
 
 
 def _clips_nothing(order: Sequence[str]) -> bool:

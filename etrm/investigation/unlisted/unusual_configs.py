@@ -156,10 +156,7 @@ SYMBOLIC: Mapping[str, tuple[Any, ...]] = {
 }
 """The settings of the symbolic solver, which has none of the core's and the encoder's."""
 FEWEST, MOST = 2, 7  # settings that a config has of the grammar
-FEWEST_OF_PRESET, MOST_OF_PRESET = (
-    6,
-    14,
-)  # the same of one that starts from any preset, of twice as many settings
+FEWEST_OF_PRESET, MOST_OF_PRESET = 6, 14  # the same of one that starts from any preset
 ATTEMPTS = 1000  # far more than the grammar needs, about one in three combinations is valid
 
 
