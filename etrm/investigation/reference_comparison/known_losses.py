@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from etrm.data.sample import CELLS
 from etrm.device import to_device
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.model.core import VOCABULARY
@@ -16,7 +17,8 @@ from etrm.reference.training.objective import NOT_SCORED, row_losses
 from etrm.training.loss import act_loss
 from etrm.training.trainer import Trainer
 
-ROWS, TOKENS = 6, 5
+ROWS, TOKENS = 6, CELLS
+"""With as many tokens as a query can have, a row with one wrong token is as close to a solved one as any row."""
 LIMIT = 1e-5  # relative; both are computed in float32 or better
 MARGINS = 2.0, 6.0, 60.0, 600.0
 """Added in turn to the logits of the tokens that are answered, which then have probabilities from .2 to .98 under
@@ -44,7 +46,7 @@ def _make_output(trainer: Trainer) -> tuple[Tensor, StepOutput]:
     """Return the labels (B, S) and the output: two rows are solved, one but for a token, one has no scored token."""
     random = torch.Generator().manual_seed(trainer.config.train.seed)
     labels = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
-    logits = torch.randn(ROWS, TOKENS, VOCABULARY, generator=random)
+    logits = 2 * torch.rand(ROWS, TOKENS, VOCABULARY, generator=random) - 1  # closer than the least margin
     answers = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
     answers[:3] = labels[:3]
     answers[2, 0] = labels[2, 0] % (VOCABULARY - 1) + 1  # the only wrong one
@@ -52,7 +54,7 @@ def _make_output(trainer: Trainer) -> tuple[Tensor, StepOutput]:
     logits += margins * torch.nn.functional.one_hot(answers, VOCABULARY)
     labels[0, -1] = labels[3, :2] = NOT_SCORED
     labels[4] = NOT_SCORED
-    q_halt = torch.linspace(-2, 3, ROWS)
+    q_halt = torch.linspace(-2, 3.5, ROWS)  # none is 0, where both targets have the same loss
     kl = torch.rand(ROWS, generator=random) if draws_noise(trainer.model) else None
     moved = [None if x is None else to_device(x, trainer.device) for x in (logits, q_halt, kl)]
     leaves = [None if x is None else x.requires_grad_() for x in moved]

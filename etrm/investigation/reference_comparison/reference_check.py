@@ -34,6 +34,7 @@ from etrm.investigation.reference_comparison.later_training import (
     next_states,
     unsettle,
 )
+from etrm.investigation.reference_comparison.misleading_evaluation import compare_misleading_scores
 from etrm.investigation.reference_comparison.network_calls import compare_networks
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.investigation.reference_comparison.recorded_evaluation import (
@@ -369,6 +370,7 @@ def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
     found = [departure for known in record_known_answers(trainer) for departure in compare_evaluation(known)]
     found += _compare_own_answers(trainer, record_own_answers(trainer))
     found += compare_trivial(trainer.config)
+    found += compare_misleading_scores(trainer)
     found += compare_choice(load_held_out_tasks(trainer.config), trainer.config)
     return [*found, *compare_loaded_weights(trainer)]
 

@@ -36,7 +36,7 @@ def compare_baselines(request: EvaluationRequest, reported: Mapping[str, Counted
         if name not in reported:
             found.append(Departure(PipelineStage.SCORE, "baselines", 1.0, 0.0, f"{name} is missing"))
             continue
-        answers = [_record(row, answer(row)) for row in rows]
+        answers = [record_answer(row, answer(row)) for row in rows]
         departures = [
             *compare_votes(request, answers, reported[name]),
             *compare_scores(request, answers, reported[name]),
@@ -45,7 +45,8 @@ def compare_baselines(request: EvaluationRequest, reported: Mapping[str, Counted
     return found
 
 
-def _record(row: ReferenceRow, tokens: Integers) -> RecordedAnswer:
+def record_answer(row: ReferenceRow, tokens: Integers) -> RecordedAnswer:
+    """Return an answer to a row of the reference."""
     asked, drawing = row.drawing.asked, row.drawing
     loaded = LoadedRow(row.tokens, row.positions, row.labels, row.demos, drawing.puzzle_id, drawing.serial)
     return RecordedAnswer(asked.task.id, asked.index, drawing.name, loaded, tokens)

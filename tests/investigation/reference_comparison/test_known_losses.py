@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from etrm.config import load, with_settings
 from etrm.investigation.reference_comparison import known_losses
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
+from etrm.model.variant import StepOutput
 from etrm.reference.departure import PipelineStage
 from etrm.training import loss
 from etrm.training.trainer import Trainer
@@ -75,6 +77,22 @@ def test_a_halting_target_of_another_row_departs(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loss.F, "binary_cross_entropy_with_logits", rolled)
     found = compare_known_losses(start())
     assert [departure.stage for departure in found] == [PipelineStage.LOSS, PipelineStage.GRADIENT]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.995])
+def test_rows_that_count_as_solved_with_some_wrong_tokens_depart(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    plain = loss.act_loss
+
+    def nearly_solved(output: StepOutput, labels: torch.Tensor, kind: str) -> loss.Loss:
+        found = plain(output, labels, kind)
+        solved = (found.token_accuracy >= share).float()
+        q_halt = loss.F.binary_cross_entropy_with_logits(output.q_halt, solved, reduction="none")
+        return replace(found, q_halt=q_halt * found.scored)
+
+    monkeypatch.setattr(known_losses, "act_loss", nearly_solved)
+    assert compare_known_losses(start())[0].stage is PipelineStage.LOSS
 
 
 def test_a_gradient_that_is_not_the_slope_departs(monkeypatch: pytest.MonkeyPatch) -> None:
