@@ -11,8 +11,8 @@ import torch
 
 from etrm.config import Config, with_settings
 from etrm.device import pick_device
-from etrm.training.execution.memory import explain_shortage
-from etrm.training.execution.memory_meter import MemoryMeter, is_shortage, open_meter
+from etrm.training.execution.memory import explain_shortage, is_shortage
+from etrm.training.execution.memory_meter import MemoryMeter, open_meter
 from etrm.training.trainer import Trainer
 
 SHARE = 0.9

@@ -1,4 +1,4 @@
-"""Explains that a step needs more memory than the device has, and names the settings that help."""
+"""Explains that a step needs more memory than there is, and names the settings that help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etrm.errors import TrainingError
 
 @contextmanager
 def explain_shortage(train: TrainConfig, rows: int) -> Iterator[None]:
-    """A context around one step, in which a device without memory is an error that names the settings that need less.
+    """A context around one step, in which a shortage of memory is an error that names the settings that need less.
 
     Args:
         train: the settings of the run.
@@ -24,23 +24,34 @@ def explain_shortage(train: TrainConfig, rows: int) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
         part = -(-rows // train.accumulate)
-        settings = []
+        remedies = []
         if not train.recompute:
-            settings.append("--set train.recompute=true")
+            remedies.append("--set train.recompute=true")
+        if part > 1 and not train.cuda_graphs:  # which cannot replay several parts
+            remedies.append(f"--set train.accumulate={_next_divisor(rows, train.accumulate)}")
         if part > 1:
-            settings.append(f"--set train.accumulate={_next_divisor(train.batch_size, train.accumulate)}")
-        if not settings:
-            settings.append("a smaller model.hidden_size or data.max_side")
+            remedies.append("the batch size that etrm train --find-batch-size prints")
+        if not remedies:
+            remedies.append("a smaller model.hidden_size or data.max_side")
         lines = str(error).splitlines() or [""]
         raise TrainingError(
             "train.out-of-memory",
-            f"the device has no memory for {part} rows at a time",
+            f"there is no memory for {part} rows at a time",
             got=lines[0],
             allowed="fewer rows at a time, which give the same numbers, or activations that are computed again",
-            next_step=" or ".join(settings),
+            next_step=" or ".join(remedies),
         ) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory could not be allocated. torch has no class for that of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _next_divisor(rows: int, parts: int) -> int:

@@ -106,13 +106,6 @@ class HostMeter:
         return _status("VmHWM")
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory could not be allocated. torch has no class for that of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
 def read_available(root: Path = Path("/")) -> int:
     """Return the bytes that this process may take in addition: the least of the system and its control groups.
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from etrm.errors import ConfigError
-from etrm.training.execution.memory_meter import HostMeter, is_shortage, open_meter, read_available
+from etrm.training.execution.memory import is_shortage
+from etrm.training.execution.memory_meter import HostMeter, open_meter, read_available
 from tests.errors import raises_code
 
 MIB = 2**20
@@ -97,13 +98,6 @@ def test_every_context_begins_a_new_peak() -> None:
     del held
     with meter.bounded():
         assert meter.read_peak() < base + 100 * MIB
-
-
-def test_other_errors_are_no_shortage() -> None:
-    assert is_shortage(MemoryError())
-    assert is_shortage(torch.OutOfMemoryError())
-    assert not is_shortage(RuntimeError("shapes"))
-    assert not is_shortage(ValueError("can't allocate memory"))
 
 
 def test_a_device_that_cannot_be_measured_is_refused() -> None:
