@@ -11,27 +11,74 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command."""
+LIMIT = 120.0
+"""Seconds to wait for a worker. It imports torch first, which takes ten on a slow disk; one that has not come up after
+this long never will."""
+PATIENCE = 10.0
+"""Seconds that a closed pool gives to running calls, which take less than one."""
+
+
+class NotStarted(BrokenExecutor):
+    """No worker started in time."""
 
 
 class WorkerPool(ProcessPoolExecutor):
-    """A pool whose workers start while interruptions wait.
+    """A pool whose workers start while interruptions wait, and whose first worker has to start in time.
 
     A worker whose parent leaves while it starts would print a traceback, and would not be known to those who end it.
+
+    Attributes:
+        limit: the number of seconds to wait for the first worker.
     """
 
+    limit = LIMIT
+    _abandoned = False
+
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Start a call in a worker, and the worker if there are fewer than may be."""
+        """Start a call in a worker, and the worker if there are fewer than may be.
+
+        Raises:
+            NotStarted: the first worker did not start within the limit.
+        """
         with _interruptions_wait():
-            return super().submit(fn, *args, **kwargs)
+            if self._processes:
+                return super().submit(fn, *args, **kwargs)
+            return self._submit_first(fn, *args, **kwargs)
+
+    def _submit_first(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Start a call in a thread, because nothing ends a wait for a server that never answers."""
+        submitted: Future[Future[Any]] = Future()
+        submit = super().submit
+
+        def attempt() -> None:
+            try:
+                submitted.set_result(submit(fn, *args, **kwargs))
+            except Exception as error:  # noqa: BLE001  # raised by the one who waits
+                submitted.set_exception(error)
+
+        if self._abandoned:
+            raise NotStarted("no worker started")
+        threading.Thread(target=attempt, daemon=True).start()
+        try:
+            return submitted.result(self.limit)
+        except TimeoutError:
+            self._abandoned = True
+            raise NotStarted(f"no worker started within {self.limit:g} seconds") from None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers when their calls have ended. A pool whose first worker never started has none."""
+        if not self._abandoned:  # else the thread that waits for a worker holds the lock
+            super().shutdown(wait, cancel_futures=cancel_futures)
 
 
 @contextmanager
@@ -140,8 +187,32 @@ def _find_start(place: int) -> int:
 
 def end_workers(pool: ProcessPoolExecutor) -> None:
     """Kill the processes of a pool, also those that do not answer; Python would wait for them when it ends."""
-    for process in list((pool._processes or {}).values()):  # ``kill_workers`` from Python 3.14 on
-        process.kill()
+    _kill(list((pool._processes or {}).values()), pool._result_queue)  # ``kill_workers`` from Python 3.14 on
+
+
+def close_pool(pool: ProcessPoolExecutor, seconds: float = PATIENCE) -> bool:
+    """Drop calls that wait, and end the workers when their calls have ended.
+
+    Returns:
+        whether they ended within so many seconds; else they are killed.
+    """
+    thread: Any = pool._executor_manager_thread  # typeshed has another class
+    results = pool._result_queue
+    workers = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    if thread is not None:  # a worker was needed
+        thread.join(seconds)
+    if thread is None or not thread.is_alive():
+        return True
+    _kill(workers, results)
+    return False
+
+
+def _kill(workers: Iterable[BaseProcess], results: Any) -> None:
+    for worker in workers:
+        worker.kill()
+    if results is not None:  # a thread would wait for the rest of a result that a worker had begun to send
+        results._writer.close()
 
 
 def _begin(

@@ -1,4 +1,4 @@
-"""The arguments of workers: written once, shared by all, and gone when the pool is."""
+"""Workers: their arguments are written once, shared by all, and gone when the pool is; nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from etrm.process_pool import read_shared, start_workers, write_shared
+from etrm.process_pool import NotStarted, close_pool, read_shared, start_workers, write_shared
 
 anything = st.one_of(
     st.text(),
@@ -146,3 +149,52 @@ def test_a_worker_that_starts_while_its_parent_is_interrupted_is_known(number: s
     command = [sys.executable, "-c", INTERRUPTED, str(int(number))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_a_first_worker_that_does_not_start_is_an_error_and_the_pool_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *args: ends.wait())
+    with start_workers(1) as pool:
+        pool.limit = 0.01
+        for _ in range(2):
+            with pytest.raises(NotStarted):
+                pool.submit(int)
+    ends.set()
+
+
+def stand_still_in_a_result(began: str) -> None:
+    """Send the length of a result without the result."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    os.write(frame.f_locals["result_queue"]._writer.fileno(), (1000).to_bytes(4))
+    Path(began).touch()
+    time.sleep(600)
+
+
+@pytest.mark.processes
+def test_a_worker_that_stands_still_is_killed_with_its_pool(tmp_path: Path) -> None:
+    pool, began = start_workers(2), tmp_path / "began"
+    pool.submit(stand_still_in_a_result, str(began))
+    (worker,) = (pool._processes or {}).values()
+    thread: Any = pool._executor_manager_thread
+    while not began.exists():
+        time.sleep(0.001)
+    assert not close_pool(pool, 0.01)
+    worker.join(30)
+    thread.join(30)
+    assert not worker.is_alive()
+    assert not thread.is_alive()
+
+
+@pytest.mark.processes
+def test_a_pool_is_closed_when_running_calls_have_ended() -> None:
+    pool = start_workers(1)
+    assert close_pool(pool)  # no worker was needed
+    pool = start_workers(1)
+    found = pool.submit(time.sleep, 0.01)
+    assert close_pool(pool, 30)
+    assert found.done()

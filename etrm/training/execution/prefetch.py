@@ -12,12 +12,9 @@ from concurrent.futures import BrokenExecutor, Future
 
 from etrm.config import Config
 from etrm.data import Episodes, Sample
-from etrm.process_pool import end_workers, start_workers
+from etrm.process_pool import LIMIT, PATIENCE, NotStarted, close_pool, end_workers, start_workers
 from etrm.training.slots import Draw
 
-LIMIT = 120.0
-"""Seconds to wait for samples. A worker imports torch first, which takes ten on a slow disk; one that has not come up
-after this long never will."""
 CHUNK = 8
 """Samples per message, a compromise: fewer cost more messages, more delay the first sample."""
 
@@ -32,7 +29,7 @@ class Prefetch:
         episodes: the training episodes, whose arrays all workers share.
         loader: a module-level function from a config to a loader, which every worker calls.
         depth: the number of indices that are drawn ahead in every bucket.
-        limit: the number of seconds to wait for samples.
+        limit: the number of seconds to wait for the first worker to start, and for samples.
     """
 
     def __init__(
@@ -45,6 +42,7 @@ class Prefetch:
     ) -> None:
         self._episodes, self._draw = episodes, loader(config)
         self._pool = start_workers(config.data.workers, _prepare, (loader, config, episodes))
+        self._pool.limit = limit
         self._ahead: list[dict[int, Future[list[Sample]]]] = [{} for _ in range(episodes.buckets)]
         self._arrived: list[tuple[int, list[Sample]]] = [(-1, [])] * episodes.buckets
         self._size = max(CHUNK, episodes.drawn_together)
@@ -70,6 +68,8 @@ class Prefetch:
             samples = future.result(self._limit)
             self._arrived[bucket] = chunk, samples
             return samples[place]
+        except NotStarted:
+            self._give_up(f"did not start within {self._limit:g} seconds.")
         except BrokenExecutor as error:
             self._give_up(f"died: {error} Was memory short?")
         except TimeoutError:
@@ -102,7 +102,13 @@ class Prefetch:
         """End the workers; later samples are drawn in this process."""
         self._open = False
         self._ahead.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not close_pool(self._pool):
+            warnings.warn(
+                f"A process that draws samples ahead (data.workers) did not end within {PATIENCE:g} seconds, so it was "
+                "killed.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 # A worker process serves one run: its loader and its episodes.

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def test_a_worker_that_does_not_answer_is_reported_and_ended() -> None:
     assert plain(sample) == plain(build_loader(CONFIG)(episodes, 0, 0))
     assert plain(found(episodes, 0, 1)) == plain(build_loader(CONFIG)(episodes, 0, 1))  # without another wait
     wait_for_no_worker()
+
+
+def test_workers_that_do_not_start_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *args: time.sleep(0.2))
+    episodes = episodes_of(CONFIG)
+    found = Prefetch(CONFIG, episodes, build_loader, depth=8, limit=0.01)
+    with pytest.warns(RuntimeWarning, match=r"data\.workers\) did not start"):
+        sample = found(episodes, 0, 0)
+    assert plain(sample) == plain(build_loader(CONFIG)(episodes, 0, 0))
+
+
+def test_a_worker_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("etrm.training.execution.prefetch.close_pool", lambda pool: False)
+    with pytest.warns(RuntimeWarning, match=r"data\.workers\) did not end"):
+        Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth=8).close()
 
 
 def test_other_episodes_are_drawn_here() -> None:
