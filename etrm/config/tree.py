@@ -151,7 +151,7 @@ def _check_training_of_symbolic(train: TrainConfig) -> None:
     }
     for name, value in wanted.items():
         got = getattr(train, name)
-        if got != value:
+        if got != value and got != "auto":
             raise refused(
                 "config.training-of-symbolic",
                 f"model.variant 'symbolic' needs train.{name} = {value!r} (got {got!r}), because {reasons[name]}",

@@ -23,7 +23,7 @@ from torch import Tensor
 from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
-from etrm.config import Config, TrainConfig
+from etrm.config import Config, TrainConfig, with_settings
 from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
 from etrm.errors import ExtensionError, TrainingError
@@ -33,7 +33,7 @@ from etrm.model.act import Carry
 from etrm.model.forward_context import Shapes, recomputing, rounded_to
 from etrm.training import named_code
 from etrm.training.ema import Ema
-from etrm.training.execution.compiling import compile_networks
+from etrm.training.execution.compiling import choose_compilation, compile_networks
 from etrm.training.execution.cuda_graphs import CudaGraphs, watched
 from etrm.training.execution.distributed import ALONE, World, join_processes
 from etrm.training.execution.memory import explain_shortage
@@ -79,10 +79,12 @@ class Trainer:
         self.config = self.recipe.configure(config)
         self._requested = config
         self.folder = folder
+        self.device = pick_device(self.config.train.device)
+        compiled = choose_compilation(self.config, self.device)
+        self.config = with_settings(self.config, train={"compile": compiled})
         train = self.config.train
         if train.threads is not None:
             torch.set_num_threads(train.threads)
-        self.device = pick_device(train.device)
         check_precision(train.precision, self.device)
         self.tasks = self.recipe.tasks(self.config)
         self.episodes = open_episodes(self.tasks, self.config.data, self.config.model.variant, train.seed)
@@ -336,6 +338,7 @@ class Trainer:
         record = describe_environment() | {
             "device": on.device,
             "precision": on.precision,
+            "compiled": self.config.train.compile,
             "threads": on.threads,
             "seed": self.config.train.seed,
             "data_hash": self.tasks.hash,

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from etrm.config import TrainConfig
+from etrm.config import Config, TrainConfig
 from etrm.errors import ConfigError
 from etrm.model.core import ReasoningModule
 from etrm.model.layers import Block
@@ -24,6 +24,28 @@ from etrm.training.execution.cuda_graphs import watched
 
 MOST_SHAPES = 256
 """Shapes of one network that are compiled at most; torch runs more of them uncompiled. The largest run has under 60."""
+
+LEAST_STEPS = 5_000
+"""Steps of a run that is compiled by default. Compilation takes about a minute, and each step is then 60 ms shorter at
+paper size (docs/results/gpu.md), so that 1,000 steps regain it. The rest is for slower compilers."""
+LEAST_WIDTH = 512
+"""Width of a model that is compiled by default: that at which compilation was measured to pay."""
+
+
+def choose_compilation(config: Config, device: torch.device) -> bool:
+    """Whether the networks of a run are compiled: what ``train.compile`` says, or with auto whether it pays."""
+    train = config.train
+    if train.compile != "auto":
+        return train.compile
+    return (
+        device.type == "cuda"
+        and train.precision == "bfloat16"
+        and train.steps >= LEAST_STEPS
+        and config.model.hidden_size >= LEAST_WIDTH
+        and config.model.variant != "symbolic"
+        and not train.cuda_graphs
+        and _find_missing(device) is None
+    )
 
 
 def compile_networks(model: Variant, device: torch.device, dynamic: bool = True) -> None:
@@ -62,17 +84,24 @@ def uncompiled(train: TrainConfig) -> Iterator[None]:
 
 
 def _check_compiler(device: torch.device) -> None:
-    if device.type == "cpu":
-        name = os.environ.get("CXX", "g++")
-        missing = None if shutil.which(name) else f"no C++ compiler ({name})"
-        remedy = "install one, or name yours in the environment variable CXX"
-    else:
-        missing = None if importlib.util.find_spec("triton") else "no triton"
-        remedy = "install triton"
+    missing = _find_missing(device)
     if missing:
+        remedy = (
+            "install one, or name yours in the environment variable CXX"
+            if device.type == "cpu"
+            else "install triton"
+        )
         raise ConfigError(
             "train.no-compiler",
             f"train.compile needs a compiler for device {device.type}",
             got=missing,
             next_step=f"{remedy}, or train.compile=false",
         )
+
+
+def _find_missing(device: torch.device) -> str | None:
+    """Return what compilation for a device lacks, or None."""
+    if device.type == "cpu":
+        name = os.environ.get("CXX", "g++")
+        return None if shutil.which(name) else f"no C++ compiler ({name})"
+    return None if importlib.util.find_spec("triton") else "no triton"

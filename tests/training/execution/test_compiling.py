@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from etrm.config import Config
+from etrm.config import Changes, Config, load, with_settings
 from etrm.errors import ConfigError, NonFiniteError
+from etrm.training.execution.compiling import LEAST_STEPS, LEAST_WIDTH, choose_compilation
 from etrm.training.trainer import Trainer, train
 from tests.errors import raises_code
 
@@ -50,6 +51,39 @@ def test_without_a_compiler_it_is_refused(smoke: Smoke, monkeypatch: pytest.Monk
     with raises_code(ConfigError, "train.no-compiler", "g++", "CXX", "train.compile=false"):
         Trainer(smoke("train.compile=true", "train.device=cpu"))
     Trainer(smoke())
+
+
+PAYS: Changes = {
+    "train": {"precision": "bfloat16", "steps": LEAST_STEPS},
+    "model": {"hidden_size": LEAST_WIDTH, "num_heads": 8},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "compiler", "compiled"),
+    [
+        ({}, "cuda", True, True),
+        ({}, "cuda", False, False),
+        ({}, "cpu", True, False),
+        ({"train": {"steps": LEAST_STEPS - 1}}, "cuda", True, False),
+        ({"train": {"precision": "float32"}}, "cuda", True, False),
+        ({"train": {"cuda_graphs": True}}, "cuda", True, False),
+        ({"model": {"hidden_size": 256}}, "cuda", True, False),
+        ({"train": {"compile": False}}, "cuda", True, False),
+        ({"train": {"compile": True}}, "cpu", False, True),
+    ],
+)
+def test_by_default_runs_are_compiled_where_it_was_measured_to_pay(
+    monkeypatch: pytest.MonkeyPatch, changes: Changes, device: str, compiler: bool, compiled: bool
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if compiler else None)
+    config = with_settings(with_settings(load("small"), **PAYS), **changes)
+    assert choose_compilation(config, torch.device(device)) is compiled
+
+
+def test_a_trainer_knows_whether_it_is_compiled(smoke: Smoke) -> None:
+    trainer = Trainer(smoke())
+    assert trainer.config.train.compile is False
 
 
 CASES = {
