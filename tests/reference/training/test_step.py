@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from etrm.config import KINDS, Config, load, with_settings
+from etrm.model import layers
 from etrm.model.act import Carry
 from etrm.reference.data.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.departure import Departure, PipelineStage
@@ -176,6 +177,18 @@ def test_states_and_halting_logits_of_lower_precision_are_the_core(value: str) -
     assert departures(config, 1) == []
     found = [one for one in departures(config, 1, change) if one.tensor.startswith("precision")]
     assert [one.stage for one in found] == [PipelineStage.CORE]
+
+
+@pytest.mark.filterwarnings("ignore:train.precision")
+def test_a_norm_that_rounds_the_states_is_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states are float32 all the same, and differ by no more than the rounding of products."""
+    plain = layers.rms_norm
+    monkeypatch.setattr(layers, "rms_norm", lambda x: plain(x.bfloat16()).to(x.dtype))
+    found = departures(config_of(train={"precision": "bfloat16"}), 1)
+    assert [(one.stage, one.tensor) for one in found] == [
+        (PipelineStage.CORE, "precision of z_H"),
+        (PipelineStage.CORE, "precision of z_L"),
+    ]
 
 
 def test_rows_that_begin_with_old_states_are_the_carry(monkeypatch: pytest.MonkeyPatch) -> None:
