@@ -18,7 +18,7 @@ from etrm.setting_texts import flatten
 if TYPE_CHECKING:  # commands that only list runs do not wait for torch
     import torch
 
-COMPARED = ("device", "precision", "threads", "versions", "commit", "code")
+COMPARED = ("device", "precision", "threads", "processes", "versions", "commit", "code")
 """Entries of ``run.json`` that the numbers of a run may depend on."""
 
 

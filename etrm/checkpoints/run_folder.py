@@ -2,8 +2,8 @@
 
 config.json        the resolved config
 run.json           the environment of the newest process (versions, commit, device, precision, threads, hardware, host,
-                   data hash, the step from which it trains), the records of earlier processes, and the changes between
-                   them
+                   number of processes, data hash, the step from which it trains), the records of earlier processes,
+                   and the changes between them
 metrics.jsonl      one line per step; the same seed gives the same lines on the same machine
 timing.jsonl       one line per step with its duration in seconds
 code/              copies of the code files that the config names; nothing is imported from there

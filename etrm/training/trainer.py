@@ -340,6 +340,7 @@ class Trainer:
             "precision": on.precision,
             "compiled": self.config.train.compile,
             "threads": on.threads,
+            "processes": self.world.size,
             "seed": self.config.train.seed,
             "data_hash": self.tasks.hash,
             "queries": len(self.episodes.queries),

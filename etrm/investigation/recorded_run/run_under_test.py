@@ -76,6 +76,11 @@ class RunUnderTest:
         return with_settings(self.config, data={"workers": 0}, train={"device": "auto", "compile": False})
 
     @property
+    def processes(self) -> int:
+        """The largest number of processes that trained the run at a time; 1 where it was not recorded."""
+        return max(one.get("processes", 1) for one in (self.record, *self.record.get("earlier", ())))
+
+    @property
     def recorded_steps(self) -> int:
         """Number of steps that the toolkit recorded in the newest process, which wrote the findings."""
         first, every = self.record.get(FROM_STEP, 0), self.config.monitor.every

@@ -70,6 +70,19 @@ def test_on_another_machine_one_step_is_compared_to_rounding(healthy: Path) -> N
     )
 
 
+def test_a_run_in_several_processes_repeats_to_the_rounding_of_their_sums(healthy: Path) -> None:
+    edit_json(healthy / "run.json", processes=2)
+    loss = RunUnderTest.read(healthy).metrics[10]["loss"]
+    edit_log(healthy, 11, loss=(1 + 5e-4) * loss)
+    edit_log(healthy, 16, loss=2.0)  # rounding grows from step to step, so only the first are compared
+    [fact] = replay(healthy).values()
+    assert (fact.row.passed, fact.row.n) == (True, "5 steps")
+    assert "2" in fact.row.note
+    edit_log(healthy, 11, loss=(1 + 5e-3) * loss)
+    [fact] = replay(healthy).values()
+    assert (fact.row.passed, fact.row.n) == (False, "1 steps")
+
+
 def test_what_cannot_be_restored_is_not_measured(healthy: Path) -> None:
     alter(healthy, lambda c: replace(c, tensors={}), step=10)
     assert not isinstance(replay(healthy)["run.steps-repeat", "10"].row.treatment, float)
