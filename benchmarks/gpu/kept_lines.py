@@ -16,6 +16,7 @@ HEADER = (
     "ms of kernels",
     "ms of the loader",
     "kernels",
+    "graphs",
     "TFLOP",
     "% of peak",
     "GiB",
@@ -97,10 +98,20 @@ def _step_row(name: str, found: Mapping[str, Any], peaks: Mapping[str, float]) -
         f"{found['busy_ms']:.1f}" if "busy_ms" in found else "",
         f"{found['loader_ms']:.1f}" if "loader_ms" in found else "",
         f"{found['kernels']:.0f}" if "kernels" in found else "",
+        _count_graphs(found),
         f"{tflop:.3g}" if tflop else "",
         f"{share:.2g}" if share else "",
         f"{found['gib']:.1f}" if "gib" in found else "",
     )
+
+
+def _count_graphs(found: Mapping[str, Any]) -> str:
+    """The graphs that were compiled and captured, the timed steps included."""
+    counts = {
+        name: found.get(key, 0) + found.get(f"{key}_during", 0)
+        for name, key in (("compiled", "graphs"), ("captured", "captured"))
+    }
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _wait_rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:

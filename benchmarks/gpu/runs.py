@@ -35,7 +35,7 @@ TINY: Changes = {
 
 
 def make_run(size: Changes, device: torch.device, **changes: Unpack[Changes]) -> Config:
-    """Build a config of preset ``small`` with a size and more settings; tiny on a processor.
+    """Build a config of preset ``small`` with a size and more settings; tiny and without CUDA graphs on a processor.
 
     Unless the changes say otherwise, no step is read and the monitor records none but the first.
     """
@@ -47,4 +47,5 @@ def make_run(size: Changes, device: torch.device, **changes: Unpack[Changes]) ->
         train={"device": device.type, "log_every": READ_EVERY, "steps": READ_EVERY, "warmup_steps": 0},
         monitor={"every": READ_EVERY, "probe_every": READ_EVERY},
     )
-    return with_settings(config, **changes)
+    config = with_settings(config, **changes)
+    return with_settings(config, train={"cuda_graphs": False}) if device.type == "cpu" else config

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from etrm.checkpoints.run_folder import read_record
 from etrm.config import Changes, Config, load, with_settings
+from etrm.training.execution.distributed import LaunchedWorld
 from etrm.training.trainer import Trainer, train
 from tests.devices.test_training import STEPS, SUBJECTS, losses, subject
 from tests.training.interruptions.test_moved_run import LOSS, NORM
@@ -76,6 +79,30 @@ def test_a_run_resumes_on_the_other_device(
     assert train(config, tmp_path, resume=True)
     (change,) = read_record(tmp_path)["changes"]
     assert change["name"] == "device"
+
+
+@pytest.fixture
+def one_process_of_many() -> Iterator[LaunchedWorld]:
+    """The only process of a group, whose exchanges are real ones: gloo between hosts, nccl between GPUs."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    yield LaunchedWorld(0, 1)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+@pytest.mark.parametrize("name", ["trm", "adam_atan2"])
+def test_sums_over_one_process_change_no_bit(
+    one_process_of_many: LaunchedWorld, name: str, device: str
+) -> None:
+    lines = [
+        [trainer.train_step() for _ in range(3)]
+        for trainer in (
+            Trainer(on(device, SUBJECTS[name])),
+            Trainer(on(device, SUBJECTS[name]), world=one_process_of_many),
+        )
+    ]
+    assert lines[0] == lines[1]
 
 
 GRAPHS: dict[str, Changes] = {

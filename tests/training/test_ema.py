@@ -7,6 +7,7 @@ from torch import nn
 from etrm.errors import ArgumentError
 from etrm.training.ema import Ema
 from tests.errors import raises_code
+from tests.launches import Launches
 
 
 class Counted(nn.Module):
@@ -83,3 +84,11 @@ def test_later_changes_of_the_weights_do_not_reach_the_average() -> None:
     with torch.no_grad():
         model.weight.add_(1)
     assert torch.equal(ema.average()["weight"], before)
+
+
+def test_an_update_is_one_operation_on_all_weights() -> None:
+    model = nn.Sequential(*(nn.Linear(2, size, device="meta") for size in range(2, 9)))
+    ema = Ema(model, 0.9)
+    with Launches() as launches:
+        ema.update(model)
+    assert launches.found == ["aten._foreach_lerp_.Scalar"]

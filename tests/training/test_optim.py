@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from etrm.config import Config, ModelConfig, TrainConfig
 from etrm.model.recursive import RecursiveModel
 from etrm.training.optim import AdamATan2, SignSGD, build_optimizers, schedule, set_rates
+from tests.launches import Launches
 
 LR, B1, B2, DECAY = 0.01, 0.8, 0.95, 0.3
 
@@ -115,6 +116,21 @@ def test_a_closure_is_run_with_gradients_and_its_loss_returned(
 
     assert optimizer.step(closure) == 1.0
     assert table[0].item() < 1
+
+
+def test_the_operations_of_an_update_do_not_depend_on_the_number_of_weights() -> None:
+    counts = []
+    for number in (2, 20):
+        weights = [nn.Parameter(torch.ones(3, size, device="meta")) for size in range(1, number + 1)]
+        optimizer = AdamATan2(weights)
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()  # makes the state
+        with Launches() as launches:
+            optimizer.step()
+        counts.append(launches.found)
+    assert counts[0] == counts[1]
+    assert len(counts[0]) < 15
 
 
 # -- sign-SGD -----------------------------------------------------------------------------------------

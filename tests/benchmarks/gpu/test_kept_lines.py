@@ -59,6 +59,12 @@ def test_other_ways_to_compute_a_size_have_its_operations_and_the_same_base() ->
     assert (cells["TFLOP"], cells["% of peak"]) == ("20", "50")
 
 
+def test_graphs_are_those_before_and_during_the_timed_steps() -> None:
+    graphs = {"graphs": 3, "graphs_during": 1, "captured": 0, "captured_during": 2}
+    (table,) = build_section(lines(small=STEP, paper=STEP | graphs)).tables
+    assert [row[HEADER.index("graphs")] for row in table.rows] == ["", "4 compiled, 2 captured"]
+
+
 def test_plain_layers_have_their_median() -> None:
     plain = {"obvious": {"rows": 4, "seconds": [0.3, 0.1, 0.2]}}
     table = build_section(lines(plain=plain)).tables[-1]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import stepping
+from benchmarks.gpu.cases import GRAPHS
 from benchmarks.gpu.runs import PAPER, SMALL, make_run
 from benchmarks.performance.model.throughput import ATTENTION
 from etrm.config import with_settings
@@ -31,6 +32,11 @@ def test_whole_rounds_are_timed_and_no_step_is_read(monkeypatch: pytest.MonkeyPa
     assert 0 < found["loader_ms"] < found["ms_per_step"]
     assert found["graphs_during"] == 0  # ``graphs`` counts those of other tests in this process too
     assert 0 < found["loss"] < 10
+
+
+def test_without_a_gpu_cases_of_cuda_graphs_run_without_them() -> None:
+    assert not make_run(SMALL, CPU, **GRAPHS).train.cuda_graphs
+    assert make_run(SMALL, torch.device("cuda"), **GRAPHS).train.cuda_graphs
 
 
 def test_operations_are_counted_in_a_step_of_the_trainer() -> None:
