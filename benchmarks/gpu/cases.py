@@ -109,5 +109,5 @@ CASES = (
     GpuCase("warm-small", _warm(SMALL), 200, default=False),
     GpuCase("warm-paper", _warm(PAPER), 200, default=False),
 )
-"""In the order of what is to be known first, because the time may end before the last one. `paper-graphs-compiled` needs the
-graphs of `paper-compiled` and finds them in the compiler's cache: its first step shows what the cache saves."""
+"""In the order of what is to be known first, because the time may end before the last one. `paper-graphs-compiled` has
+the graphs of `paper-compiled`, so the compiler finds them in its cache: its first step shows what the cache saves."""
