@@ -60,6 +60,8 @@ class ParameterWatch:
         self._largest: dict[int, float] = {}
         self._scaler: weakref.ref[torch.amp.GradScaler] | None = None
         self._scaler_sought = 0
+        # The optimiser that calls a closure now. It outlasts a step: in a script, a step begins with a forward pass.
+        self._caller: tuple[int, Optimizer] | None = None
         self._active = False
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
@@ -80,8 +82,7 @@ class ParameterWatch:
         self._assigned: set[int] = set()
         self._scales: dict[int, Tensor] = {}
         self._idle: dict[int, int] = {}
-        self._stepping = -1  # the optimiser whose step runs, which may call a closure
-        self._found: tuple[list[int], Scalars] | None = None  # gradients that its closure may add to
+        self._found: tuple[list[int], Scalars] | None = None  # gradients that a closure may add to
         self._begun = False  # a backward pass
         self._task = -1  # its number in torch
 
@@ -194,9 +195,9 @@ class ParameterWatch:
         self._measured.append((present, norms, count_nonzero(gradients)))
         if not self.measured_again:
             self._passes.end_pass(self._parameters, present, norms, self._task)
-        if self._stepping >= 0:
+        if self._caller is not None:
             self._found = None  # it applies the sum
-            self._apply(self._stepping, present, norms)
+            self._apply(self._caller[0], present, norms)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -221,10 +222,11 @@ class ParameterWatch:
     def _before_optimizer(
         self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        self._caller = None if closure is None else (number, optimizer)
         if not self._active:
             return
         self._steps[number] += 1
-        self._stepping = number
         self._note_groups(number, optimizer)
         self._note_idle(number, optimizer)
         own = [index for index, (optimizer, _) in self._groups.items() if optimizer == number]
@@ -232,7 +234,7 @@ class ParameterWatch:
         if indices:
             self._look_for_scaler(number)
             norms = measure_norms(gradients)
-            if kwargs.get("closure", args[1] if len(args) > 1 else None) is None:
+            if closure is None:
                 self._apply(number, indices, norms)
             else:
                 self._found = (indices, norms)
@@ -254,9 +256,9 @@ class ParameterWatch:
             self._scales[number] = scale.detach().clone()
 
     def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        number, self._stepping = self._stepping, -1
-        if self._active and self._found is not None:
-            self._apply(number, *self._found)
+        caller, self._caller = self._caller, None
+        if self._active and caller is not None and self._found is not None:
+            self._apply(caller[0], *self._found)
         self._found = None
         if self._active:
             self._updates.after_optimizer()
@@ -294,6 +296,9 @@ class ParameterWatch:
         self._active = True
         if not self._parameters:
             return
+        if self._caller is not None:
+            self._steps[self._caller[0]] += 1
+            self._note_groups(*self._caller)
         self._passes.begin_step(self._parameters)
         self._movement.begin(self._updates.begin(self._parameters))
 

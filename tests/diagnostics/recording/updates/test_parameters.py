@@ -447,3 +447,35 @@ def test_the_models_own_parameters_are_watched_unless_modules_are_named() -> Non
         found[watch is None] = [(each.rule, each.module, each.code) for each in monitor.findings()]
     assert ("MOVE001", "", "in-no-group") in found[True]
     assert not [each for each in found[False] if each[0] == "MOVE001"]
+
+
+@pytest.mark.parametrize("make", [torch.optim.LBFGS, torch.optim.SGD])
+@pytest.mark.parametrize("within", [True, False])
+def test_an_optimiser_that_calls_a_closure_applies_its_gradient(
+    model: Pair, make: Callable[..., torch.optim.Optimizer], within: bool
+) -> None:
+    optimizer = make(model.parameters(), lr=0.1)
+    monitor = Monitor(model, optimizer)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (model.first(x) + model.second(x) - 1).square().mean()
+        loss.backward()
+        return loss
+
+    def closure_of_a_script() -> Tensor:
+        """A script's step ends and begins with a forward pass."""
+        nonlocal step
+        step.__exit__(None, None, None)
+        step = monitor.step(samples=2)
+        step.__enter__()
+        return closure()
+
+    x, step = torch.randn(2, 3), monitor.step(samples=2)
+    step.__enter__()
+    for _ in range(6):
+        optimizer.step(closure_of_a_script if within else closure)
+    step.__exit__(None, None, None)
+    record = monitor.last
+    assert {each.place.gradient for each in record.parameters.values() if each.place} == {"nonzero"}
+    assert "MOVE002" not in [finding.rule for finding in monitor.findings()]
