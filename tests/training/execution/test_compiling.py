@@ -170,6 +170,21 @@ def test_without_static_shapes_four_graphs_serve_all_steps(smoke: Smoke, graphs:
 
 
 @pytest.mark.slow
+def test_later_runs_find_what_was_compiled(
+    smoke: Smoke, graphs: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    counters = torch._dynamo.utils.counters
+    for found, absent in (("miss", "hit"), ("hit", "miss")):
+        torch._dynamo.reset()
+        counters.clear()
+        Trainer(smoke("train.compile=true", "model.variant=trm", "data.augmentations=2")).train_step()
+        assert graphs() > 0
+        assert counters["inductor"][f"fxgraph_cache_{found}"] > 0
+        assert counters["inductor"][f"fxgraph_cache_{absent}"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled_first", [True, False])
 @pytest.mark.usefixtures("graphs")
 def test_a_checkpoint_does_not_know_who_made_it(smoke: Smoke, compiled_first: bool) -> None:

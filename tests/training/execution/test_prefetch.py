@@ -22,7 +22,7 @@ from etrm.config import Config, load, with_settings
 from etrm.data import Episodes, Sample, choose_tasks, choose_training_tasks, open_episodes
 from etrm.data.build import build_store
 from etrm.errors import DataError
-from etrm.training.execution.prefetch import CHUNK, Prefetch
+from etrm.training.execution.prefetch import CHUNK, LARGEST_CHUNK, Prefetch
 from etrm.training.faults import build_loader, build_recipe
 from etrm.training.slots import Draw
 from etrm.training.trainer import train
@@ -131,6 +131,11 @@ def test_a_worker_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("etrm.training.execution.prefetch.close_pool", lambda pool: False)
     with pytest.warns(RuntimeWarning, match=r"data\.workers\) did not end"):
         Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth=8).close()
+
+
+@pytest.mark.parametrize(("depth", "size"), [(20, CHUNK), (160, 20), (10_000, LARGEST_CHUNK)])
+def test_messages_are_larger_for_large_batches(depth: int, size: int) -> None:
+    assert Prefetch(CONFIG, episodes_of(CONFIG), build_loader, depth)._size == size
 
 
 def test_other_episodes_are_drawn_here() -> None:
