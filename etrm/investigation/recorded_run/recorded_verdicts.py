@@ -10,14 +10,14 @@ from etrm.investigation.records import Verdict
 from etrm.investigation.result import Accusation, CauseCode, HypothesisResult, RecordedRun
 
 REPEATS = ("run.steps-repeat", "run.weights-repeat")
-"""Codes of rows that do not pass where the run was made by other code."""
+"""Codes of rows that do not pass where other code made the run, or processes that exchanged something wrong."""
 OPEN = (Verdict.INVALIDATED, Verdict.INCONCLUSIVE, Verdict.ERROR)
 """Verdicts that new runs leave open as to the recorded one."""
 SHOWN = 3
 """Descriptions of rows in a sentence; the table of the recorded run has all of them."""
 TRAIN_AGAIN = (
-    "Train again with the current code: the fault is in the recorded run but not in new runs of its config, so other "
-    "code or other weights made the run."
+    "Train again with the current code, in one process: the fault is in the recorded run but not in new runs of its "
+    "config, so it is in other code, in other weights, or in what several processes exchanged."
 )
 READ_RECORDS = 'Read the rows of the recorded run that did not pass, under "What the run recorded".'
 TRAIN_LONGER = "Train longer, and investigate that run."
@@ -109,7 +109,11 @@ def explain_unnamed(recorded: RecordedRun) -> tuple[CauseCode, str, str] | None:
     if recorded.accusations:
         other = made_by_other_code(recorded)
         said = list_words([accusation.words for accusation in recorded.accusations])
-        what = "the recorded run was made by other code" if other else "the recorded run itself shows a fault"
+        what = (
+            "the current code does not repeat the recorded run in one process"
+            if other
+            else "the recorded run itself shows a fault"
+        )
         code = CauseCode.OTHER_CODE if other else CauseCode.RECORDED
         step = TRAIN_AGAIN if other else READ_RECORDS
         return code, f"No tested hypothesis explains it in new runs, but {what}: {said}.", step
