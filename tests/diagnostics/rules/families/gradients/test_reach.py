@@ -134,3 +134,32 @@ def test_a_branch_whose_factor_is_zero_is_no_dead_unit_and_no_start_of_equal_uni
             optimizer.zero_grad()
     found = {(each.rule, each.module, each.code) for each in monitor.findings() if each.rule[:3] != "RUL"}
     assert found == ({("REACH002", "0", "branch-at-zero")} if scale == 0 else set())
+
+
+class Hidden(nn.Module):
+    """Two layers with an activation between, whose argument may be left out."""
+
+    def __init__(self, bias: float, factor: float) -> None:
+        super().__init__()
+        self.up, self.down, self.factor = nn.Linear(4, 8), nn.Linear(8, 2), factor
+        nn.init.constant_(self.up.bias, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        down: Tensor = self.down(self.up(self.factor * x).relu())
+        return down
+
+
+@pytest.mark.parametrize(
+    ("bias", "factor", "code"), [(-100.0, 1.0, "dead-unit"), (0.1, 0.0, "zero-input"), (0.1, 1.0, None)]
+)
+def test_zeros_that_a_layer_gets_of_dead_units_are_their_consequence(
+    bias: float, factor: float, code: str | None
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Hidden(bias, factor), nn.Linear(2, 2))
+    monitor = Monitor(model)
+    for _ in range(8):
+        with monitor.step(samples=6):
+            (model(torch.randn(6, 4)) - 1).square().mean().backward()
+    found = [(each.module, each.code) for each in monitor.findings() if each.rule == "REACH002"]
+    assert found == ([] if code is None else [("0", code)])
