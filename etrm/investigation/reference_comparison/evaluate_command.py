@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -20,19 +22,25 @@ from etrm.investigation.reference_comparison.plain_values import plain_report
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.evaluation.evaluation_stages import ROUNDING, CountedScores, agree
+from etrm.reference.evaluation.evaluation_stages import (
+    ROUNDING,
+    CountedScores,
+    agree,
+    build_attempts,
+)
 from etrm.reference.training.stages.checked_step import covers_model
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer
 from etrm.training.scoring.fitted_scores import Fit, FittedScores, choose_votes
 from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_predictor
-from etrm.training.scoring.score_run import UNTRAINED, score_run
+from etrm.training.scoring.score_run import UNTRAINED, Scores, score_run, submit
 from etrm.training.task_sets import load_held_out_tasks
 
 TASKS, FITTED_TASKS = 4, 2
 """Tasks of an evaluation by command, and of one that fits something to each."""
 REPORTED = "reported by the command"
+SUBMITTED = Fit.BOTH  # the last of several fits
 
 
 def compare_requested(path: Path) -> list[Departure]:
@@ -57,8 +65,10 @@ def compare_requested(path: Path) -> list[Departure]:
         predictor, held_out = make_predictor(model, asked), load_held_out_tasks(used)
         return plain_report(evaluate_tasks(build_recipe(used), predictor, held_out, used, tasks))
 
+    wanted = evaluate(model)
     return [
-        *_compare_reports(plain_report(scores.model), evaluate(model), REPORTED),
+        *_compare_reports(plain_report(scores.model), wanted, REPORTED),
+        *_compare_submission(scores, wanted),
         *_compare_reports(
             plain_report(scores.others[UNTRAINED]), evaluate(untrained), f"{REPORTED} of the {UNTRAINED}"
         ),
@@ -76,6 +86,19 @@ def _compare_reports(reported: CountedScores, wanted: CountedScores, where: str)
         size = abs(reported.values.get(name, torch.inf) - value)
         if not size <= ROUNDING:
             yield Departure(PipelineStage.SCORE, name, size, ROUNDING, where)
+
+
+def _compare_submission(scores: Scores, wanted: CountedScores) -> Iterator[Departure]:
+    """Compare the submission of some scores with the answers that it should have, of the tasks that were evaluated."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "submission.json"
+        submit(scores, path)
+        held = json.loads(path.read_text("utf-8"))
+    expected = build_attempts(scores.held_out, wanted.candidates)
+    wrong = [task_id for task_id, attempts in expected.items() if held.get(task_id) != attempts]
+    if wrong:
+        share = len(wrong) / len(expected)
+        yield Departure(PipelineStage.SCORE, "submission", share, 0.0, f"{REPORTED}, task {wrong[0]}")
 
 
 # -- fits ---------------------------------------------------------------------------------------------
@@ -111,8 +134,8 @@ def compare_requested_fits(path: Path) -> list[Departure]:
         return []
     used = with_settings(trained_with, **brief)
     asked = load_held_out_tasks(used)
-    reported = score_run(path, brief, search=True, adapted="context").fitted
-    found = list[Departure]()
+    scores = score_run(path, brief, search=True, adapted="context")
+    reported, found = scores.fitted, list[Departure]()
     for fit, wanted in _fit_alone(model, used, asked, tasks).items():
         where = f"{REPORTED}, {fit.words}"
         if fit not in reported:
@@ -120,6 +143,8 @@ def compare_requested_fits(path: Path) -> list[Departure]:
             continue
         report = score(tuple(asked), [one.sample for one in wanted.predictions], wanted.predictions)
         found += _compare_reports(plain_report(reported[fit].report), plain_report(report), where)
+        if fit is SUBMITTED:
+            found += _compare_submission(scores, plain_report(report))
         found += _compare_means(reported[fit], wanted.searched, where)
     return found
 

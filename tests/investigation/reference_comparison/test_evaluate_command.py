@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from etrm.config import EvaluateConfig, load, with_settings
+from etrm.investigation.reference_comparison import evaluate_command
 from etrm.investigation.reference_comparison.evaluate_command import compare_requested, compare_requested_fits
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
@@ -44,6 +46,17 @@ def test_rules_have_one_vote_in_a_fit_too(tmp_path: Path) -> None:
     )
     train(config, tmp_path / "run")
     assert compare_requested_fits(tmp_path / "run") == []
+
+
+def test_a_submission_without_the_fits_is_the_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit_plain(scores: score_run.Scores, file: Path) -> Any:
+        return score_run.submit(replace(scores, fitted={}), file)
+
+    monkeypatch.setattr(evaluate_command, "submit", submit_plain)
+    found = compare_requested_fits(folder)
+    assert [(one.stage, one.tensor) for one in found] == [(PipelineStage.SCORE, "submission")]
 
 
 def test_an_untrained_model_of_another_seed_is_the_evaluation(
