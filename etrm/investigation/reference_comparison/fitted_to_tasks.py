@@ -19,6 +19,7 @@ from etrm.batch import IGNORE
 from etrm.config import AdaptedPart, Config, with_settings
 from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstrations
 from etrm.device import to_device, to_host
+from etrm.investigation.reference_comparison.known_updates import compare_context_updates, compare_optimizer
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.model.variant import Variant
 from etrm.reference.data.posed_queries import pose
@@ -81,7 +82,7 @@ def compare_fits(trainer: Trainer) -> list[Departure]:
     found = _compare_adaptation(trainer.model, tasks, config, "weights")
     for adapted in ("encoder", "context"):
         found += _compare_adaptation(trainer.model, tasks[:1], config, adapted)
-    return [*found, *_compare_search(trainer, tasks, config)]
+    return [*found, *compare_context_updates(), *_compare_search(trainer, tasks, config)]
 
 
 @contextmanager
@@ -141,7 +142,11 @@ def _compare_adaptation(
     if adapted == "context":
         start = {OFFSET: torch.zeros(model.context_shape, device=model.device)}
     for task in tasks:
-        with _left_alone(model, "adapting", found), adapt(model, task, config, adapted) as fitted:
+        with (
+            compare_optimizer(config.evaluate.adapt.rate, found),
+            _left_alone(model, "adapting", found),
+            adapt(model, task, config, adapted) as fitted,
+        ):
             moved = _copy_weights(fitted.model)
         others = [name for name in moved if name not in start and not _equal(moved[name], kept[name])]
         found += _depart("weights that are not adapted", float(len(others)), 0.0, ", ".join(others[:1]))

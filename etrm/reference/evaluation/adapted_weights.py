@@ -22,6 +22,8 @@ from etrm.reference.model.network import Weights, core_step, part
 from etrm.reference.training.objective import row_losses
 from etrm.reference.training.optimisation import clipped, update
 
+BETAS, WEIGHT_DECAY = (0.9, 0.95), 0.0
+"""Settings of AdamW."""
 OFFSET = "offset"
 """The name of what is added to every context, where only that is trained."""
 
@@ -53,9 +55,9 @@ def adapt_weights(weights: Weights, trained: Weights, task: Task, config: Config
         config,
         train={
             "optimizer": "adamw",
-            "beta1": 0.9,
-            "beta2": 0.95,
-            "weight_decay": 0.0,
+            "beta1": BETAS[0],
+            "beta2": BETAS[1],
+            "weight_decay": WEIGHT_DECAY,
             "clip_norm": 1.0,
             "lr": budget.rate,
         },

@@ -179,6 +179,9 @@ def test_a_worse_checkpoint_than_the_best_is_the_weights(
     assert check_evaluated(tmp_path / "healthy") == ()
     scores = [line[TOKENS] for line in read_metrics(tmp_path / "healthy")]
     assert scores[0] != max(scores)  # else the first one is the best in any order
+    # This run solves no task, so that its checkpoint is the same by tokens alone.
+    monkeypatch.setattr(HeldOutScore, "order", property(lambda self: (self.token_accuracy, self.solved)))
+    assert [found.where for found in check_evaluated(tmp_path / "healthy")] == ["of known scores"]
     monkeypatch.setattr(HeldOutScore, "order", property(lambda self: (self.solved, -self.token_accuracy)))
     train(EVALUATED, tmp_path / "wrong")
     assert check_evaluated(tmp_path / "wrong")[0].stage is PipelineStage.WEIGHTS
