@@ -17,7 +17,7 @@ from etrm.training.context_fit import ContextAdam
 
 SIZES = 1.0, 0.01, 100.0, 0.1, 10.0
 """Sizes of the known gradients, one after the other, so that the decays of both running means count."""
-RATE = 0.1
+RATE = 0.1  # that of a search by default
 LIMIT = 1e-5  # relative; of float32 operations on single numbers
 
 
