@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from diagnostics.auditing.tracing.function_names import plain_name
 from diagnostics.auditing.tracing.recorded_calls import SoftmaxCall
-from diagnostics.auditing.tracing.value_origins import plain_name
 
 _PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum")
 _KEEP_SCORES = frozenset(

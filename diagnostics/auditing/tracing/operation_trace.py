@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from diagnostics.auditing.tracing.input_reads import Reads
 from diagnostics.auditing.tracing.loss_terms_added import AddedTerms
 from diagnostics.auditing.tracing.module_calls import ModuleCalls
+from diagnostics.auditing.tracing.origins.batch_losses import UNTRAINED
+from diagnostics.auditing.tracing.origins.value_origins import ValueOrigins
 from diagnostics.auditing.tracing.random_draws import Draw, FirstDraw, RandomDraws
 from diagnostics.auditing.tracing.recorded_calls import Arrived
 from diagnostics.auditing.tracing.recorders.added_rows import AddedRows
@@ -35,7 +37,6 @@ from diagnostics.auditing.tracing.recorders.selection_calls import IN_PLACE, Sel
 from diagnostics.auditing.tracing.recorders.shape_calls import ShapeCalls
 from diagnostics.auditing.tracing.torch_call import CallRecorder, TorchCall, TracedStep, name_of
 from diagnostics.auditing.tracing.value_kinds import DROPOUTS
-from diagnostics.auditing.tracing.value_origins import UNTRAINED, ValueOrigins
 from diagnostics.recording.tensors import address_of, is_transformed, tensors_in
 from diagnostics.recording.weak_hooks import LocalHook
 
@@ -190,7 +191,7 @@ class OperationTrace(TorchFunctionMode):
         """An optimiser steps."""
         self.order.append("step")
         self._directions.add(maximizes([optimizer]))
-        self.origins.updates += 1
+        self.origins.choices.updates += 1
 
     def draws(self) -> list[tuple[Draw, list[str]]]:
         """The draws without gradient that the loss uses, and the modules that their parameters come from."""

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.overrides import resolve_name
 
+from diagnostics.auditing.tracing.origins.value_origins import ValueOrigins
 from diagnostics.auditing.tracing.recorded_calls import Operation
 from diagnostics.auditing.tracing.value_kinds import ValueKinds
-from diagnostics.auditing.tracing.value_origins import ValueOrigins
 from diagnostics.recording.calls.callers import calling_line
 from diagnostics.recording.calls.module_graph import Flow
 

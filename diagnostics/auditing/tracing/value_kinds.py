@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diagnostics.auditing.tracing.value_origins import RESHAPES, plain_name
+from diagnostics.auditing.tracing.function_names import RESHAPES, plain_name
 from diagnostics.recording.tensors import is_dense
 
 CONSTANT = "constant"

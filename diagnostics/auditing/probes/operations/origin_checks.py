@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.origins.choice_probabilities import Ratio
+from diagnostics.auditing.tracing.origins.origin_call import Product
+from diagnostics.auditing.tracing.origins.outputs import BLENDED, LARGEST
 from diagnostics.auditing.tracing.recorded_calls import LossCall, NearCall
-from diagnostics.auditing.tracing.value_origins import BLENDED, LARGEST, Product, Ratio
 from diagnostics.causes import Cause
 
 LARGEST_OF_BATCH = Cause(
@@ -142,13 +144,13 @@ def _judge_targets(trace: OperationTrace) -> Found:
 def _judge_products(trace: OperationTrace) -> Found:
     found: Found = {}
     products = (
-        (MEAN_WEIGHED, trace.origins.weighted_means),
-        (NUMBER_WEIGHED, trace.origins.weighted_numbers),
-        (WEIGHT_WITH_GRADIENT, trace.origins.weighted_scores),
-        (DIVIDED_BY_LOGITS, trace.origins.divided),
-        (RATIO_INVERTED, trace.origins.inverted),
-        (NOISE_SHIFTED, trace.origins.shifted),
-        (DEVIATION_DETACHED, trace.origins.stopped),
+        (MEAN_WEIGHED, trace.origins.losses.weighted_means),
+        (NUMBER_WEIGHED, trace.origins.losses.weighted_numbers),
+        (WEIGHT_WITH_GRADIENT, trace.origins.choices.weighted_scores),
+        (DIVIDED_BY_LOGITS, trace.origins.outputs.divided),
+        (RATIO_INVERTED, trace.origins.choices.inverted),
+        (NOISE_SHIFTED, trace.origins.noise.shifted),
+        (DEVIATION_DETACHED, trace.origins.noise.stopped),
     )
     for cause, every in products:
         used = [each for each in every if _is_used(each)]
@@ -159,7 +161,7 @@ def _judge_products(trace: OperationTrace) -> Found:
 
 def _judge_ratios(trace: OperationTrace) -> Found:
     """A ratio that is 1 wherever samples are used again, after an update of the weights."""
-    ratios = trace.origins.ratios
+    ratios = trace.origins.choices.ratios
     if not any(_has_known_weights(each, ratios) for each in ratios) or not all(
         each.is_one for each in ratios
     ):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from diagnostics.auditing.tracing.origins.outputs import CLAMPED
 from diagnostics.auditing.tracing.recorded_calls import Arrived, BranchCall, Operation
 from diagnostics.auditing.tracing.torch_call import TorchCall
-from diagnostics.auditing.tracing.value_origins import CLAMPED
 
 _EXTREMES = ("max", "min", "maximum", "minimum")
 _CLAMPS = ("clamp", "clip", "relu")

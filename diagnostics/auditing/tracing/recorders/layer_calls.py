@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from diagnostics.auditing.tracing.activation_slopes import SLOPES, ActivationCall, slope_of
+from diagnostics.auditing.tracing.origins.scaled_noise import NOISE
 from diagnostics.auditing.tracing.recorded_calls import Arrived, FirstLayerCall, Operation, RecurrentCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
-from diagnostics.auditing.tracing.value_origins import NOISE
 from diagnostics.recording.tensors import address_of, is_dense, tensors_in
 
 _LAYERS = ("linear", "conv1d", "conv2d", "conv3d")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diagnostics.auditing.tracing.origins.outputs import OUTPUT
 from diagnostics.auditing.tracing.recorded_calls import Arrived, LossCall, MeanCall, NearCall, SignedCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
 from diagnostics.auditing.tracing.value_kinds import CONSTANT, DECIDED
-from diagnostics.auditing.tracing.value_origins import OUTPUT
 from diagnostics.recording.tensors import memory_of
 
 COMPARED: tuple[Callable[..., Tensor], ...] = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diagnostics.auditing.tracing.function_names import RESHAPES, plain_name
+from diagnostics.auditing.tracing.origins.outputs import DECISION
 from diagnostics.auditing.tracing.recorded_calls import Arrived, Operation, PairCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
-from diagnostics.auditing.tracing.value_origins import DECISION, RESHAPES, plain_name
 
 _ARITHMETIC = frozenset(
     ["add", "sub", "mul", "div", "truediv", "true_divide", "minimum", "maximum", "subtract", "multiply"]
