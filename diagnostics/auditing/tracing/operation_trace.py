@@ -19,9 +19,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from diagnostics.auditing.tracing.calls.module_calls import ModuleCalls
 from diagnostics.auditing.tracing.input_reads import Reads
 from diagnostics.auditing.tracing.loss_terms_added import AddedTerms
-from diagnostics.auditing.tracing.module_calls import ModuleCalls
 from diagnostics.auditing.tracing.origins.batch_losses import UNTRAINED
 from diagnostics.auditing.tracing.origins.value_origins import ValueOrigins
 from diagnostics.auditing.tracing.random_draws import Draw, FirstDraw, RandomDraws

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diagnostics.auditing.tracing.module_calls import ModuleCalls
+from diagnostics.auditing.tracing.calls.module_calls import ModuleCalls
 from diagnostics.auditing.tracing.operation_trace import trace_operations
 
 B = 16
