@@ -35,7 +35,8 @@ from diagnostics.auditing.recomputation import find_recomputed
 from diagnostics.auditing.replay import StepStart, find_broken, trace_step
 from diagnostics.auditing.responses import Loss, evaluate_again, is_same
 from diagnostics.auditing.trace_checks import check_traces
-from diagnostics.auditing.tracing.operation_trace import OperationTrace, maximizes
+from diagnostics.auditing.tracing.operation_trace import OperationTrace
+from diagnostics.auditing.tracing.recorders.update_order import maximizes
 from diagnostics.errors import ToolkitError
 from diagnostics.findings import Finding, Severity
 from diagnostics.recording.random_numbers import RandomState

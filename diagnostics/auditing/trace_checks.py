@@ -34,7 +34,7 @@ def check_traces(
         *check_masks(traces, samples),
         *check_draws(traces, owner),
         *check_units(traces, owner),
-        *check_arrived(traces, owner, all(trace.ascends for trace in traces)),
+        *check_arrived(traces, owner, all(trace.updates.ascends for trace in traces)),
         *check_calls(traces, owner),
         *check_untrained(traces),
         *check_bookkeeping(traces),

@@ -69,7 +69,7 @@ def check_clipping(traces: Sequence[OperationTrace]) -> list[Finding]:
     return [
         MOVE007.found_once("", cause)
         for cause, holds in found
-        if traces and all(holds(trace.order) for trace in traces)
+        if traces and all(holds(trace.updates.events) for trace in traces)
     ]
 
 

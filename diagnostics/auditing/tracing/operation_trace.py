@@ -7,10 +7,9 @@ times the step, so an audit repeats single steps under it, and a monitor looks a
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,16 +34,11 @@ from diagnostics.auditing.tracing.recorders.sample_masks import SampleMasks
 from diagnostics.auditing.tracing.recorders.score_calls import ScoreCalls
 from diagnostics.auditing.tracing.recorders.selection_calls import IN_PLACE, SelectionCalls
 from diagnostics.auditing.tracing.recorders.shape_calls import ShapeCalls
+from diagnostics.auditing.tracing.recorders.update_order import UpdateOrder
 from diagnostics.auditing.tracing.torch_call import CallRecorder, TorchCall, TracedStep, name_of
 from diagnostics.auditing.tracing.value_kinds import DROPOUTS
 from diagnostics.recording.tensors import address_of, is_transformed, tensors_in
 from diagnostics.recording.weak_hooks import LocalHook
-
-_NORMS_OF_GRADIENTS = ("tensor", "linalg_vector_norm")
-"""Functions whose result clip_grad_norm_() takes as the norm; the first where there is no gradient."""
-_SCALES = {"mul": "scale", "_amp_foreach_non_finite_check_and_unscale_": "unscale"}
-"""Functions that a GradScaler calls -> what it does with them."""
-_FRAMES = 4  # the function of torch, and the wrappers between it and the one that is recorded
 
 
 class OperationTrace(TorchFunctionMode):
@@ -66,8 +60,7 @@ class OperationTrace(TorchFunctionMode):
         first_draw: The random numbers when the step drew first.
         outputs: The gradients that came to what the model returned.
         loss_broken: Whether a loss on which backward() was called was not finite.
-        order: What happened in turn: "backward", "clip" of a gradient, "clip-zero" where it was 0, "clip-nothing" where
-            there was none, "scale" of a loss by a GradScaler, "unscale" of gradients, and "step" of an optimiser.
+        updates: What happened to losses, gradients and weights in turn.
         dropped: Modules whose dropout dropped something while gradients were disabled.
     """
 
@@ -88,8 +81,7 @@ class OperationTrace(TorchFunctionMode):
         self.first_draw = FirstDraw()
         self.outputs: list[Arrived] = []
         self.loss_broken = False
-        self.order: list[str] = []
-        self._directions: set[bool] = set()  # of the optimisers that stepped: whether they maximise
+        self.updates = UpdateOrder()
         self.dropped: set[str] = set()
         self._step = TracedStep()
         self._draws = RandomDraws()
@@ -99,34 +91,30 @@ class OperationTrace(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Call a function and note it."""
-        given = dict(kwargs or {})
+        given, name = dict(kwargs or {}), name_of(func)
+        if torch.compiler.is_dynamo_compiling():  # which would compile the recording too
+            return func(*args, **given)
         if func is Tensor.backward:
-            self.order.append("backward")
-            self.calls.passed()
-            self.loss_broken |= count_bad(args[0]) > 0
-            self.added.end(args[0])
-        name = name_of(func)
-        before = None if torch.compiler.is_dynamo_compiling() else self.first_draw.before(name)
-        if name in IN_PLACE and not torch.compiler.is_dynamo_compiling():
+            self._note_backward(args[0])
+        before = self.first_draw.before(name)
+        if name in IN_PLACE:
             self._look_before(args)
         result = func(*args, **given)
         self.first_draw.after(before)
-        if name in _SCALES and _is_called_by("grad_scaler.py", sys._getframe(1)):
-            self.order.append(_SCALES[name])
-        if (
-            name in _NORMS_OF_GRADIENTS
-            and _is_called_by("clip_grad.py", sys._getframe(1))
-            and result.dim() == 0
-        ):
-            self.order.append(_clip_of(name, result))
+        self.updates.note(name, result)
         if name in DROPOUTS and self.module and not torch.is_grad_enabled() and _drops(args, result):
             self.dropped.add(self.module)
-        plain = not name.startswith("__get") or name == "__getitem__"
-        if not plain and isinstance(result, Tensor):
-            self.calls.read(args[0] if args else None)
-        if plain and not torch.compiler.is_dynamo_compiling():  # which would compile the recording too
+        if not name.startswith("__get") or name == "__getitem__":
             self._note(func, name, args, given, result)
+        elif isinstance(result, Tensor):
+            self.calls.read(args[0] if args else None)
         return result
+
+    def _note_backward(self, loss: Tensor) -> None:
+        self.updates.begin_backward()
+        self.calls.passed()
+        self.loss_broken |= count_bad(loss) > 0
+        self.added.end(loss)
 
     @torch.no_grad()
     def _note(
@@ -182,15 +170,9 @@ class OperationTrace(TorchFunctionMode):
         """The innermost module whose forward pass runs, "" outside of all."""
         return self._step.module
 
-    @property
-    def ascends(self) -> bool:
-        """Whether an optimiser stepped, and each that did maximises."""
-        return self._directions == {True}
-
     def stepped(self, optimizer: Optimizer) -> None:
         """An optimiser steps."""
-        self.order.append("step")
-        self._directions.add(maximizes([optimizer]))
+        self.updates.stepped(optimizer)
         self.origins.choices.updates += 1
 
     def draws(self) -> list[tuple[Draw, list[str]]]:
@@ -312,27 +294,3 @@ def _leave(trace: OperationTrace) -> Callable[..., None]:
 
 def _drops(args: tuple[Any, ...], result: Any) -> bool:
     return bool(args) and isinstance(result, Tensor) and not torch.equal(result, args[0])
-
-
-def _clip_of(name: str, norm: Tensor) -> str:
-    """What clip_grad_norm_() found: a gradient, only zeros, or nothing."""
-    if name == "tensor":
-        return "clip-nothing"
-    return "clip" if float(norm) else "clip-zero"
-
-
-def maximizes(optimizers: Iterable[Optimizer]) -> bool:
-    """Whether optimisers move all weights so that the loss rises."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    return bool(groups) and all(group.get("maximize", False) for group in groups)
-
-
-def _is_called_by(file: str, frame: FrameType | None) -> bool:
-    """Whether a function of a file of torch calls, directly or in a few frames."""
-    for _ in range(_FRAMES):
-        if frame is None:
-            return False
-        if frame.f_code.co_filename.endswith(file):
-            return True
-        frame = frame.f_back
-    return False
