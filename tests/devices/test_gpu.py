@@ -105,6 +105,35 @@ def test_sums_over_one_process_change_no_bit(
     assert lines[0] == lines[1]
 
 
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        # float32 is in tests/training/execution/test_compiling.py
+        pytest.param("cpu", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("cuda", "float32", marks=gpu),
+        pytest.param("cuda", "bfloat16", marks=gpu),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled_networks_compute_what_plain_ones_compute(device: str, precision: str) -> None:
+    """With rows that begin and continue, and steps that are recorded in between."""
+    base = with_settings(
+        load("smoke"),
+        train={"device": device, "precision": precision, "lr": 1e-4},
+        data={"augmentations": "fresh"},
+        monitor={"every": 4},
+    )
+    plain, compiled = (Trainer(with_settings(base, train={"compile": on})) for on in (False, True))
+    for _ in range(6):
+        one, other = plain.train_step(), compiled.train_step()
+        # Not the whole loss: of equal logits another may be the largest, by which halting is judged.
+        assert other["lm_loss"] == pytest.approx(
+            one["lm_loss"], rel=2e-2 if precision == "bfloat16" else 1e-3
+        )
+        assert other["halted_share"] == one["halted_share"]
+    torch._dynamo.reset()
+
+
 GRAPHS: dict[str, Changes] = {
     "float32": {},
     "bfloat16": {"train": {"precision": "bfloat16"}},
