@@ -150,9 +150,14 @@ def _choose_settings(config: Config) -> Changes:
     """Settings under which the two are equal.
 
     By design, all cycles of the core but the last have no gradient, and neither has what inner steps add to a context.
+    A sampled template has the gradient of the mixture.
     """
     settings: Changes = {"train": {"clip_norm": None, "inner_steps": 0}}
-    return {**settings, "model": {"H_cycles": 1}} if config.model.recursive else settings
+    if config.model.recursive:
+        return {**settings, "model": {"H_cycles": 1}}
+    if config.model.symbolic.selection == "straight_through":
+        return {**settings, "model": {"symbolic": {"selection": "soft"}}}
+    return settings
 
 
 @dataclass(frozen=True)

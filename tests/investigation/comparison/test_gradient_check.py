@@ -50,6 +50,20 @@ def test_what_is_no_fault_of_the_gradient_is_passed(setting: Any) -> None:
     assert not found.holds
 
 
+def test_a_sampled_template_has_the_gradient_of_the_mixture_by_design() -> None:
+    """The loss of the sample does not move at all along it."""
+    config = with_settings(
+        load("symbolic-rules"),
+        data={"max_tasks": 8, "max_side": 3},
+        model={"symbolic": {"selection": "straight_through"}},
+        train={"batch_size": 2, "threads": 1},
+        evaluate={"max_tasks": 2},
+    )
+    found = check_slope(config)
+    assert found is not None
+    assert found.ratio == pytest.approx(1, abs=0.01)
+
+
 @pytest.mark.filterwarnings("ignore:train.precision bfloat16 is little faster")
 def test_rounding_in_bfloat16_is_not_taken_for_a_slope() -> None:
     """Differences in bfloat16 gave -1.98, .19, .34 and 1.44 times the slope on seeds of this healthy config."""
