@@ -206,6 +206,21 @@ def test_rows_that_begin_with_old_states_are_the_carry(monkeypatch: pytest.Monke
     )
 
 
+@pytest.mark.parametrize("kind", ["standard", "own_encoder.py:Own"])
+def test_which_rows_end_follows_their_logits_with_an_encoder_from_outside_too(kind: str) -> None:
+    trainer = Trainer(config_of())
+    with torch.no_grad():
+        trainer.model.core.q_head.bias[0] = 9.0
+    requested = config_of(model={"encoder": {"kind": kind}})
+    with record_step(trainer) as step:
+        trainer.advance()
+    halted = step.parts[0].carry_out["halted"]
+    assert bool(halted.any())
+    assert compare_step(step, requested) == []
+    halted.logical_not_()
+    assert {found.stage for found in compare_step(step, requested)} >= {PipelineStage.HALTING}
+
+
 def test_fewer_cycles_are_the_core() -> None:
     def change(trainer: Trainer) -> None:
         trainer.model.core.H_cycles = 1  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.training.logged_numbers import GRADIENT_NORM, compute_logged
 from etrm.reference.training.objective import row_losses
 from etrm.reference.training.optimisation import averaged, clipped, rate_factor, rate_of, update
-from etrm.reference.training.stages.checked_step import CheckedStep, covers_model
+from etrm.reference.training.stages.checked_step import CheckedStep, covers_core
 from etrm.reference.training.stages.differences import (
     compare_exactly,
     compare_values,
@@ -28,16 +28,9 @@ from etrm.reference.training.stages.differences import (
 
 
 def compare_halting(checked: CheckedStep) -> Iterator[Departure]:
-    """The least numbers of steps, and which rows end."""
-    stage, halt = PipelineStage.HALTING, checked.model.halt
-    explores = not checked.fixed_time and halt.exploration > 0 and halt.max_steps > 1
-    wanted: Tensor | None = None
-    if explores and covers_model(checked.config):
-        generator = torch.Generator()
-        generator.set_state(checked.before.random_halting)
-        held = torch.rand(checked.step.batch_size, generator=generator) < halt.exploration
-        drawn = torch.randint(2, halt.max_steps + 1, (checked.step.batch_size,), generator=generator)
-        wanted = torch.where(held, drawn, torch.zeros_like(drawn))
+    """The least numbers of steps, and which rows end; of a variant from outside only those that must end."""
+    stage, halt, known = PipelineStage.HALTING, checked.model.halt, covers_core(checked.config)
+    wanted = _draw_least_steps(checked) if known else None
     for recorded in checked.step.parts:
         if wanted is not None:
             mine, given = wanted[recorded.rows], recorded.minimum
@@ -45,13 +38,27 @@ def compare_halting(checked: CheckedStep) -> Iterator[Departure]:
                 yield Departure(stage, "least numbers of steps", 1.0, 0.0)
         begun = checked.carry["steps"][recorded.rows].masked_fill(checked.carry["halted"][recorded.rows], 0)
         steps = begun + 1
-        ends = steps >= halt.max_steps
-        if not checked.fixed_time and covers_model(checked.config):
+        last = steps >= halt.max_steps
+        ends = last
+        if not checked.fixed_time:
             ends = ends | (recorded.q_halt > 0)
             if recorded.minimum is not None:
                 ends = ends & (steps >= recorded.minimum)
+        halted = recorded.carry_out["halted"]
         yield from compare_exactly(stage, "steps", recorded.carry_out["steps"], steps)
-        yield from compare_exactly(stage, "halted", recorded.carry_out["halted"], ends)
+        yield from compare_exactly(stage, "halted", halted, ends if known else halted | last)
+
+
+def _draw_least_steps(checked: CheckedStep) -> Tensor | None:
+    """(B,) the least number of steps of each row, from the generator of the step; None without exploration."""
+    halt = checked.model.halt
+    if checked.fixed_time or halt.exploration <= 0 or halt.max_steps <= 1:
+        return None
+    generator = torch.Generator()
+    generator.set_state(checked.before.random_halting)
+    held = torch.rand(checked.step.batch_size, generator=generator) < halt.exploration
+    drawn = torch.randint(2, halt.max_steps + 1, (checked.step.batch_size,), generator=generator)
+    return torch.where(held, drawn, torch.zeros_like(drawn))
 
 
 def compare_labels(checked: CheckedStep) -> Iterator[Departure]:

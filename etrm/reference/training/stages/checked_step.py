@@ -16,11 +16,14 @@ from etrm.reference.training.optimisation import frozen_part
 from etrm.reference.training.stages.differences import LIMITS, Limits
 
 
+def covers_core(config: Config) -> bool:
+    """Whether the reference has the core and halting: not those of the symbolic solver or of variants from outside."""
+    return config.model.recursive and config.model.variant in get_args(VariantName)
+
+
 def covers_model(config: Config) -> bool:
-    """Whether the reference has the networks of a config: not the symbolic solver, and no code from outside."""
-    model = config.model
-    known = model.recursive and model.variant in get_args(VariantName)
-    return known and (not model.has_encoder or model.encoder.kind in KINDS)
+    """Whether the reference has all networks of a config: those of the core, and no encoder from outside."""
+    return covers_core(config) and (not config.model.has_encoder or config.model.encoder.kind in KINDS)
 
 
 @dataclass(frozen=True)
