@@ -40,7 +40,7 @@ EXACT = 1e-4
 torch: the same code gives the same bits."""
 SUMMED = 1e-3
 """The same for a run in several processes, whose sums are rounded otherwise. The steps amplify this: in healthy runs of
-two processes the difference is up to 4e-5 in the first five steps, and up to .08 after twenty."""
+two processes the difference is up to 1e-4 in five steps, and up to .08 in twenty."""
 SAME_WEIGHTS = 1e-3
 """The same for a weight, relative to the largest of its tensor: Adam turns a rounding of a gradient near zero into a
 step of the learning rate."""

@@ -33,6 +33,7 @@ def test_a_healthy_run_repeats_to_the_bit_up_to_its_next_checkpoint(kept_healthy
         ("run.weights-repeat", "20"): 0.0,
     }
     assert found["run.steps-repeat", "10"].row.n == "10 steps"
+    assert RunUnderTest.read(kept_healthy).record["processes"] == 1
 
 
 def test_a_run_with_a_fault_that_is_no_longer_there_does_not_repeat(
