@@ -29,7 +29,7 @@ from etrm.reference.training.stages.before_model import (
     compare_schedule,
     compare_weights_in_use,
 )
-from etrm.reference.training.stages.checked_step import CheckedStep, covers_model
+from etrm.reference.training.stages.checked_step import CheckedStep, covers_core
 from etrm.reference.training.stages.model_pass import ModelPass, compare_precision
 
 
@@ -53,7 +53,7 @@ def _compare_stages(checked: CheckedStep) -> Iterator[Departure]:
     yield from compare_schedule(checked)
     yield from compare_samples(checked)
     yield from compare_weights_in_use(checked)
-    if covers_model(checked.config):
+    if covers_core(checked.config):
         yield from compare_given_carry(checked)
         yield from compare_precision(checked)
         yield from ModelPass(checked).departures()

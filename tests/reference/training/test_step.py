@@ -221,6 +221,34 @@ def test_which_rows_end_follows_their_logits_with_an_encoder_from_outside_too(ki
     assert {found.stage for found in compare_step(step, requested)} >= {PipelineStage.HALTING}
 
 
+@pytest.mark.parametrize(
+    ("change", "stage"),
+    [
+        (lambda model: None, None),
+        (lambda model: setattr(model.core, "H_cycles", 1), PipelineStage.CORE),
+        (
+            lambda model: model.core.lm_head.weight.register_hook(lambda gradient: 0.5 * gradient),
+            PipelineStage.GRADIENT,
+        ),
+        (lambda model: model.encoder.register_forward_hook(halve_context), None),
+    ],
+)
+def test_the_core_is_compared_with_an_encoder_from_outside_too(
+    change: Callable[[Any], object], stage: PipelineStage | None
+) -> None:
+    """What the encoder computes is its own."""
+    trainer = Trainer(config_of())
+    change(trainer.model)
+    with record_step(trainer) as step:
+        trainer.advance()
+    found = compare_step(step, config_of(model={"encoder": {"kind": "own_encoder.py:Own"}}))
+    assert (found[0].stage if found else None) is stage
+
+
+def halve_context(module: Any, args: Any, encoded: Any) -> Any:
+    return replace(encoded, context=0.5 * encoded.context)
+
+
 def test_fewer_cycles_are_the_core() -> None:
     def change(trainer: Trainer) -> None:
         trainer.model.core.H_cycles = 1  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from etrm.reference.model.network import core_step, part
 from etrm.reference.recorded import RecordedPart
 from etrm.reference.training.context_steps import move_contexts
 from etrm.reference.training.objective import row_losses
-from etrm.reference.training.stages.checked_step import CheckedStep
+from etrm.reference.training.stages.checked_step import CheckedStep, covers_model
 from etrm.reference.training.stages.differences import (
     compare_exactly,
     compare_rows,
@@ -65,10 +65,13 @@ def find_precision(value: Tensor) -> torch.dtype:
 class ModelPass:
     """One forward and backward pass of the reference, from the weights and inputs of a recorded step.
 
+    An encoder from outside has no reference: the pass then begins with the recorded contexts, which have no gradient.
+
     Args:
         checked: the step.
 
     Attributes:
+        encodes: whether the reference has the encoder, or the model has none.
         weights: the weights by name, in float32; they get the gradient.
         wanted: the gradient of the reference, by the name of the parameter.
         forward: the values (B, ...) of the reference where the step departs, by stage, tensor and first row.
@@ -80,6 +83,7 @@ class ModelPass:
 
     def __init__(self, checked: CheckedStep) -> None:
         self.checked = checked
+        self.encodes = covers_model(checked.config)
         self.weights = {
             name: value.detach().clone().float() if value.is_floating_point() else value
             for name, value in checked.before.weights.items()
@@ -134,7 +138,8 @@ class ModelPass:
     def _forward_and_backward(self) -> Iterator[Departure]:
         for name in self.checked.trained:
             self.weights[name].requires_grad_()
-        yield from self._noise()
+        if self.encodes:
+            yield from self._noise()
         for recorded in self.checked.step.parts:
             rows = len(recorded.batch.inputs)
             for start in range(0, rows, ROWS_AT_A_TIME):
@@ -170,15 +175,10 @@ class ModelPass:
         batch = recorded.batch
         numbers = list(range(len(batch.inputs)))[chosen]
         first = recorded.rows.start or 0
-        found = self._context(recorded, numbers)
-        given = (
-            self._moved(recorded, numbers, found.context) if self.checked.train.inner_steps else found.context
-        )
-        for one in self._forward(PipelineStage.CONTEXT, "context", core.context[chosen], given, None, first):
-            yield one if recorded.encoded else self._not_encoded(one)
-        yield from self._handed_on(recorded, chosen, found)
-        if found.kl is not None and recorded.kl is not None:
-            yield from self._forward(PipelineStage.CONTEXT, "kl", recorded.kl[chosen], found.kl, None, first)
+        found = ContextResult(core.context[chosen].float())
+        if self.encodes:
+            found = self._context(recorded, numbers)
+            yield from self._contexts(recorded, chosen, found)
         # The value of the real step with the derivative of the reference.
         context = found.context + (core.context[chosen].float() - found.context).detach()
         result = core_step(
@@ -210,6 +210,19 @@ class ModelPass:
         total = row_losses(logits, q_halt, labels[chosen], found.kl, None, self.checked.train).total.sum()
         if total.requires_grad:
             torch.autograd.backward(total / self.checked.step.batch_size)
+
+    def _contexts(self, recorded: RecordedPart, chosen: slice, found: ContextResult) -> Iterator[Departure]:
+        """What the core gets of the encoder, and what that leaves."""
+        core, first = recorded.core, recorded.rows.start or 0
+        assert core is not None, "parts without a call of the core have no context"
+        given = found.context
+        if self.checked.train.inner_steps:
+            given = self._moved(recorded, list(range(len(recorded.batch.inputs)))[chosen], given)
+        for one in self._forward(PipelineStage.CONTEXT, "context", core.context[chosen], given, None, first):
+            yield one if recorded.encoded else self._not_encoded(one)
+        yield from self._handed_on(recorded, chosen, found)
+        if found.kl is not None and recorded.kl is not None:
+            yield from self._forward(PipelineStage.CONTEXT, "kl", recorded.kl[chosen], found.kl, None, first)
 
     def _context(self, recorded: RecordedPart, numbers: list[int]) -> ContextResult:
         batch = recorded.batch
@@ -281,14 +294,15 @@ class ModelPass:
 
     def _gradient(self) -> Iterator[Departure]:
         stage = PipelineStage.GRADIENT
-        zero = {name: torch.zeros_like(self.weights[name]) for name in self.checked.step.parameters}
+        known = self.checked.step.parameters
+        names = [name for name in known if self.encodes or not name.startswith("encoder.")]
+        zero = {name: torch.zeros_like(self.weights[name]) for name in names}
         self.wanted = {
-            name: zero[name] if (grad := self.weights[name].grad) is None else grad
-            for name in self.checked.step.parameters
+            name: zero[name] if (grad := self.weights[name].grad) is None else grad for name in names
         }
         # A gradient far below the others is rounding of theirs.
         self.least = 1e-3 * norm(list(self.wanted.values()))
-        for name in self.checked.step.parameters:
+        for name in names:
             real = self.checked.step.gradients.get(name)
             size = self._compare_gradient(name, zero[name] if real is None else dense(real).float())
             if (real is None or not bool(dense(real).any())) and norm([self.wanted[name]]) > self.least:
