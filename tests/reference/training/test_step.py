@@ -245,6 +245,23 @@ def test_the_core_is_compared_with_an_encoder_from_outside_too(
     assert (found[0].stage if found else None) is stage
 
 
+@pytest.mark.parametrize(
+    ("kind", "stages"), [("own_encoder.py:Own", set()), ("recurrent", {PipelineStage.UPDATE})]
+)
+def test_an_encoder_from_outside_may_count_in_its_buffers(kind: str, stages: set[PipelineStage]) -> None:
+    """As a batch norm does."""
+    trainer = Trainer(config_of(model={"encoder": {"kind": "recurrent"}}))
+
+    def count(module: Any, args: Any, encoded: Any) -> None:
+        module.z_init.add_(1.0)
+
+    trainer.model.encoder.register_forward_hook(count)  # type: ignore[union-attr]
+    with record_step(trainer) as step:
+        trainer.advance()
+    requested = config_of(model={"encoder": {"kind": kind}})
+    assert {found.stage for found in compare_step(step, requested)} == stages
+
+
 def halve_context(module: Any, args: Any, encoded: Any) -> Any:
     return replace(encoded, context=0.5 * encoded.context)
 

@@ -108,7 +108,7 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
             yield Departure(PipelineStage.LOADING, name, moved, 0.0, "of a frozen decoder")
         gradient = checked.step.applied.get(name)
         if name not in checked.trained or gradient is None:
-            if not still:
+            if not still and checked.must_keep(name):
                 yield Departure(stage, name, ratio(norm([new - old]), norm([old])), 0.0, "without a gradient")
             continue
         moments = checked.before.moments

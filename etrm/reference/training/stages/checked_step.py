@@ -85,3 +85,8 @@ class CheckedStep:
         """The names of the parameters that are not frozen in this step."""
         frozen = frozen_part(self.before.step, self.train)
         return tuple(name for name in self.step.parameters if frozen is None or not name.startswith(frozen))
+
+    def must_keep(self, name: str) -> bool:
+        """Whether a value without a gradient must not change: code from outside may count in its own buffers."""
+        covered = covers_core(self.config) if name.startswith("core.") else covers_model(self.config)
+        return covered or name in self.step.parameters
