@@ -150,6 +150,17 @@ class ModelConfig(Section):
         return self.variant != "trm"
 
     @property
+    def own_variant(self) -> bool:
+        """Whether the variant is code from outside."""
+        return self.variant not in get_args(VariantName)
+
+    @property
+    def own_encoder(self) -> bool:
+        """Whether the encoder, or the variant that calls it, is code from outside."""
+        used = self.has_encoder and self.recursive
+        return self.own_variant or (used and self.encoder.kind not in KINDS)
+
+    @property
     def label(self) -> str:
         """The variant, with its kind of encoder or selector if it has one."""
         if not self.has_encoder:

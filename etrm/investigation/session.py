@@ -113,7 +113,7 @@ class Investigation:
             try:
                 found.append(inspect(with_seed(subject, seed)))
             except EtrmError as error:
-                problem = problem or error.what
+                problem = problem or error.brief
         return found, problem
 
     def _trm(self, phase: str, steps: int, elsewhere: str = "") -> Path:

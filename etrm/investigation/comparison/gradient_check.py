@@ -48,7 +48,8 @@ class SlopeCheck(InspectionFacts):
         claimed: slope by the backward pass, the norm of the gradient before clipping.
         measured: slope by the loss on either side, in the unit of the loss per unit of weight; None where neither the
             gradient nor the loss shows a change above rounding.
-        frozen: number of encoder tensors that take no gradient.
+        frozen: number of encoder tensors that take no gradient; 0 of an encoder from outside, which may freeze some
+            itself, and use others in other steps.
         tensors: number of encoder tensors.
         outside: number of tensors that the loss has a gradient for and no optimiser updates, in any part of the model
             or outside of it.
@@ -117,7 +118,7 @@ def check_slope(config: Config) -> SlopeCheck | None:
         first = _take_first_step(config, {})
         weights, gradient = first.weights, first.gradient
         length = _compute_norm(gradient)
-        frozen = len(weights) - len(gradient)
+        frozen = 0 if config.model.own_encoder else len(weights) - len(gradient)
         if not length:
             return SlopeCheck(0.0, 0.0, frozen, len(weights), first.outside)
         for share in STRIDES:

@@ -81,7 +81,8 @@ def run(investigation: Investigation, baseline_pass_at_1: float) -> ExperimentRe
     learned = [r for r in runs if r.arm == TRAINED and r.finished]
     blind = [r for r in runs if r.arm == BLIND and r.finished]
     failed = [r for r in runs if r.failed]
-    facts = gather([m for r in learned for m in r.metrics])
+    own_encoder = investigation.subject.model.own_encoder
+    facts = gather([m for r in learned for m in r.metrics], own_encoder=own_encoder)
     contrasts = _compare_losses(learned, blind)
     scenario, code, sentence = _name_scenario(
         stuck=facts.without_gradient == facts.steps or facts.without_movement == facts.steps,

@@ -90,6 +90,7 @@ class EncoderGradients(Hypothesis):
         """Run the config under test and the controls, and judge their steps."""
         if reason := _explain_not_applicable(investigation.subject):
             return self.not_run(CommonReason.NOT_APPLICABLE, reason)
+        own_encoder = investigation.subject.model.own_encoder
         subject_jobs = plan_jobs(investigation)
         control_jobs = [
             Job(control_arm(STUDY, fault), 0, investigation.control_config(faults), shared=True)
@@ -99,15 +100,21 @@ class EncoderGradients(Hypothesis):
         predicate_jobs = symbolic_controls.plan_jobs(STUDY, PREDICATE_FAULTS, STEPS) if predicates else []
         runs = investigation.run(self.id, [*subject_jobs, *control_jobs, *predicate_jobs])
         subject_runs, control_runs = runs[: len(subject_jobs)], runs[len(subject_jobs) :]
-        facts = gather([m for run in subject_runs for m in run.metrics], predicates=predicates)
+        facts = gather(
+            [m for run in subject_runs for m in run.metrics],
+            predicates=predicates,
+            own_encoder=own_encoder,
+        )
         what = {arm.name: arm.difference for arm in symbolic_controls.describe_arms(STUDY, PREDICATE_FAULTS)}
         controls = [_judge_control(run, what.get(run.arm.name, "")) for run in control_runs]
         # No further inspection where the steps decide already: a structural cause should be named soon.
-        known = bool(facts.steps) and facts.holds
+        known = bool(facts.steps) and facts.holds and not own_encoder
         slopes, _ = (
             ([], "") if known else investigation.inspect_seeds(self.id, investigation.subject, check_slope)
         )
         steepest = max((found for found in slopes if found), key=lambda found: found.holds, default=None)
+        if steepest is not None and not steepest.tensors and not steepest.outside:
+            return self.not_run(CommonReason.NOT_APPLICABLE, "The encoder has no parameters.")
         judgement = judge_steps(facts, steepest, subject_runs, controls)
         return self.statement.decided(
             judgement,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,11 @@ from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
+from etrm.investigation.reference_comparison.later_training import fill_zeros
 from etrm.investigation.runs.measured_run import training_queries
 from etrm.model.encoders import Encoded
 from etrm.model.symbolic_variant import SymbolicVariant
-from etrm.model.variant import Variant
+from etrm.model.variant import Given, Variant
 from etrm.symbolic.selector import FitSelector
 from etrm.training.scoring.predictor import make_batch
 from etrm.training.trainer import Trainer
@@ -92,6 +94,7 @@ class ContextTrace(InspectionFacts):
         rms: root mean square of the encoder's context.
         unread: parts of the demonstrations on which the context of some row does not depend.
         silent: whether some row receives zeros in one of these steps.
+        constant: whether the encoder returns the same context for all rows.
     """
 
     finite: bool
@@ -105,6 +108,7 @@ class ContextTrace(InspectionFacts):
     rms: float
     unread: tuple[DemoPart, ...]
     silent: bool
+    constant: bool = False
 
     @property
     def unused(self) -> bool:
@@ -179,7 +183,12 @@ def trace_context(config: Config) -> ContextTrace:
             "whether the context is used can only be measured with the demonstrations of two tasks",
             got=f"{len(trainer.tasks)} training task",
         )
-    return trace_model(trainer.model, queries)
+    found = trace_model(trainer.model, queries)
+    if not found.constant:
+        return found
+    # A last layer that begins at zero hides the demonstrations until it is trained.
+    fill_zeros(trainer)
+    return replace(trace_model(trainer.model, queries), rms=found.rms)
 
 
 def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
@@ -217,6 +226,7 @@ def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
         rms=float(encoded.square().mean().sqrt()),
         unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),
+        constant=rows > 1 and _measure_change(encoded[1:], encoded[:1]) <= ROUNDING,
     )
 
 
@@ -246,7 +256,7 @@ def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, .
     for part, belongs in PARTS.items():
         rated = _list_rated(model, last if part is DemoPart.LAST else samples)
         rows = [row for row in rated if len(samples[row].demos) > 1 or part is not DemoPart.LAST]
-        if not rows:
+        if not rows or (part is DemoPart.LAST and DemoPart.INPUTS in found):  # whose input alone changes
             continue
         recoloured = [_recolour(samples[row], belongs) for row in rows]
         changed = _read_demos(model, recoloured)
@@ -349,6 +359,15 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
         ),
     )
     found: list[_Step] = []
+    policy = model.context_policy
+
+    def follow_policy(*call: Any) -> Given:
+        chosen = policy(*call)
+        encoded.append(chosen.context)
+        return chosen
+
+    if model.config.own_variant:  # its policy may change what the encoder returns
+        model.context_policy = follow_policy
     carry = model.initial_carry(batch.size)
     try:
         for _ in range(steps):
@@ -363,6 +382,7 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
             whole = [context for context in encoded if context.shape == given[-1].shape]
             found.append(_Step((whole or encoded)[-1], given[-1], logits))
     finally:
+        model.context_policy = policy
         for hook in hooks:
             hook.remove()
     return found

@@ -84,7 +84,9 @@ class GradientFacts(InspectionFacts):
         return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
 
 
-def gather(metrics: Sequence[dict[str, Any]], *, predicates: bool = False) -> GradientFacts:
+def gather(
+    metrics: Sequence[dict[str, Any]], *, predicates: bool = False, own_encoder: bool = False
+) -> GradientFacts:
     """Gather the facts of logged steps; a step that logged nothing about the encoder counts as not covered.
 
     Steps on which the settings freeze the encoder are left out, and so are steps with numbers that are not finite;
@@ -93,6 +95,8 @@ def gather(metrics: Sequence[dict[str, Any]], *, predicates: bool = False) -> Gr
     Args:
         metrics: the logged metrics of each step.
         predicates: whether the model has learned predicates, which must be trained too.
+        own_encoder: whether the encoder is from outside. Some of its tensors may wait, those behind a layer that begins
+            at zero or for other inputs, so only the step counts in which the fewest are idle.
     """
     usable = [m for m in metrics if m["loss"] is not None and not m.get("nonfinite")]
     logged = sum(m.get("frozen") != "encoder" for m in metrics)
@@ -114,7 +118,7 @@ def gather(metrics: Sequence[dict[str, Any]], *, predicates: bool = False) -> Gr
         uncovered_steps=sum(c is None or c < 1 for c in coverage),
         without_gradient=sum(n == 0 for n in norms),
         without_movement=sum(v == 0 for v in moved),
-        dead_tensors=max(dead, default=0),
+        dead_tensors=(min if own_encoder else max)(dead, default=0),
         gradient_low=_low([n for n in norms if n > 0]),
         moved_low=_low([v for v in moved if v]),
         waste_high=_low([-w for w in values("encoder.waste")], sign=-1),

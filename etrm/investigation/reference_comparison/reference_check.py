@@ -127,7 +127,7 @@ class _Comparisons:
         try:
             self.found += compare()
         except Exception as error:  # noqa: BLE001  (see the class)
-            what = error.what if isinstance(error, EtrmError) else f"{type(error).__name__}: {error}"
+            what = error.brief if isinstance(error, EtrmError) else f"{type(error).__name__}: {error}"
             self.errors += what.splitlines()[:1]
 
 

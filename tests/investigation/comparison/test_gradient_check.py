@@ -97,6 +97,20 @@ def test_the_step_is_long_enough_to_resolve_a_change(
     assert found.codes == (SlopeReason.IS_THE_SLOPE,)
 
 
+@pytest.mark.parametrize(("kind", "frozen"), [("standard", 1), ("own_encoder.py:Own", 0)])
+def test_an_encoder_from_outside_may_freeze_a_tensor(
+    kind: str, frozen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(config: Config, changed: dict[str, torch.Tensor]) -> _FirstStep:
+        weights = {"pretrained": torch.ones(1), "w": changed.get("w", torch.ones(1))}
+        return _FirstStep(weights, {"w": torch.ones(1)}, float(weights["w"]), 0)
+
+    monkeypatch.setattr(gradient_check, "_take_first_step", take)
+    found = check_slope(smoke(model={"encoder": {"kind": kind}}))
+    assert found is not None
+    assert (found.frozen, found.tensors) == (frozen, 2)
+
+
 def odd(change: Callable[[RecursiveModel], None], monkeypatch: pytest.MonkeyPatch) -> Config:
     """The preset with a fault that nobody listed: the model is changed once it is built."""
     fault = Fault("odd", "", "H2", "", lambda recipe: change_model(recipe, change))

@@ -15,6 +15,8 @@ from etrm.investigation.hypotheses import h1_decoder_loading as h1
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
 from etrm.investigation.session import Investigation
+from etrm.model.construct import VARIANTS
+from etrm.model.recursive import RecursiveModel
 from etrm.training import faults
 from etrm.training.faults import Fault
 from tests.errors import raises_code
@@ -36,6 +38,17 @@ def test_how_long_a_subject_thinks_is_no_matter_of_loading(
 ) -> None:
     facts = h1.compare_with_checkpoint(with_settings(subject, model=changes), decoder)
     assert facts.logits <= h1.LOGIT_TOLERANCE
+
+
+def test_how_a_variant_uses_its_core_is_no_matter_of_loading(
+    subject: Config, decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Twice(RecursiveModel):
+        def step(self, carry: Any, *rest: Any) -> Any:
+            return super().step(super().step(carry, *rest)[0], *rest)
+
+    monkeypatch.setitem(VARIANTS, subject.model.variant, Twice)  # type: ignore[arg-type]
+    assert h1.compare_with_checkpoint(subject, decoder).logits <= h1.LOGIT_TOLERANCE
 
 
 def test_a_decoder_that_is_not_loaded_is_seen_in_the_weights(subject: Config, decoder: Path) -> None:

@@ -77,6 +77,15 @@ def test_an_encoder_that_starts_from_zeros_moves() -> None:
     assert gather([step(0, encoder__moved=None, encoder__params_idle=1), step(1)]).holds
 
 
+@pytest.mark.parametrize(
+    ("idle", "own", "holds"), [((7, 0), True, False), ((7, 0), False, True), ((7, 1), True, True)]
+)
+def test_a_tensor_of_an_encoder_from_outside_may_wait(idle: tuple[int, int], own: bool, holds: bool) -> None:
+    """Behind a last layer that begins at zero, or for rows that other batches have."""
+    steps = [step(number, encoder__params_idle=count) for number, count in enumerate(idle)]
+    assert gather(steps, own_encoder=own).holds is holds
+
+
 def test_healthy_steps_do_not_validate_and_the_words_say_so() -> None:
     facts = gather([step(i) for i in range(20)])
     assert not facts.holds

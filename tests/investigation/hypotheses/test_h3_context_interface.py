@@ -162,6 +162,35 @@ def test_faults_that_nobody_listed(policy: Policy, lost: bool, monkeypatch: pyte
     assert (seen.holds, seen.lost) == (True, lost)
 
 
+@pytest.mark.parametrize(("policy", "holds"), [(_noisy, False), (_rolled, True)])
+def test_the_policy_of_a_variant_from_outside_is_its_own(
+    policy: Policy, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a row must not depend on other rows."""
+
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = build_model(with_settings(config, model={"variant": "etrm"}), episodes)
+        model.config, model.context_policy = config.model, policy
+        return model  # type: ignore[return-value]
+
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
+    assert trace_context(smoke(model={"variant": "own_variant.py:Own"})).holds is holds
+
+
+def test_a_last_layer_may_begin_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then no demonstration matters in a new model."""
+
+    def build(config: Config, episodes: Episodes) -> RecursiveModel:
+        model = build_model(config, episodes)
+        model.encoder.output_proj.weight.data.zero_()  # type: ignore[union-attr, union-attr, operator]
+        return model  # type: ignore[return-value]
+
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
+    seen = trace_context(smoke(model={"encoder": {"kind": "lpn_standard"}}))
+    assert not seen.holds
+    assert seen.rms == 0
+
+
 # -- the rule ---------------------------------------------------------------------------------------------
 
 SOUND = ContextTrace(True, (4, 32), (4, 32), 0.0, 1.0, 1.0, 2.0, 0.0, 1.0, (), False)

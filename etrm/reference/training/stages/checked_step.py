@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 from torch import Tensor
 
-from etrm.config import KINDS, Config, ModelConfig, TrainConfig, VariantName
+from etrm.config import Config, ModelConfig, TrainConfig
 from etrm.reference.data.loader import ReferenceLoader
 from etrm.reference.recorded import RecordedStep, Snapshot
 from etrm.reference.training.optimisation import frozen_part
@@ -18,12 +17,12 @@ from etrm.reference.training.stages.differences import LIMITS, Limits
 
 def covers_core(config: Config) -> bool:
     """Whether the reference has the core and halting: not those of the symbolic solver or of variants from outside."""
-    return config.model.recursive and config.model.variant in get_args(VariantName)
+    return config.model.recursive and not config.model.own_variant
 
 
 def covers_model(config: Config) -> bool:
     """Whether the reference has all networks of a config: those of the core, and no encoder from outside."""
-    return covers_core(config) and (not config.model.has_encoder or config.model.encoder.kind in KINDS)
+    return covers_core(config) and not config.model.own_encoder
 
 
 @dataclass(frozen=True)
