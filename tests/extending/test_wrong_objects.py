@@ -65,6 +65,12 @@ class Contextless(NormedContext):
         self.context_policy = lambda model, carry, batch: None
 
 
+class Late(MyEncoder):
+    def read(self, pairs, mask, carried=None):
+        self.mix = nn.Linear(2, 2)
+        return super().read(pairs, mask)
+
+
 def no_encoder(config, side):
     return nn.Linear(2, 2)
 
@@ -99,6 +105,7 @@ def train(settings: dict[str, object]) -> None:
     [
         ("model.encoder.kind", "Narrow", "extension.wrong-object", ["(8, 1, 32)", "(8, 4, 32)"]),
         ("model.encoder.kind", "Bare", "extension.wrong-object", ["Tensor", "Encoded"]),
+        ("model.encoder.kind", "Late", "extension.wrong-object", ["mix.weight", "__init__"]),
         ("model.encoder.kind", "Impossible", "extension.raised", ["OSError", "no such weights"]),
         ("model.encoder.kind", "no_encoder", "extension.wrong-object", ["Linear", "Encoder"]),
         ("model.encoder.kind", "NOTHING", "extension.wrong-object", ["Fault", "Encoder"]),

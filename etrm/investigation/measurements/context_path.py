@@ -24,8 +24,8 @@ from etrm.data.task import COLOURS
 from etrm.data.tokens import FIRST_COLOUR
 from etrm.errors import DataError
 from etrm.investigation.evidence.reasons import InspectionFacts, VerdictReason
-from etrm.investigation.reference_comparison.later_training import fill_zeros
 from etrm.investigation.runs.measured_run import training_queries
+from etrm.investigation.runs.zero_weights import fill_zeros
 from etrm.model.encoders import Encoded
 from etrm.model.symbolic_variant import SymbolicVariant
 from etrm.model.variant import Given, Variant

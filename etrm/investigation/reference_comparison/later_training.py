@@ -24,9 +24,6 @@ ENLARGED_LOGITS, ENLARGED_HALTING = 30.0, 10.0
 """Factors of the two readers of :func:`enlarge_readers`. Logits then reach hundreds, which stablemax needs to be
 sure of a token, and halting logits tens."""
 
-FILLED = 0.1
-"""Standard deviation of parameters that were zero: of the size of the others."""
-
 
 @torch.no_grad()
 def unsettle(trainer: Trainer, states: Tensor) -> None:
@@ -73,19 +70,6 @@ def enlarge_readers(trainer: Trainer) -> None:
 def _leave_out(rows: Tensor, common: Tensor) -> Tensor:
     """Return (n, D) rows without their part along (D,) what all states share, which would decide for all alike."""
     return rows - torch.outer(rows @ common, common) / (common @ common)
-
-
-@torch.no_grad()
-def fill_zeros(trainer: Trainer) -> None:
-    """Give parameters that are zero in a new model, or were a few steps ago, random values.
-
-    What they do has no effect at first.
-    """
-    random = torch.Generator().manual_seed(trainer.config.train.seed)
-    for parameter in trainer.model.parameters():
-        if float(parameter.square().mean().sqrt()) < FILLED / 10:
-            drawn = torch.randn(parameter.shape, generator=random)
-            parameter.copy_(FILLED * to_device(drawn, parameter.device))
 
 
 def continues(trainer: Trainer) -> bool:

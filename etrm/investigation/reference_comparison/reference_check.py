@@ -29,7 +29,6 @@ from etrm.investigation.reference_comparison.later_training import (
     continues,
     enlarge_readers,
     exchange_readers,
-    fill_zeros,
     lengthen_states,
     next_states,
     unsettle,
@@ -44,6 +43,7 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
     record_own_answers,
 )
 from etrm.investigation.reference_comparison.whole_schedule import check_schedule
+from etrm.investigation.runs.zero_weights import fill_zeros
 from etrm.model.core import VOCABULARY
 from etrm.reference.data.held_out_tasks import compare_choice, compare_rules
 from etrm.reference.data.leaked_tasks import compare_split

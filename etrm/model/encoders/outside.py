@@ -46,7 +46,8 @@ def make_encoder(factory: EncoderFactory, config: ModelConfig, side: int) -> Enc
     if type(encoder).read is Encoder.read and type(encoder).forward is Encoder.forward:
         expected = "a method read(pairs, mask, carried=None) that returns Encoded(context)"
         raise EXTENSION_POINT.wrong(kind, "an encoder that implements neither read nor forward", expected)
-    encoder.register_forward_hook(_OutputCheck(kind, config.context_tokens, config.hidden_size))
+    check = _OutputCheck(kind, config.context_tokens, config.hidden_size, frozenset(encoder.state_dict()))
+    encoder.register_forward_hook(check)
     return encoder
 
 
@@ -57,9 +58,15 @@ class _OutputCheck:
     kind: str
     tokens: int
     width: int
+    tensors: frozenset[str]
 
     def __call__(self, module: Encoder, args: tuple[Any, ...], output: object) -> None:
-        """Raise ExtensionError where the output is not what the core takes."""
+        """Raise ExtensionError where the output is not what the core takes, or nothing would train a new weight."""
+        if late := sorted(module.state_dict().keys() - self.tensors):
+            expected = (
+                "parameters, buffers and layers made in __init__, because the optimiser knows no others"
+            )
+            raise self._wrong(f"{', '.join(late[:5])}, made in a forward pass", expected)
         demos: Demos = args[0]
         wanted = (demos.rows, self.tokens, self.width)
         expected = f"Encoded(context), context a floating-point tensor of shape (R, P, D) = {wanted}"

@@ -12,9 +12,7 @@ from etrm.config import Config, load, with_settings
 from etrm.investigation.reference_comparison import reference_check
 from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck
 from etrm.investigation.reference_comparison.later_training import (
-    FILLED,
     exchange_readers,
-    fill_zeros,
     next_states,
     unsettle,
 )
@@ -161,15 +159,3 @@ def test_a_token_that_is_never_answered_is_the_answers(monkeypatch: pytest.Monke
     first = check_start(config_of()).first
     assert first is not None
     assert first.stage is PipelineStage.ANSWERS
-
-
-def test_parameters_of_zeros_are_filled_and_no_others() -> None:
-    trainer = Trainer(config_of())
-    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    fill_zeros(trainer)
-    changed = {
-        name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])
-    }
-    assert changed == {name for name, value in before.items() if not value.any()} == {"core.q_head.weight"}
-    found = dict(trainer.model.named_parameters())["core.q_head.weight"]
-    assert float(found.detach().std()) == pytest.approx(FILLED, rel=0.3)
