@@ -16,8 +16,8 @@ QUICK = ("healthy", "frozen", "a", "b2", "c1", "c2", "d2")
 EVERY = [(family, seed) for cases in LISTED.values() for family, seed in cases]
 TESTED = [(family, seed) for family, seed in EVERY if (family, seed) not in LISTED["ETRM, development"]]
 
-MISSED = {("c1", "ETRM", 10)}
-"""Reported as a note alone: the encoder still moved when the reference of the drift ended, see the results."""
+BORDERLINE = {("c1", "ETRM", 10)}
+"""On one processor a note alone, because the encoder still moves when the reference of the drift ends; see the results."""
 
 
 def said(verdict: Verdict) -> list[str]:
@@ -45,8 +45,8 @@ def test_the_toy(fault: str) -> None:
 @pytest.mark.parametrize(("family", "seed"), TESTED)
 @pytest.mark.parametrize("fault", [fault.id for fault in FAULTS])
 def test_all_of_the_table(fault: str, family: str, seed: int, request: pytest.FixtureRequest) -> None:
-    if (fault, family, seed) in MISSED:
-        request.applymarker(pytest.mark.xfail(strict=True))
+    if (fault, family, seed) in BORDERLINE:
+        request.applymarker(pytest.mark.xfail(strict=False))
     check(fault, family, seed)
 
 
