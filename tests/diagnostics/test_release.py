@@ -17,7 +17,7 @@ EVERY = [(family, seed) for cases in LISTED.values() for family, seed in cases]
 TESTED = [(family, seed) for family, seed in EVERY if (family, seed) not in LISTED["ETRM, development"]]
 
 BORDERLINE = {("c1", "ETRM", 10)}
-"""On one processor a note alone, because the encoder still moves when the reference of the drift ends; see the results."""
+"""A note alone on one processor: the encoder still moves when the reference of the drift ends. See the results."""
 
 
 def said(verdict: Verdict) -> list[str]:
