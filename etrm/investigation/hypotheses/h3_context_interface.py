@@ -118,6 +118,7 @@ class ContextInterface(Hypothesis):
                 controls,
                 len(investigation.seeds),
                 nothing_trains=_nothing_trains(runs),
+                failure=next((run.reason for run in runs if run.failed), ""),
             ),
             screening=sweep is not None and sweep.decision.screening,
             arms=self.arms(investigation),
@@ -144,6 +145,7 @@ def judge_context(
     seeds: int,
     *,
     nothing_trains: bool = False,
+    failure: str = "",
 ) -> Judgement:
     """The verdict of the worst trace, and of the size of the context where the trace finds nothing.
 
@@ -155,6 +157,7 @@ def judge_context(
         controls: outcomes of the controls.
         seeds: number of seeds.
         nothing_trains: whether no run of the sweep could train, because no gradient reaches the encoder.
+        failure: the reason why a run of the sweep failed, if one did.
     """
     found = judge(seen, error, controls, describe_scope(seeds))
     if seen is None or sizes is None or found.verdict is not Verdict.INVALIDATED:
@@ -169,7 +172,8 @@ def judge_context(
         words = f"{words}. Whether that costs is not known, because no gradient reaches the encoder {scope}."
         return Judgement(Verdict.INCONCLUSIVE, (*found.codes, SizeReason.NOTHING_TRAINS), words)
     if sweep is None:
-        words = f"{words}, and no run of the scale sweep finished."
+        words = f"{words}, and no run of the scale sweep finished"
+        words += f": {failure.rstrip('.')}." if failure else "."
         return Judgement(Verdict.ERROR, (*found.codes, SizeReason.NO_SWEEP), words)
     decision, codes = sweep.decision, (*found.codes, *sweep.codes)
     return Judgement(Verdict(decision.verdict), codes, f"{words}, {sweep.words} {scope}.", decision.candidate)

@@ -298,6 +298,13 @@ def test_runs_without_gradient_leave_the_size_undecided(investigation: Investiga
     assert (found.verdict, found.codes[-1]) == (Verdict.INCONCLUSIVE, SizeReason.NOTHING_TRAINS)
 
 
+def test_why_no_run_of_the_sweep_finished_is_shown() -> None:
+    far = context_scale.Sizes(1.0, 30.0, 4)
+    found = h3.judge_context(SOUND, "", far, None, (), 3, failure="a gradient of nan in encoder.spread")
+    assert (found.verdict, found.codes[-1]) == (Verdict.ERROR, SizeReason.NO_SWEEP)
+    assert "encoder.spread" in found.sentence
+
+
 def test_what_was_not_measured_passes_nothing() -> None:
     rows = h3._make_rows(replace(SOUND, used=math.nan, finite=False), None, None, 1)
     assert {row.code: row.passed for row in rows} == {
