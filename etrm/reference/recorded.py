@@ -78,6 +78,9 @@ class RecordedPart:
         labels: (B, S), those that the loss used.
         total: the scalar that was trained on, before its division by the batch size.
         encoded: whether the encoder was called; True of a model without one.
+        returned: (B, P, D) the context that the encoder returned, None where it was not called once for all rows.
+        arrived: (B, P, D) the gradient that comes back to it, None where none does.
+        trains: whether a gradient should come back to it.
     """
 
     rows: slice
@@ -93,6 +96,9 @@ class RecordedPart:
     labels: Tensor | None = None
     total: Tensor | None = None
     encoded: bool = True
+    returned: Tensor | None = None
+    arrived: Tensor | None = None
+    trains: bool = False
 
 
 @dataclass(frozen=True)

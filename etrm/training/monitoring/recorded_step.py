@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from etrm.batch import Batch, Demos
 from etrm.model.act import Carry
 from etrm.model.core import Core
+from etrm.model.encoders import Encoded
 from etrm.reference.model.context import DemoPairs
 from etrm.reference.recorded import RecordedBatch, RecordedCore, RecordedPart, RecordedStep, Snapshot
 from etrm.training.micro_batches import MicroBatch
@@ -79,8 +80,8 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
     calls: list[RecordedCore] = []
     encoder, encodings = state.model.encoder, list[Any]()
 
-    def encode(*call: Any) -> None:
-        encodings.append(True)
+    def encode(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        encodings.append(output)
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.clear()
@@ -101,21 +102,22 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
     ) -> None:
         carry, batch, minimum = (*args, *kwargs.values(), None)[:3]
         after, found = output
-        step.parts.append(
-            RecordedPart(
-                rows=state.part,
-                carry=_carry(carry),
-                minimum=_copy(minimum),
-                batch=record_batch(batch),
-                carry_out=_carry(after),
-                logits=_copy(found.logits),
-                q_halt=_copy(found.q_halt),
-                core=calls[-1] if len(calls) == 1 else None,
-                kl=_copy(found.kl),
-                entropy=_copy(found.entropy),
-                encoded=encoder is None or bool(encodings),
-            )
+        part = RecordedPart(
+            rows=state.part,
+            carry=_carry(carry),
+            minimum=_copy(minimum),
+            batch=record_batch(batch),
+            carry_out=_carry(after),
+            logits=_copy(found.logits),
+            q_halt=_copy(found.q_halt),
+            core=calls[-1] if len(calls) == 1 else None,
+            kl=_copy(found.kl),
+            entropy=_copy(found.entropy),
+            encoded=encoder is None or bool(encodings),
         )
+        step.parts.append(part)
+        if len(encodings) == 1 and isinstance(encodings[0], Encoded):
+            _watch_context(encodings[0].context, part)
 
     hooks.callback(state.model.register_forward_pre_hook(enter, with_kwargs=True).remove)
     hooks.callback(state.model.register_forward_hook(leave, with_kwargs=True).remove)
@@ -123,6 +125,19 @@ def _watch_forward(state: TrainState, step: RecordedStep, hooks: ExitStack) -> N
         hooks.callback(encoder.register_forward_hook(encode).remove)
     if isinstance(state.model.core, Core):
         hooks.callback(state.model.core.register_forward_hook(called).remove)
+
+
+def _watch_context(context: Tensor, part: RecordedPart) -> None:
+    """Record a context that an encoder returned, if it is that of all rows, and the gradient that comes back to it."""
+    if len(context) != len(part.batch.inputs):
+        return
+
+    def arrive(gradient: Tensor) -> None:
+        part.arrived = _copy(gradient)
+
+    part.returned, part.trains = _copy(context), context.requires_grad
+    if part.trains:
+        context.register_hook(arrive)
 
 
 def _watch_gradients(model: nn.Module, step: RecordedStep, hooks: ExitStack) -> None:

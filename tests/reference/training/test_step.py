@@ -231,6 +231,12 @@ def test_which_rows_end_follows_their_logits_with_an_encoder_from_outside_too(ki
             PipelineStage.GRADIENT,
         ),
         (lambda model: model.encoder.register_forward_hook(halve_context), None),
+        (lambda model: pass_on(model, lambda context: context.roll(1, 0)), PipelineStage.CONTEXT),
+        (lambda model: pass_on(model, lambda context: context.detach()), PipelineStage.GRADIENT),
+        (
+            lambda model: pass_on(model, lambda context: torch.cat((context[:1], context[1:].detach()))),
+            PipelineStage.GRADIENT,
+        ),
     ],
 )
 def test_the_core_is_compared_with_an_encoder_from_outside_too(
@@ -260,6 +266,24 @@ def test_an_encoder_from_outside_may_count_in_its_buffers(kind: str, stages: set
         trainer.advance()
     requested = config_of(model={"encoder": {"kind": kind}})
     assert {found.stage for found in compare_step(step, requested)} == stages
+
+
+def pass_on(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change contexts on their way from the encoder to the core."""
+    policy = model.context_policy
+    model.context_policy = lambda *call: replace(given := policy(*call), context=change(given.context))
+
+
+@pytest.mark.parametrize("settings", [{"accumulate": 2}, {"inner_steps": 1}])
+def test_the_context_of_an_encoder_from_outside_reaches_the_core_in_parts_and_moved(
+    settings: dict[str, int],
+) -> None:
+    trainer = Trainer(config_of(train=settings))
+    with record_step(trainer) as step:
+        trainer.advance()
+    assert (
+        compare_step(step, config_of(train=settings, model={"encoder": {"kind": "own_encoder.py:Own"}})) == []
+    )
 
 
 def halve_context(module: Any, args: Any, encoded: Any) -> Any:

@@ -39,6 +39,8 @@ and one alone was exceeded more than three times in healthy runs."""
 
 
 LOWER = torch.bfloat16, torch.float16
+RETURNED = "context of the encoder"
+"""The name of what an encoder from outside returns, where its gradient departs."""
 
 
 def compare_precision(checked: CheckedStep) -> Iterator[Departure]:
@@ -65,7 +67,8 @@ def find_precision(value: Tensor) -> torch.dtype:
 class ModelPass:
     """One forward and backward pass of the reference, from the weights and inputs of a recorded step.
 
-    An encoder from outside has no reference: the pass then begins with the recorded contexts, which have no gradient.
+    An encoder from outside has no reference: the pass then begins with the contexts that it returned, and ends with
+    their gradient.
 
     Args:
         checked: the step.
@@ -77,6 +80,7 @@ class ModelPass:
         forward: the values (B, ...) of the reference where the step departs, by stage, tensor and first row.
         kept: more values to keep, in the same form.
         departed: the departing values of the step, by stage and tensor.
+        sent: the gradients of the contexts of an encoder from outside.
         missing: parameters whose gradient is zero and should not be: no rounding makes it so.
         least: the norm of a gradient below which it is rounding of the others.
     """
@@ -93,6 +97,7 @@ class ModelPass:
         self.kept: Collection[tuple[PipelineStage, str, int]] = ()
         self.departed: set[tuple[PipelineStage, str]] = set()
         self.missing: set[str] = set()
+        self.sent: list[Tensor] = []
         self.least = 0.0
 
     def departures(self) -> Iterator[Departure]:
@@ -175,9 +180,12 @@ class ModelPass:
         batch = recorded.batch
         numbers = list(range(len(batch.inputs)))[chosen]
         first = recorded.rows.start or 0
-        found = ContextResult(core.context[chosen].float())
         if self.encodes:
             found = self._context(recorded, numbers)
+        else:
+            given = recorded.returned if self._follows(recorded) else None
+            found = ContextResult((core.context if given is None else given)[chosen].float().requires_grad_())
+        if self.encodes or self._follows(recorded):
             yield from self._contexts(recorded, chosen, found)
         # The value of the real step with the derivative of the reference.
         context = found.context + (core.context[chosen].float() - found.context).detach()
@@ -210,6 +218,13 @@ class ModelPass:
         total = row_losses(logits, q_halt, labels[chosen], found.kl, None, self.checked.train).total.sum()
         if total.requires_grad:
             torch.autograd.backward(total / self.checked.step.batch_size)
+        if not self.encodes and self._follows(recorded):
+            grad = found.context.grad
+            self.sent.append(torch.zeros_like(found.context) if grad is None else grad)
+
+    def _follows(self, recorded: RecordedPart) -> bool:
+        """Whether the core must get what the encoder returned in this step, for all rows."""
+        return recorded.returned is not None and self.checked.model.variant != "etrm_cached"
 
     def _contexts(self, recorded: RecordedPart, chosen: slice, found: ContextResult) -> Iterator[Departure]:
         """What the core gets of the encoder, and what that leaves."""
@@ -302,13 +317,33 @@ class ModelPass:
         }
         # A gradient far below the others is rounding of theirs.
         self.least = 1e-3 * norm(list(self.wanted.values()))
+        gradients = dict(self.checked.step.gradients)
+        if self.sent and all(recorded.trains for recorded in self.checked.step.parts):
+            names = [*names, RETURNED]
+            self.wanted[RETURNED] = torch.cat(self.sent)
+            zero[RETURNED] = torch.zeros_like(self.wanted[RETURNED])
+            if (arrived := self._find_arrived()) is not None:
+                gradients[RETURNED] = arrived
         for name in names:
-            real = self.checked.step.gradients.get(name)
+            real = gradients.get(name)
             size = self._compare_gradient(name, zero[name] if real is None else dense(real).float())
             if (real is None or not bool(dense(real).any())) and norm([self.wanted[name]]) > self.least:
                 self.missing.add(name)
             if not size <= self.checked.limits.gradient:
                 yield Departure(stage, name, size, self.checked.limits.gradient)
+
+    def _find_arrived(self) -> Tensor | None:
+        """(B, P, D) the gradient that comes back to what the encoder returned; None where none does."""
+        found = [(recorded.returned, recorded.arrived) for recorded in self.checked.step.parts]
+        if all(arrived is None for _, arrived in found):
+            return None
+        return torch.cat(
+            [
+                torch.zeros_like(context) if arrived is None else arrived
+                for context, arrived in found
+                if context is not None
+            ]
+        )
 
     def _compare_gradient(self, name: str, other: Tensor) -> float:
         """The difference of a gradient from that of the reference, relative to the latter."""
