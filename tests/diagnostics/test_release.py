@@ -19,6 +19,9 @@ TESTED = [(family, seed) for family, seed in EVERY if (family, seed) not in LIST
 BORDERLINE = {("c1", "ETRM", 10)}
 """A note alone on one processor: the encoder still moves when the reference of the drift ends. See the results."""
 
+ALSO = {"tied": ("REACH008",)}
+"""Other findings that are true of a fault: the optimiser still holds the weight that was replaced."""
+
 
 def said(verdict: Verdict) -> list[str]:
     return [f"{each.severity.label} {each.rule} {each.module}: {each.cause}" for each in verdict.findings]
@@ -27,7 +30,7 @@ def said(verdict: Verdict) -> list[str]:
 def check(fault: str, family: str, seed: int) -> None:
     verdict = KNOWN[fault].run(FAMILIES[family], seed)
     assert verdict.named, said(verdict)
-    assert not verdict.others, said(verdict)
+    assert verdict.others == ALSO.get(fault, ()), said(verdict)
 
 
 @pytest.mark.parametrize(
