@@ -37,6 +37,7 @@ ONLY_JUDGE = tuple(
         "experiments",
         "runs/background_job.py",
         "runs/budget.py",
+        "runs/zero_weights.py",
         "evidence",
         "codes.py",
         "controls.py",
