@@ -52,6 +52,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+
+def pytest_runtest_teardown() -> None:
+    """Undo what a command that ran in this process did to signals: processes of later tests would inherit it."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seconds", type=float, help="start no test later than this; the rest is skipped")
 
