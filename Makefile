@@ -18,7 +18,7 @@ quick: lint  ## lint, and the tests nearest to what changed since main: under a 
 test: $(READY)  ## all tests but the slow ones (7 minutes on two cores)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
-test-slow: $(READY)  ## tests that train for minutes
+test-slow: $(READY)  ## tests that train for minutes (some hours in all; run it before a release)
 	$(BIN)/pytest -m "slow and not gpu"
 
 test-gpu: $(READY)  ## tests that need a GPU; skipped where there is none
