@@ -57,6 +57,8 @@ class WorkerPool(ProcessPoolExecutor):
 
     def _submit_first(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
         """Start a call in a thread, because nothing ends a wait for a server that never answers."""
+        if self._abandoned:
+            raise NotStarted("no worker started")
         submitted: Future[Future[Any]] = Future()
         submit = super().submit
 
@@ -66,8 +68,6 @@ class WorkerPool(ProcessPoolExecutor):
             except Exception as error:  # noqa: BLE001  # raised by the one who waits
                 submitted.set_exception(error)
 
-        if self._abandoned:
-            raise NotStarted("no worker started")
         threading.Thread(target=attempt, daemon=True).start()
         try:
             return submitted.result(self.limit)

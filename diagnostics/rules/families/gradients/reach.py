@@ -72,11 +72,8 @@ def _judge_zero(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if not _joins_states(record, parameter):
         if _has_only_zeros(record, parameter):
             return BRANCH_AT_ZERO
-        return (
-            ZERO_INPUT
-            if _has_trained_bias(record, parameter) and not _follows_dead(record, parameter)
-            else DEAD_UNIT
-        )
+        alone = _has_trained_bias(record, parameter) and not _follows_dead(record, parameter)
+        return ZERO_INPUT if alone else DEAD_UNIT
     backward = any(
         each is parameter and name.endswith("_reverse") for name, each in record.parameters.items()
     )
@@ -95,7 +92,7 @@ def _has_trained_bias(record: StepRecord, parameter: ParameterRecord) -> bool:
 
 
 def _follows_dead(record: StepRecord, parameter: ParameterRecord) -> bool:
-    """Whether weights of its module are dead, so that the zeros that its layer gets are theirs."""
+    """Whether its module has dead weights, which then explain the zeros that its layer gets."""
     own = (each for each in record.held_by(parameter.owner) if each.requires_grad and each is not parameter)
     return any(each.reach.kind == "zero" and not _has_trained_bias(record, each) for each in own)
 
