@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.cases import CASES
-from benchmarks.gpu.earlier import COMMIT, FOLDER
 from benchmarks.gpu.kept_lines import build_section
 from benchmarks.performance.document import describe_machine, keep
 from benchmarks.performance.registry import PARTS
 from benchmarks.performance.section import Benchmark
+from benchmarks.performance.training.earlier import COMMIT, FOLDER
 from etrm.checkpoints.run_folder import describe_environment
 
 SHORTEST = 10.0

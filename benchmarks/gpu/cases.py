@@ -8,12 +8,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.earlier import compare_plain, measure_earlier
 from benchmarks.gpu.evaluating import measure_evaluation
-from benchmarks.gpu.peak import measure_peaks
-from benchmarks.gpu.runs import PAPER, SMALL, make_run
-from benchmarks.gpu.stepping import measure_steps
 from benchmarks.gpu.waiting import measure_monitor, measure_waits
+from benchmarks.performance.model.plain import LADDER
+from benchmarks.performance.model.published import time_published
+from benchmarks.performance.model.workload import PUBLISHED, load_real_tasks, make_config
+from benchmarks.performance.section import Conditions
+from benchmarks.performance.training.earlier import measure_earlier
+from benchmarks.performance.training.peak import measure_peaks
+from benchmarks.performance.training.runs import PAPER, SMALL, TINY, make_run
+from benchmarks.performance.training.stepping import measure_steps
 from etrm.config import Changes, with_settings
 
 COMPILED: Changes = {"train": {"compile": True}}
@@ -71,6 +75,19 @@ def _earlier(size: Changes) -> Callable[..., Any]:
     return measure
 
 
+def _plain(device: torch.device) -> dict[str, Any]:
+    """Time plain layers and ours, on the whole canvas with ten padded pairs: by name the seconds in each turn."""
+    on_gpu = device.type == "cuda"
+    train: Changes = {
+        "train": {"batch_size": 4 if on_gpu else 1, "precision": "bfloat16" if on_gpu else "float32"}
+    }
+    model: Changes = {"model": (PAPER if on_gpu else TINY)["model"]}
+    config = with_settings(with_settings(make_config(data=PUBLISHED), **train), **model)
+    conditions = Conditions(device, 5 if on_gpu else 1)
+    timings = time_published(config, load_real_tasks(), conditions, LADDER[:2] if on_gpu else LADDER[1:2])
+    return {t.name: {"rows": config.train.batch_size, "seconds": t.seconds} for t in timings}
+
+
 def _warm(size: Changes) -> Callable[..., Any]:
     def measure(device: torch.device) -> dict[str, Any]:
         return measure_steps(make_run(size, device, train={"compile": True, "batch_size": WARM}), 0.1, False)
@@ -101,7 +118,7 @@ CASES = (
     GpuCase("paper-static", _steps(PAPER, STATIC), 60),
     GpuCase("small-compiled", _steps(SMALL, COMPILED), 75),
     GpuCase("small-compiled-static", _steps(SMALL, COMPILED_STATIC), 100),
-    GpuCase("plain", compare_plain, 60),
+    GpuCase("plain", _plain, 60),
     GpuCase("small-workers", _steps(SMALL, WORKERS), 45),
     GpuCase("waits", measure_waits, 45),
     GpuCase("monitor", lambda device: measure_monitor(device, 64), 45),

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.runs import SMALL, make_run
-from benchmarks.gpu.stepping import take_rounds
+from benchmarks.performance.training.runs import SMALL, make_run
+from benchmarks.performance.training.stepping import take_rounds
 from etrm.config import Changes, Config, with_settings
 from etrm.training.trainer import Trainer
 

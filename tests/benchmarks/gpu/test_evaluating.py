@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.gpu.evaluating import measure_evaluation
-from benchmarks.gpu.runs import PAPER, make_run
+from benchmarks.performance.training.runs import PAPER, make_run
 
 
 def test_all_votes_of_all_tasks_are_computed() -> None:

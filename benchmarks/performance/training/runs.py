@@ -1,4 +1,4 @@
-"""The training runs that are measured, at full size on a GPU and tiny on a processor, where only the code is tested."""
+"""The training runs that are measured, and the tiny ones with which a processor only tests the code of the cases."""
 
 from __future__ import annotations
 
@@ -32,15 +32,25 @@ TINY: Changes = {
     "model": {"hidden_size": 16, "num_heads": 2, "H_cycles": 1, "L_cycles": 1, "context_tokens": 2},
     "train": {"batch_size": 4, "threads": 1, "precision": "float32"},
 }
+PROCESSOR: Changes = {"data": {"buckets": 2}, "train": {"batch_size": 2, "precision": "float32"}}
+"""Changes with which a processor does a round of either size in seconds."""
 
 
-def make_run(size: Changes, device: torch.device, **changes: Unpack[Changes]) -> Config:
-    """Build a config of preset ``small`` with a size and more settings; tiny and without CUDA graphs on a processor.
+def make_run(
+    size: Changes, device: torch.device, *, tiny: bool | None = None, **changes: Unpack[Changes]
+) -> Config:
+    """Build a config of preset ``small`` with a size and more settings, without CUDA graphs on a processor.
 
     Unless the changes say otherwise, no step is read and the monitor records none but the first.
+
+    Args:
+        size: the settings of the size.
+        device: the device of the run.
+        tiny: whether the size shrinks to :data:`TINY`; by default on a processor.
+        changes: more settings by section.
     """
     config = with_settings(load("small"), **size)
-    if device.type == "cpu":
+    if device.type == "cpu" if tiny is None else tiny:
         config = with_settings(config, **TINY)
     config = with_settings(
         config,

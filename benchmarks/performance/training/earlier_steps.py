@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.utils
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import etrm
 from etrm.config import load
@@ -28,12 +31,30 @@ def restrict(wanted: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     } | {name: value for name, value in known.items() if name not in wanted}
 
 
+class OperationCounter(TorchDispatchMode):
+    """Counts the calls of torch's operations in its context, forward and backward, without views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count the operation and do it."""
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
 def measure(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Train without reading any step, and time whole rounds over all buckets after two others.
 
     Args:
         settings: the settings by section; those that this code does not have are left out.
         seconds: the time after which no further round begins.
+
+    Returns:
+        ``rows`` and ``buckets`` of the run, the number of timed ``steps``, ``ms_per_step`` of all and by round,
+        ``rows_per_second``, ``operations`` of a step, ``graphs`` that torch compiled, ``gib`` of memory at most (of
+        the process, or on a GPU of torch's tensors), and the folder of the ``code``.
     """
     config = build(restrict(settings, load("small").model_dump(mode="json")))
     trainer = Trainer(config)
@@ -53,6 +74,11 @@ def measure(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     while sum(spent) < seconds:
         spent.append(take_round())
     step = sum(spent) / len(spent) / buckets
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on Linux
+    on_gpu = trainer.device.type == "cuda"
+    gib = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else kibibytes / 2**20
+    with OperationCounter() as counter:
+        take_round()
     return {
         "rows": rows,
         "buckets": buckets,
@@ -60,8 +86,10 @@ def measure(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
         "ms_per_step": 1e3 * step,
         "ms_per_step_by_round": [round(1e3 * each / buckets, 3) for each in spent],
         "rows_per_second": rows / step,
+        "operations": counter.count / buckets,
+        "graphs": int(torch._dynamo.utils.counters["stats"]["unique_graphs"]),
+        "gib": gib,
         "code": str(Path(etrm.__file__).parents[1]),
-        **({"gib": torch.cuda.max_memory_allocated() / 2**30} if torch.cuda.is_available() else {}),
     }
 
 

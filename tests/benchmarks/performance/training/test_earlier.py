@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import earlier
-from benchmarks.gpu.runs import SMALL, make_run
+from benchmarks.performance.training import earlier
+from benchmarks.performance.training.runs import SMALL, make_run
 
 
 @pytest.mark.slow

@@ -73,9 +73,7 @@ def measure_steps(config: Config, seconds: float, count_operations: bool = True)
         found["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         found |= profile_round(trainer)
     if count_operations:
-        with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-            take_rounds(trainer, 1)
-        found["tflop"] = counter.get_total_flops() / buckets / 1e12
+        found["tflop"] = count_tflop(trainer)
     found["loss"] = trainer.advance()[-1]["loss"]
     return found
 
@@ -85,6 +83,13 @@ def take_rounds(trainer: Trainer, rounds: int) -> None:
     for _ in range(rounds * trainer.episodes.buckets):
         trainer.advance(read=False)
     synchronize(trainer.device)
+
+
+def count_tflop(trainer: Trainer) -> float:
+    """Count 1e12 floating-point operations of products and attention per step, over one round."""
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        take_rounds(trainer, 1)
+    return counter.get_total_flops() / trainer.episodes.buckets / 1e12
 
 
 def time_loader(trainer: Trainer) -> list[float]:

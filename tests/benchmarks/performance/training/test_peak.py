@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu import peak
+from benchmarks.performance.training import peak
 
 
 def test_a_rate_is_operations_over_the_median_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu import stepping
 from benchmarks.gpu.cases import GRAPHS
-from benchmarks.gpu.runs import PAPER, SMALL, make_run
 from benchmarks.performance.model.throughput import ATTENTION
+from benchmarks.performance.training import stepping
+from benchmarks.performance.training.runs import PAPER, SMALL, make_run
 from etrm.config import with_settings
 from etrm.training.trainer import Trainer
 
