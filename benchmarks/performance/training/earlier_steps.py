@@ -23,12 +23,19 @@ from etrm.training.trainer import Trainer
 
 
 def restrict(wanted: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """Return the known settings with the wanted values of those that are wanted too."""
-    return {
-        name: restrict(wanted[name], value) if isinstance(value, dict) else wanted[name]
-        for name, value in known.items()
-        if name in wanted
-    } | {name: value for name, value in known.items() if name not in wanted}
+    """Return the known settings with the wanted values of those that are wanted too.
+
+    A setting that was no text then, and is ``auto`` now, stays as it was.
+    """
+    kept = {}
+    for name, value in known.items():
+        new = wanted.get(name, value)
+        if isinstance(value, dict) and isinstance(new, dict):
+            new = restrict(new, value)
+        elif new == "auto" and not isinstance(value, str):
+            new = value
+        kept[name] = new
+    return kept
 
 
 class OperationCounter(TorchDispatchMode):
@@ -45,7 +52,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 def measure(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Train without reading any step, and time whole rounds over all buckets after two others.
+    """Train without reading any step, and time whole rounds over all buckets after others.
 
     Args:
         settings: the settings by section; those that this code does not have are left out.
@@ -68,14 +75,14 @@ def measure(settings: dict[str, Any], seconds: float) -> dict[str, Any]:
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    for _ in range(2):
+    on_gpu = trainer.device.type == "cuda"
+    for _ in range(2 if on_gpu else 1):  # on a processor nothing is compiled or captured
         take_round()
     spent: list[float] = []
     while sum(spent) < seconds:
         spent.append(take_round())
     step = sum(spent) / len(spent) / buckets
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on Linux
-    on_gpu = trainer.device.type == "cuda"
     gib = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else kibibytes / 2**20
     with OperationCounter() as counter:
         take_round()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Unpack
 
 import torch
@@ -32,8 +33,11 @@ TINY: Changes = {
     "model": {"hidden_size": 16, "num_heads": 2, "H_cycles": 1, "L_cycles": 1, "context_tokens": 2},
     "train": {"batch_size": 4, "threads": 1, "precision": "float32"},
 }
-PROCESSOR: Changes = {"data": {"buckets": 2}, "train": {"batch_size": 2, "precision": "float32"}}
-"""Changes with which a processor does a round of either size in seconds."""
+FEW_ROWS: Mapping[str, Changes] = {
+    "small": {"train": {"batch_size": 16}},
+    "paper": {"data": {"buckets": 2}, "train": {"batch_size": 1, "precision": "float32"}},
+}
+"""Changes to the two sizes with which a processor does a round in seconds."""
 
 
 def make_run(

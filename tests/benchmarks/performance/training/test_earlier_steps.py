@@ -11,6 +11,12 @@ def test_settings_that_the_code_does_not_have_are_left_out_and_its_others_stay()
     assert restrict(wanted, known) == {"train": {"steps": 3, "lr": 0.1}, "data": {"side": 30}}
 
 
+def test_a_setting_that_could_not_be_auto_stays_as_it_was() -> None:
+    wanted = {"compile": "auto", "device": "auto", "threads": 2}
+    known = {"compile": False, "device": "cpu", "threads": None}
+    assert restrict(wanted, known) == {"compile": False, "device": "auto", "threads": 2}
+
+
 def test_operations_of_both_passes_are_counted_and_views_are_not() -> None:
     x, weight, slope = torch.ones(2, 3), torch.ones(3, 4, requires_grad=True), torch.ones(2, 4)
     with OperationCounter() as counter:
