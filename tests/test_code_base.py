@@ -113,7 +113,7 @@ def test_a_package_lists_modules_that_it_has() -> None:
     assert listed > 50
 
 
-def test_every_number_has_its_reason_beside_it() -> None:
+def test_every_number_has_its_reason_next_to_it() -> None:
     """A constant at the top of a module has a comment or a docstring: what it is, and where it comes from."""
     shown = ("etrm/", "diagnostics/", "reports/")
     assert [(m.path, name) for m in modules() for name in m.bare if m.path.startswith(shown)] == []

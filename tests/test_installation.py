@@ -150,7 +150,7 @@ def test_a_name_that_an_uninstall_took_away_is_found(installed: Path) -> None:
     assert "--force-reinstall" in done.stderr
 
 
-def test_the_toolkit_alone_beside_the_program_must_be_the_same_version(installed: Path) -> None:
+def test_the_toolkit_alone_next_to_the_program_must_be_the_same_version(installed: Path) -> None:
     toolkit = sorted((installed / "diagnostics").rglob("*.py"))
     write_record(installed, "etrm_diagnostics-0.1.0.dist-info", "etrm-diagnostics", toolkit)
     assert check(installed).returncode == 0

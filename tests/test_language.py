@@ -35,6 +35,7 @@ AVOID = {
 }
 """Patterns of words to avoid, and what to write instead."""
 ALLOWED = {
+    '"beside"': "the name of a field in earlier results",
     "formula.resize-beside-another": "a stable error code",
     "it is trained on other rows than it speaks of": "a sentence of an earlier version, by which baselines are read",
     "rows ask to end and are made to go on": "a sentence of an earlier version, by which baselines are read",

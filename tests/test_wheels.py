@@ -150,7 +150,7 @@ def test_the_toolkit_works_with_torch_as_its_only_requirement(checkout: Path, tm
     assert "# monitor.detached" in there.run("python", "-m", "diagnostics", "explain", "monitor.detached")
 
 
-def test_the_program_works_from_its_wheel_and_beside_the_toolkit(
+def test_the_program_works_from_its_wheel_and_next_to_the_toolkit(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     there = Environment(tmp_path)

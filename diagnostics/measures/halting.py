@@ -55,8 +55,8 @@ class Halts:
                 "steps must be at least one number, all within 1..{maximum}",
                 maximum=self.maximum,
             )
-        beside = [array for array in (self.correct, self.held) if array is not None]
-        if self.logits.dim() != 1 or any(array.shape != self.logits.shape for array in beside):
+        others = [array for array in (self.correct, self.held) if array is not None]
+        if self.logits.dim() != 1 or any(array.shape != self.logits.shape for array in others):
             raise InvalidValue(
                 "halting.lengths-differ", "logits, correct and held must be vectors of the same length"
             )

@@ -45,8 +45,8 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         CheckpointError: the source is not one of our complete checkpoints, the published code cannot compute
             its model, or a file exists or cannot be written. Nothing is written in these cases.
     """
-    beside = file.with_name(f"{file.stem}.json")
-    for path in (file, beside):
+    settings_file = file.with_name(f"{file.stem}.json")
+    for path in (file, settings_file):
         if path.exists() or path == source:
             raise CheckpointError(
                 "export.exists",
@@ -78,14 +78,14 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         torch.save(named, buffer)
         content = buffer.getvalue()
     try:
-        write_atomically(beside, json.dumps(settings, indent=1) + "\n")
+        write_atomically(settings_file, json.dumps(settings, indent=1) + "\n")
         write_atomically(file, content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        settings_file.unlink(missing_ok=True)
         raise CheckpointError(
             "export.not-writable",
             f"{file} cannot be written",
             got=str(error),
             next_step="name a file in a folder that you may write to",
         ) from error
-    return Exported(file, beside, len(named), weights.kind)
+    return Exported(file, settings_file, len(named), weights.kind)

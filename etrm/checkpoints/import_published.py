@@ -103,7 +103,7 @@ def _float32(name: str, tensor: Tensor, file: Path) -> Tensor:
 
 
 def _settings(
-    tensors: dict[str, Tensor], file: Path, beside: Path | None, overrides: tuple[str, ...]
+    tensors: dict[str, Tensor], file: Path, settings_file: Path | None, overrides: tuple[str, ...]
 ) -> tuple[Config, dict[str, str]]:
     """Return the config, and the origin of each setting that the model's function depends on."""
     seen = _from_tensors(tensors, file)
@@ -113,14 +113,14 @@ def _settings(
             "config.not-a-value", "model is a section, not a value", next_step="--set model.num_heads=8"
         )
     by_hand = flatten(tree["model"])
-    stored = read_settings(beside) if beside else {}
+    stored = read_settings(settings_file) if settings_file else {}
     by_file = to_our_settings(stored, seen["variant"], seen["encoder.kind"])
     is_trm = seen["variant"] == "trm"
     idle = {"encoder.qk_norm", "encoder.kind"} if is_trm else set()
     idle |= set() if seen["mlp_t"] else {"mlp_t_norm"}
     fixed, seen = ({n: v for n, v in values.items() if n not in idle} for values in (PUBLISHED_CODE, seen))
     chosen: dict[str, tuple[Any, str]] = {}
-    layers = ((fixed, "published code"), (by_file, str(beside)), (by_hand, "given"), (seen, "tensors"))
+    layers = ((fixed, "published code"), (by_file, str(settings_file)), (by_hand, "given"), (seen, "tensors"))
     for values, source in layers:
         for name, value in values.items():
             if source == "tensors" and name in chosen and chosen[name][0] != value:

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Len
-from pydantic import (
-    Field,
-    ValidationError,
-)
+from pydantic import AliasChoices, Field, ValidationError
 
 from etrm.atomic_files import write_atomically
 from etrm.errors import RunFolderError
@@ -35,8 +32,7 @@ from etrm.investigation.records import (
 from etrm.reference.departure import PipelineStage
 
 SCHEMA_VERSION: Literal[3] = 3  # grows when an older reader would misread the file
-
-
+EARLIER_KEY = "beside"  # of additional findings in earlier results
 PREVIOUS = "result.previous.json"
 """File that keeps the earlier ``result.json`` of the same folder."""
 
@@ -241,7 +237,9 @@ class Result(Record):
     hypotheses: dict[str, HypothesisResult]
     experiments: tuple[ExperimentResult, ...] = ()
     baselines: Table = ()
-    beside: tuple[AdditionalFinding, ...] = ()
+    additional_findings: tuple[AdditionalFinding, ...] = Field(
+        (), validation_alias=AliasChoices("additional_findings", EARLIER_KEY)
+    )
     reference: ReferenceResult | None = None  # None in results of earlier versions
     recorded: RecordedRun | None = None  # None where no run folder was investigated, and in earlier results
     reproduce: Reproduce

@@ -157,11 +157,11 @@ def _relational(_config: SymbolicConfig) -> Contents:
 
     def of_colour(c: int) -> list[Formula]:
         is_c = Atom("colour", (_Y, c))
-        beside = [Exists("y", And(relation, is_c)) for relation in (touching, row, column, seen)]
+        adjacent = [Exists("y", And(relation, is_c)) for relation in (touching, row, column, seen)]
         on_sides = [Exists("y", And(side, is_c)) for side in sides]
         in_sight = [Exists("y", And(And(seen, side), is_c)) for side in sides]
         between = [And(after, before) for after, before in (on_sides[:2], on_sides[2:])]
-        return [*(Atom("colour", (cell, c)) for cell in near), *beside, *between, *on_sides, *in_sight]
+        return [*(Atom("colour", (cell, c)) for cell in near), *adjacent, *between, *on_sides, *in_sight]
 
     same = Atom("same_colour", (_X, _Y))
     alike: list[Formula] = [Exists("y", And(relation, same)) for relation in (touching, row, column, seen)]
@@ -173,8 +173,8 @@ def _relational(_config: SymbolicConfig) -> Contents:
 def _topological(_config: SymbolicConfig) -> Contents:
     """What cells of one colour enclose."""
     enclosed = Atom("enclosed", (_X,))
-    beside = Exists("y", And(Atom("touching", (_X, _Y)), Atom("enclosed", (_Y,))))
-    return Contents(conditions=_and_not([enclosed, beside]))
+    adjacent = Exists("y", And(Atom("touching", (_X, _Y)), Atom("enclosed", (_Y,))))
+    return Contents(conditions=_and_not([enclosed, adjacent]))
 
 
 def _counting(_config: SymbolicConfig) -> Contents:

@@ -86,7 +86,7 @@ def index_page(
                 "Verdicts", _explain_marks(result), _tabulate_controls(result, pages), _order(result, pages)
             ),
             section("Experiments", _experiments(result.experiments, experiment_pages)),
-            section("Additional findings", _beside(result)),
+            section("Additional findings", _additional_findings(result)),
             section(CHANGED, _changes(previous, result)),
             section("Formulas", _formulas(result, runs)),
             section("Trivial baselines", baselines_table(result.baselines)),
@@ -98,7 +98,7 @@ def index_page(
     )
 
 
-def _beside(result: Result) -> str:
+def _additional_findings(result: Result) -> str:
     rows = [
         [
             code(finding.rule),
@@ -107,7 +107,7 @@ def _beside(result: Result) -> str:
             f"{escape(sentence(finding.message))} Likely cause: {escape(sentence(finding.cause))}",
             escape(finding.n),
         ]
-        for finding in result.beside
+        for finding in result.additional_findings
     ]
     words = (
         "The toolkit's rules also found the following in the runs under test. "

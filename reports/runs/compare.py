@@ -200,11 +200,11 @@ def _numbers(found: RunComparison, places: Sequence[int]) -> Table:
     table = _table(found, places, f"mean over the last {WINDOW} steps", caption)
     for key, words in NUMBERS.items():
         if any(key in run.history.table for run in found.runs):
-            table.add_row(words, *_beside([run.history.last(key) for run in runs]))
+            table.add_row(words, *_with_differences([run.history.last(key) for run in runs]))
         if key in RANKED:
-            table.add_row("  best", *_beside([run.history.best(key) for run in runs]))
-    table.add_row("steps per second, now", *_beside([run.history.steps_per_s for run in runs]))
-    table.add_row("samples per second, now", *_beside([run.history.samples_per_s for run in runs]))
+            table.add_row("  best", *_with_differences([run.history.best(key) for run in runs]))
+    table.add_row("steps per second, now", *_with_differences([run.history.steps_per_s for run in runs]))
+    table.add_row("samples per second, now", *_with_differences([run.history.samples_per_s for run in runs]))
     table.add_row("seconds in steps", *(duration(run.history.wall_s) for run in runs))
     table.add_row("step", *(str(run.history.step) for run in runs))
     table.add_row("state", *(str(run.status) for run in runs))
@@ -231,7 +231,7 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{number(sum(known) / len(known))} ({each})" if len(known) > 1 else each
 
 
-def _beside(values: Sequence[float | None]) -> Iterator[str]:
+def _with_differences(values: Sequence[float | None]) -> Iterator[str]:
     first = values[0]
     for place, value in enumerate(values):
         if value is None:

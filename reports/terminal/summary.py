@@ -48,8 +48,10 @@ def terminal(result: Result) -> RenderableType:
         parts.append(Padding(_verdicts(result), (1, 0, 0, 0)))
         parts.append(Padding(Text(_legend(result), "dim"), (1, 0, 0, 0)))
         parts += [Padding(Text(line), (1, 0, 0, 0)) for line in _not_run(result)]
-    if result.beside:
-        said = [f"{finding.rule}, {sentence(plain(finding.message))}" for finding in result.beside]
+    if result.additional_findings:
+        said = [
+            f"{finding.rule}, {sentence(plain(finding.message))}" for finding in result.additional_findings
+        ]
         parts.append(Padding(Text.assemble(("Additional findings: ", "bold"), " ".join(said)), (1, 0, 0, 0)))
     for experiment in result.experiments:
         name = scenario(experiment)

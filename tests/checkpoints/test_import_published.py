@@ -256,11 +256,11 @@ def test_a_run_of_another_model_does_not_take_the_weights(imported: Path) -> Non
 # -- what is refused, and changes nothing -------------------------------------------------------------
 
 
-def refused(file: Path, overrides: tuple[str, ...] = GIVEN, beside: Path | None = None) -> EtrmError:
+def refused(file: Path, overrides: tuple[str, ...] = GIVEN, settings_file: Path | None = None) -> EtrmError:
     """The error; nothing was written beside the file."""
     before = left(file.parent)
     with pytest.raises(EtrmError) as caught:
-        import_checkpoint(file, file.parent / "run", beside, overrides)
+        import_checkpoint(file, file.parent / "run", settings_file, overrides)
     assert left(file.parent) == before
     return caught.value
 
@@ -273,7 +273,7 @@ def test_every_setting_that_nobody_gave_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["all_config.yaml", "config.json", "step_7.json"])
-def test_settings_beside_the_file_are_found(tmp_path: Path, name: str) -> None:
+def test_settings_next_to_the_file_are_found(tmp_path: Path, name: str) -> None:
     values = json.loads((PARITY / "trm" / "config.json").read_text())
     if name.endswith("yaml"):
         lines = [f"  {key}: {str(value).lower()}  # as published" for key, value in values.items()]

@@ -80,11 +80,11 @@ def join(output: Any, structure: str) -> Tensor:
 
 def change(output: Tensor, how: str, live: Tensor) -> None:
     """Change what a piece returned, in place; `live` has the leading shape of `output`."""
-    beside = live.reshape(live.shape + (1,) * (output.dim() - live.dim()))
+    mask = live.reshape(live.shape + (1,) * (output.dim() - live.dim()))
     if how == "scale":
-        output.mul_(beside)
+        output.mul_(mask)
     elif how == "fill":
-        output.masked_fill_(~beside, 0.0)
+        output.masked_fill_(~mask, 0.0)
     elif how == "detach rows":
         output[~live] = output[~live].detach()
 

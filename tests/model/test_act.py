@@ -100,7 +100,7 @@ def test_a_halted_row_begins_anew_and_another_keeps_its_state(carry: Carry, leng
     assert begun.steps.tolist() == [2, 0]
 
 
-def test_what_a_carry_stores_besides_its_states_is_left_alone(carry: Carry) -> None:
+def test_what_a_carry_stores_in_addition_to_its_states_is_left_alone(carry: Carry) -> None:
     begun = carry.begin(3, H, L)
     assert begun.halted is carry.halted
     assert begun.context is carry.context

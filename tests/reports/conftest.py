@@ -388,7 +388,7 @@ def example() -> Result:
         order=("H5", "H6", "H1", "H2", "H3", "H4", "H7"),
         hypotheses={hypothesis.id: hypothesis for hypothesis in found},
         experiments=(_frozen(),),
-        beside=(
+        additional_findings=(
             AdditionalFinding(
                 rule="WASTE001",
                 severity="warning",

@@ -160,7 +160,7 @@ def test_a_query_that_a_task_has_not_is_refused(make_task: Callable[..., Task]) 
         build_episode(make_task("task"), 4, 0, seed=0)
 
 
-def test_marks_of_rows_and_padding_stand_beside_the_colours() -> None:
+def test_marks_of_rows_and_padding_stand_next_to_the_colours() -> None:
     canvas = np.array([[4, 1], [1, 0]], dtype=np.int16)
     assert show(DrawnCanvas(canvas), None) == "2 + \n+ . \n"
     assert show(DrawnCanvas(canvas), "truecolor").startswith("\x1b[48;2;255;65;54m  \x1b[0m\x1b[2m+ ")

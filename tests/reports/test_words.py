@@ -282,7 +282,7 @@ def test_the_terminal_needs_no_hypothesis(example: Result) -> None:
     assert Verdict.NOT_RUN not in printed(empty)
 
 
-def test_marks_stand_beside_a_verdict_in_one_order(example: Result) -> None:
+def test_marks_stand_next_to_a_verdict_in_one_order(example: Result) -> None:
     lead = example.hypotheses["H4"].replace(candidate=True, explained_by="H2")
     found = example.replace(hypotheses=example.hypotheses | {"H4": lead})
     assert marks(found, "H4") == "(screening, candidate, explained by H2)"
@@ -316,7 +316,7 @@ def flat(page: str) -> str:
     return page.replace("\n", " ")
 
 
-def test_a_mechanism_beside_the_root_cause_is_no_second_one(example: Result) -> None:
+def test_a_mechanism_next_to_the_root_cause_is_no_second_one(example: Result) -> None:
     found = example.hypotheses["H4"]
     inside = example.replace(hypotheses=example.hypotheses | {"H4": found.replace(scope="mechanism")})
     note = "downstream of the root cause"

@@ -208,7 +208,7 @@ def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
     first, second = _follow(model, batch, 2)
     with _mix_templates(model):
         own, other = (_follow(model, demos)[0].logits for demos in (batch, mismatched))
-    beside = _follow(model, neighbours)[0]
+    neighbour = _follow(model, neighbours)[0]
     # The context may change in training only.
     steps = [first, second, *_follow(model.train(), batch, 2)]
     model.eval()
@@ -222,7 +222,7 @@ def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
         scale=worst.scale,
         aligned=worst.aligned,
         used=_measure_change(other, own),
-        others=_measure_change(beside.given[0], first.given[0]),
+        others=_measure_change(neighbour.given[0], first.given[0]),
         rms=float(encoded.square().mean().sqrt()),
         unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),

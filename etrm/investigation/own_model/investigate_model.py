@@ -140,7 +140,7 @@ def investigate_model(
             next_step=_name_next_step(cause.id, decided, subject),
             order=tuple(decided),
             hypotheses=decided,
-            beside=tuple(session.findings),
+            additional_findings=tuple(session.findings),
             reproduce=_reproduce(session, command, where, data_hash, time.perf_counter() - began),
         )
         result.write(root)

@@ -36,10 +36,10 @@ def read_tasks(source: str, subset: str) -> TaskSet:
 
 def _read_challenges(path: Path) -> dict[str, Any]:
     raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    beside = path.with_name(path.name.replace("challenges", "solutions"))
-    if beside == path or not beside.is_file():
+    solutions_file = path.with_name(path.name.replace("challenges", "solutions"))
+    if solutions_file == path or not solutions_file.is_file():
         return raw
-    solutions = json.loads(beside.read_text("utf-8"))
+    solutions = json.loads(solutions_file.read_text("utf-8"))
     for name, task in raw.items():
         for pair, output in zip(task["test"], solutions[name], strict=True):
             pair["output"] = output

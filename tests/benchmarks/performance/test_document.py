@@ -47,7 +47,7 @@ def test_a_section_takes_the_place_of_its_predecessor_and_leaves_the_others(
     assert "![How fast?](figures/curve.png)" in text
 
 
-def test_a_gpu_stands_beside_the_processor(part: Benchmark, tmp_path: Path) -> None:
+def test_a_gpu_stands_next_to_the_processor(part: Benchmark, tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
         document.keep(part, section(device), device, "a machine.", ["speed"], tmp_path)
     text = (tmp_path / "benchmarks.md").read_text()

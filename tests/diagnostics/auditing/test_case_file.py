@@ -55,7 +55,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_case_is_audited_with_the_modules_beside_it(file: Path) -> None:
+def test_the_case_is_audited_with_the_modules_next_to_it(file: Path) -> None:
     found = audit_file(f"{file}:make_case")
     assert [(f.rule, f.module) for f in found.findings if f.severity > Severity.NOTE] == [
         ("GRAD001", "encoder")

@@ -285,7 +285,7 @@ def test_the_kept_results_are_of_these_cases_and_the_page_shows_them() -> None:
     assert (RESULTS / "cases.md").read_text("utf-8") == render(results)
 
 
-def test_a_finding_beside_others_is_half_an_answer() -> None:
+def test_a_finding_next_to_others_is_half_an_answer() -> None:
     found = list(run_audit(ALL["second-is-first"].make(True)))
     right = Answer("SHARE003", "first", "alias")
     assert judge(found, [right]) == "named"

@@ -307,7 +307,7 @@ def test_events_compare_by_value():
     assert DriftEvent("drift", 0, 1, 2.0, 1.0) == DriftEvent("drift", 0, 1, 2.0, 1.0)
 
 
-def test_a_drift_beside_learning_begins_where_it_left_a_rest() -> None:
+def test_a_drift_next_to_learning_begins_where_it_left_a_rest() -> None:
     steps = list(range(46))
     learning = [1 - math.exp(-step / 3) for step in steps]
     (event,) = series_events(steps, [4 * value for value in learning], min_size=1.0)

@@ -316,7 +316,7 @@ def test_sampling_noise_share():
     assert sampling_noise_share(torch.ones(1, 2), torch.ones(1, 2)) is None
 
 
-def test_random_start_stands_beside():
+def test_a_random_start_is_recorded_too():
     start, now = representation(torch.eye(4)), representation(torch.eye(2))
     pair = against_random_start(now, start)
     assert (pair.now, pair.start) == (now, start)

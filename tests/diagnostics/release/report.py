@@ -70,12 +70,12 @@ def table(faults: Sequence[Fault], columns: Cases, outcomes: dict[Task, Outcome]
     lines = [heads, ["---"] * len(heads)]
     for fault in faults:
         cells = []
-        beside: Counter[str] = Counter()
+        extra_counts: Counter[str] = Counter()
         for cases in columns.values():
             seen = [outcomes[fault.id, family, seed] for family, seed in cases]
             cells.append(f"{sum(outcome.named for outcome in seen)}/{len(seen)}")
-            beside.update(other for outcome in seen for other in outcome.others)
-        extra = ", ".join(f"{what} ({times})" for what, times in beside.most_common()) or "nothing"
+            extra_counts.update(other for outcome in seen for other in outcome.others)
+        extra = ", ".join(f"{what} ({times})" for what, times in extra_counts.most_common()) or "nothing"
         lines.append([fault.id, fault.what, _wanted(fault), *cells, extra])
     return "\n".join(f"|{'|'.join(line)}|" for line in lines) + "\n"
 

@@ -156,7 +156,7 @@ def test_a_faint_gradient_stands_for_what_feeds_the_module_and_for_updates_that_
     }
 
 
-def test_two_faults_beside_each_other_stay_two() -> None:
+def test_two_faults_next_to_each_other_stay_two() -> None:
     """Both are cut, and neither feeds the other."""
     model = Chain(lambda c: c.detach())
     model.beside = torch.Tensor.detach

@@ -79,7 +79,7 @@ def test_an_intervention_has_the_last_word_over_a_fault(fault: str) -> None:
     assert apply_faults(subject).train.encoder_lr_scale == 0.1
 
 
-def test_a_treatment_with_seeds_of_its_own_has_the_reference_beside_it() -> None:
+def test_a_treatment_with_seeds_of_its_own_has_the_reference_next_to_it() -> None:
     more = Treatment("more", "x", {"train": {"beta2": 0.9}}, seeds=(1, 2, 3))
     screen = Screen(with_steps(small(), 80), (SLOW, more), (0, 1))
     seeds = {

@@ -87,7 +87,7 @@ def test_unknown_names_and_impossible_changes_are_refused() -> None:
     assert caught.value.codes[1:] == ("config.encoder-setting-without-effect",)
 
 
-def test_an_experiment_is_run_beside_its_baseline_and_not_twice(tmp_path: Path) -> None:
+def test_an_experiment_is_run_next_to_its_baseline_and_not_twice(tmp_path: Path) -> None:
     tiny = Config.model_validate(
         SMOKE.model_copy(update={"train": SMOKE.train.model_copy(update={"steps": 3})})
     )

@@ -68,7 +68,7 @@ def test_a_screening_leaves_it_out_and_says_so(investigation: Investigation) -> 
     assert all(tier.rule_steps > 0 for name, tier in TIERS.items() if name != "screening")
 
 
-def test_rows_hold_the_copy_beside_every_seed(investigation: Investigation) -> None:
+def test_rows_hold_the_copy_next_to_every_seed(investigation: Investigation) -> None:
     investigation.tier = replace(SCREENING, rule_steps=3)
     jobs = unseen_rules.plan_jobs(investigation)
     values = [0.7, 0.8, 0.75]

@@ -39,7 +39,7 @@ def test_every_file_of_a_folder_is_a_task(tmp_path: Path, subfolder: str) -> Non
     assert compare_task_sets(sources.load_tasks(str(tmp_path)), found) == []
 
 
-def test_solutions_are_in_the_file_beside(tmp_path: Path) -> None:
+def test_solutions_are_read_from_the_file_next_to_it(tmp_path: Path) -> None:
     asked = TASK | {"test": [{"input": pair["input"]} for pair in TASK["test"]]}
     write(tmp_path / "x_challenges.json", {"a": asked})
     file = str(tmp_path / "x_challenges.json")

@@ -235,3 +235,10 @@ def test_an_earlier_result_is_kept_and_one_of_another_version_is_not(
     )
     example.write(tmp_path)
     assert not (tmp_path / PREVIOUS).exists()
+
+
+def test_additional_findings_of_an_earlier_file_are_read(example: Result, tmp_path: Path) -> None:
+    text = example.to_json()
+    assert example.additional_findings
+    (tmp_path / "result.json").write_text(text.replace('"additional_findings"', '"beside"'))
+    assert Result.read(tmp_path / "result.json") == example

@@ -67,7 +67,7 @@ def test_what_the_names_of_arms_say_is_not_said_again() -> None:
     assert names == ["smoke, lr 0.1", "smoke, lr 0.2", "smoke with cached-context, lr 0.2"]
 
 
-def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) -> None:
+def test_numbers_stand_next_to_their_difference_from_the_first(write_run: Write) -> None:
     text = shown(write_run("a", logged=20), write_run("b", train={"lr": 0.5}, logged=30))
     (loss,) = (line.split() for line in text.splitlines() if line.startswith("loss"))
     assert loss == ["loss", "1.805", "1.710", "(-0.09500)"]
@@ -75,7 +75,7 @@ def test_numbers_stand_beside_their_difference_from_the_first(write_run: Write) 
     assert "train.seed" not in text
 
 
-def test_seeds_are_averaged_with_each_beside_the_mean(write_run: Write) -> None:
+def test_seeds_are_averaged_with_each_next_to_the_mean(write_run: Write) -> None:
     text = shown(write_run("a", logged=20), write_run("b", train={"seed": 1}, logged=30))
     assert "0.2425 (0.1950, 0.2900)" in text
 

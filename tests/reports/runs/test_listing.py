@@ -80,7 +80,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in DAMAGE.items() for text in texts])
-def test_a_damaged_folder_is_listed_as_such_beside_the_whole_ones(
+def test_a_damaged_folder_is_listed_as_such_next_to_the_whole_ones(
     tmp_path: Path, write_run: Write, file: str, text: str
 ) -> None:
     (write_run("bad") / file).write_text(text)

@@ -54,7 +54,7 @@ def test_a_model_is_loaded_with_the_weights_asked_for(run: Path, weights: str, f
     assert (config.train.steps, len(tasks), step) == (3, 6, 3)
 
 
-def test_answers_are_each_samples_own_tokens_whatever_stands_beside_it(
+def test_answers_are_each_samples_own_tokens_whatever_stands_next_to_it(
     run: Path, samples: list[Sample]
 ) -> None:
     answer = make_predictor(load_model(run, "ema")[0])
@@ -105,7 +105,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(run: Path, tmp_path: Pat
 # -- a whole evaluation -------------------------------------------------------------------------------
 
 
-def test_a_run_is_scored_beside_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
+def test_a_run_is_scored_next_to_what_needs_no_learning(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.json"
     scores = score_run(run, {"evaluate": {"weights": "raw"}})
     submitted = submit(scores, file)
@@ -132,7 +132,7 @@ def test_the_untrained_model_has_the_weights_that_the_run_began_with(
     assert scores.others["untrained model"].token_accuracy == scores.model.token_accuracy > 0
 
 
-def test_misleading_scores_stand_beside_the_right_one(run: Path) -> None:
+def test_misleading_scores_stand_next_to_the_right_one(run: Path) -> None:
     scores = score_run(run, {}, misleading=True)
     assert list(scores.misleading) == ["this run", *BASELINES]
     again = score_run(run, {}, misleading=True)

@@ -21,7 +21,7 @@ CASES: Cases = {
     ("kind", "named"),
     [("unused", True), ("used elsewhere", False), ("in turn", False), ("of the model", False)],
 )
-def test_what_an_optimiser_holds_beside_the_model(kind: str, named: bool) -> None:
+def test_what_an_optimiser_holds_next_to_the_model(kind: str, named: bool) -> None:
     """Another layer in the optimiser: never used, used in each step, in every second one, or frozen in the model."""
     torch.manual_seed(0)
     model, other = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), nn.Linear(2, 2)
