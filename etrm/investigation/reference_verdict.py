@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from etrm.config import Config, MonitorConfig, with_settings
+from etrm.investigation.comparison.screening import shorten_run
 from etrm.investigation.controls import control_preset, subject_arm
 from etrm.investigation.evidence.table import Direction, Metric, Table
 from etrm.investigation.evidence.words import capitalise
@@ -70,6 +71,7 @@ class ReferenceReason(StrEnum):
     """What the comparison shows."""
 
     EQUAL = "reference.equal"
+    ENDED_EARLY = "reference.ended-early"
     NOT_COMPARED = "reference.not-compared"
     IN_THE_RUN = "reference.departs-in-the-run"
     IN_SHARED_CODE = "reference.departs-in-shared-code"
@@ -107,16 +109,14 @@ def course_job(investigation: Investigation, *, until_departure: bool = False) -
         investigation: the investigation.
         until_departure: whether it stops at the first step that departs.
     """
-    subject = investigation.subject
-    steps = min(subject.train.steps, investigation.tier.reference_steps)
     seed = investigation.seeds[0]
+    short = shorten_run(investigation.subject, investigation.tier.reference_steps)
+    steps = short.train.steps
     kept = {
-        "checkpoint_every": min(subject.train.checkpoint_every, max(1, steps // 2)),
-        "keep_checkpoints": max(2, subject.train.keep_checkpoints),
+        "checkpoint_every": min(short.train.checkpoint_every, max(1, steps // 2)),
+        "keep_checkpoints": max(2, short.train.keep_checkpoints),
     }
-    config = with_settings(
-        with_seed(subject, seed), train={"steps": steps, **kept}, monitor=compare_often(steps)
-    )
+    config = with_settings(with_seed(short, seed), train=kept, monitor=compare_often(steps))
     return Job(subject_arm(STUDY), seed, config, until_departure=until_departure)
 
 
@@ -198,6 +198,9 @@ def compare_course(
     facts = check_course(folder)
     if facts.first is None and run is not None and run.finished:
         facts = check_course(folder, evaluated=True)
+    elif facts.first is None:
+        reason = f"the whole run did not finish ({run.reason if run else 'it was stopped'})"
+        facts = replace(facts, error=reason)
     return judge_reference(find_beginning(facts, investigation, known), investigation.subject, start, None)
 
 
@@ -244,8 +247,12 @@ def judge_reference(
                 codes=(ReferenceReason.NOT_COMPARED,),
                 sentence=f"No step could be compared: {absent or 'none ran'}.",
             )
+        if before is not None and ReferenceReason.ENDED_EARLY in before.codes:
+            return before.replace(steps=steps)
+        if absent:
+            words = f"The comparison ended early: {absent}. Its {len(steps)} compared steps are equal to the reference."
+            return ReferenceResult(codes=(ReferenceReason.ENDED_EARLY,), sentence=words, steps=steps)
         words = f"All {len(steps)} compared steps are equal to the reference within rounding."
-        words += f" The comparison ended early: {absent}." if absent else ""
         return ReferenceResult(codes=(ReferenceReason.EQUAL,), sentence=words, steps=steps)
     shared: bool | None = None
     if check_control is not None and (first.step is None or first.step <= LAST_STEP):

@@ -367,7 +367,7 @@ class Trainer:
             return
         before = len(self.check.compared)
         try:
-            with watched(), self.check.step(self):
+            with self.check.step(self):
                 yield
         finally:
             if self.folder:

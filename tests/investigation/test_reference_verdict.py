@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from etrm.config import Config, load, with_settings
+from etrm.config import Config, check_request, load, with_settings
 from etrm.investigation import reference_verdict
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -27,12 +27,14 @@ from etrm.investigation.reference_verdict import (
 )
 from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult
 from etrm.investigation.root_cause import find_root_cause
+from etrm.investigation.runs.arms import ArmId
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import Investigation
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.training.stages.before_model import FROZEN_PART
 from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.trainer import train
-from tests.investigation.planted import inline
+from tests.investigation.planted import inline, planted
 
 SMOKE = load("smoke")
 REFERENCE_CHECK = "etrm.investigation.reference_comparison.reference_check"
@@ -235,6 +237,36 @@ def test_a_whole_run_has_a_checkpoint_in_the_middle(tmp_path: Path) -> None:
     )
     train = course_job(one).config.train
     assert (train.steps, train.checkpoint_every, train.keep_checkpoints) == (9, 4, 2)
+
+
+def test_of_a_long_run_the_first_steps_are_trained(tmp_path: Path) -> None:
+    one = investigate(tmp_path)
+    stages = {"curriculum": ((2, 500), (3, 500)), "replay": 0.2}
+    long = {"steps": 1000, "warmup_steps": 600, "freeze_decoder_steps": 500, "encoder_lr_scale": 0.0}
+    one.subject = with_settings(one.subject, data=stages, train=long)
+    short = check_request(course_job(one).config)
+    train = short.train
+    assert (train.steps, train.warmup_steps, train.freeze_decoder_steps) == (400, 400, 399)
+    assert (short.data.curriculum, short.data.replay) == (((2, 400),), 0.0)
+
+
+FAILED = planted(ArmId("reference", "as-given"), [None])[0]
+
+
+@pytest.mark.parametrize(("ended", "reason"), [(FAILED, FAILED.reason), (None, "stopped")])
+def test_a_run_that_does_not_finish_is_not_equal(
+    ended: LoadedRun | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Investigation, "try_run", lambda *args: ended)
+    found = compare_course(investigate(tmp_path), EQUAL)
+    assert (found.codes, found.steps) == ((ReferenceReason.ENDED_EARLY,), EQUAL.steps)
+    assert reason in found.sentence
+
+
+def test_a_start_that_ended_early_is_not_equal_after_the_whole_run() -> None:
+    start = judge_reference(ReferenceFacts((ComparedStep(1, 0),), error="KeyError: evaluator"), SMOKE)
+    found = judge_reference(ReferenceFacts((ComparedStep(3, 0),)), SMOKE, start, None)
+    assert found == start.replace(steps=(1, 3))
 
 
 def test_what_a_finished_run_leaves_is_compared_where_no_step_departs(

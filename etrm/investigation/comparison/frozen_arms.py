@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from etrm.config import Config, shorten_curriculum, with_settings
-from etrm.investigation.comparison.screening import with_steps
+from etrm.config import Config, with_settings
+from etrm.investigation.comparison.screening import shorten_run, with_steps
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -69,13 +69,10 @@ def frozen_config(
 ) -> Config:
     """The config under test with a pretrained decoder that stays fixed, for ``steps`` steps or its own if fewer."""
     subject = investigation.starting_from(decoder)
-    steps = min(steps, subject.train.steps)
+    subject = shorten_run(subject, steps)
     train = {
-        "steps": steps,
-        "warmup_steps": min(subject.train.warmup_steps, steps),
         "freeze_encoder_steps": 0,
-        "freeze_decoder_steps": steps,
-        "checkpoint_every": steps,
+        "freeze_decoder_steps": subject.train.steps,
+        "checkpoint_every": subject.train.steps,
     }
-    data = shorten_curriculum(subject.data.curriculum, subject.data.replay, steps)
-    return with_seed(with_settings(subject, data=data, train=train, faults=(*subject.faults, *faults)), seed)
+    return with_seed(with_settings(subject, train=train, faults=(*subject.faults, *faults)), seed)

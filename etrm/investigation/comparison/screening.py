@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from etrm.config import NO_CURRICULUM, Config, scale_curriculum, with_settings
+from etrm.config import NO_CURRICULUM, Config, scale_curriculum, shorten_curriculum, with_settings
 from etrm.config.tree import Changes
 from etrm.data import choose_training_tasks
 from etrm.investigation.comparison.interventions import as_texts, with_interventions
@@ -240,6 +240,29 @@ def with_steps(config: Config, steps: int) -> Config:
         },
         monitor={"probe_every": max(1, steps // 8)},
         evaluate={"every": None, "checkpoint": "newest"},  # a puzzle table has no rows for held-out tasks
+    )
+
+
+def shorten_run(config: Config, steps: int) -> Config:
+    """The first steps of a run, as a run of its own whose warm-up and curriculum are no longer than it is.
+
+    A part that is frozen for some of the steps, but not for all, trains in the last step of the shorter run.
+    """
+    data, train = config.data, config.train
+    steps = min(steps, train.steps)
+
+    def shorten(frozen: int) -> int:
+        return steps if frozen >= train.steps else min(frozen, steps - 1)
+
+    return with_settings(
+        config,
+        data=shorten_curriculum(data.curriculum, data.replay, steps),
+        train={
+            "steps": steps,
+            "warmup_steps": min(train.warmup_steps, steps),
+            "freeze_decoder_steps": shorten(train.freeze_decoder_steps),
+            "freeze_encoder_steps": shorten(train.freeze_encoder_steps),
+        },
     )
 
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from math import isfinite
 
-from etrm.config import Config, shorten_curriculum, with_settings
+from etrm.config import Config, with_settings
 from etrm.investigation.comparison.gradient_check import LIKE, SlopeCheck, check_slope
+from etrm.investigation.comparison.screening import shorten_run
 from etrm.investigation.controls import (
     broken_controls,
     control_arm,
@@ -166,11 +167,8 @@ def plan_jobs(investigation: Investigation) -> list[Job]:
 
 
 def _shorten(subject: Config, seed: int) -> Config:
-    steps = min(subject.train.freeze_encoder_steps + STEPS, subject.train.steps)
-    warmup = min(subject.train.warmup_steps, steps)
-    data = shorten_curriculum(subject.data.curriculum, subject.data.replay, steps)
-    train = {"steps": steps, "warmup_steps": warmup}
-    return with_seed(with_settings(subject, data=data, train=train, monitor={"layers": True}), seed)
+    short = shorten_run(subject, subject.train.freeze_encoder_steps + STEPS)
+    return with_seed(with_settings(short, monitor={"layers": True}), seed)
 
 
 def judge_steps(

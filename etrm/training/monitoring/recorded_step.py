@@ -17,6 +17,7 @@ from etrm.model.core import Core
 from etrm.model.encoders import Encoded
 from etrm.reference.model.context import DemoPairs
 from etrm.reference.recorded import RecordedBatch, RecordedCore, RecordedPart, RecordedStep, Snapshot
+from etrm.training.execution.cuda_graphs import watched
 from etrm.training.micro_batches import MicroBatch
 from etrm.training.recipe import Recipe
 from etrm.training.slots import Slots
@@ -32,7 +33,10 @@ class Stepping(Protocol):
 
 @contextmanager
 def record_step(trainer: Stepping) -> Iterator[RecordedStep]:
-    """Record the one step that is taken inside; its ``after`` is set when the context ends without an exception."""
+    """Record the one step that is taken inside; its ``after`` is set when the context ends without an exception.
+
+    No CUDA graph is replayed in it, because a replay calls no hook.
+    """
     state, recipe = trainer.state, trainer.recipe
     step = RecordedStep(
         before=take_snapshot(state),
@@ -44,6 +48,7 @@ def record_step(trainer: Stepping) -> Iterator[RecordedStep]:
     with ExitStack() as hooks:
         _watch_forward(state, step, hooks)
         trainer.recipe = _watched(recipe, state, step)
+        hooks.enter_context(watched())
         try:
             yield step
         finally:

@@ -17,6 +17,7 @@ from etrm.errors import ConfigError
 from etrm.model.forward_context import run_part
 from etrm.training import trainer as training
 from etrm.training.execution.cuda_graphs import CudaGraphs
+from etrm.training.monitoring.step_check import StepCheck
 from etrm.training.trainer import Trainer
 from tests.errors import raises_code
 
@@ -97,6 +98,18 @@ def test_steps_are_the_same_and_recorded_ones_replay_nothing(
     assert len(captures.modules) == replayed.graphs.count
     for name, value in plain.model.state_dict().items():
         torch.testing.assert_close(replayed.model.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_compared_step_replays_nothing(smoke: Smoke, captures: Captures) -> None:
+    config = smoke("train.cuda_graphs=true", ALL_PARTS, "monitor.enabled=false")
+    trainer, check = Trainer(config), StepCheck(config)
+    trainer.advance()
+    before = sum(captures.replays)
+    with check.step(trainer):
+        trainer.advance()
+    assert before
+    assert sum(captures.replays) == before
+    assert [step.departures for step in check.compared] == [()]
 
 
 def test_a_shape_is_captured_once_and_a_freeze_is_another_graph(smoke: Smoke) -> None:
