@@ -15,8 +15,12 @@ from etrm.errors import EtrmError
 from etrm.extensions import explained
 from etrm.rank import reports_error
 
-_REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a full or unwritable disk. They can occur anywhere and are not bugs of this program."""
+_REFUSED_BY_THE_SYSTEM = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""Errors of a full or damaged disk, of permissions, and of paths. They can occur anywhere and are no bugs of ours."""
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ends, as in shells: 128 and the number of the signal."""
@@ -40,21 +44,15 @@ def main() -> NoReturn:
         _end(leave.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         _end(INTERRUPTED)
-    except OSError as error:
-        if error.errno not in _REFUSED_BY_THE_SYSTEM:
-            raise
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        _report(EtrmError("system.refused", "the operating system refused an operation", got=what))
-        sys.exit(2)
     except Exception as error:
         usage = _usage_error(error)
         if usage is not None:
             sys.exit(usage)
-        theirs = explained(error)
-        if theirs is None:
+        shown = explained(error) or _explain_refusal(error)
+        if shown is None:
             raise
         if reports_error():
-            _report(theirs)
+            _report(shown)
         sys.exit(2)
     _end(code if isinstance(code, int) else 0)
 
@@ -66,11 +64,23 @@ def _end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _explain_refusal(error: Exception) -> EtrmError | None:
+    """Return the error of an operation that the operating system refused; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSED_BY_THE_SYSTEM:
+        return None
+    return EtrmError(
+        "system.refused",
+        "the operating system refused an operation",
+        got=f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror),
+        next_step="make the path usable or use another one, then run the command again",
+    )
+
+
 def _report(error: EtrmError) -> None:
     """Print the message of an error, and its code in a dim last line."""
     from reports.terminal.console import open_console
 
-    show = partial(open_console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
+    show = partial(open_console(stderr=True).print, soft_wrap=True)
     show(f"error: {error}", style="red")
     show(f"  code:    {', '.join(dict.fromkeys(error.codes))}", style="dim")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from etrm.atomic_files import write_atomically
-from etrm.errors import RunFolderError
+from etrm.errors import ConfigError, RunFolderError
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
@@ -18,6 +19,22 @@ def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     for name, data in files.items():
         write_file(folder / name, data)
     return [folder / name for name in files]
+
+
+def check_png_name(path: Path) -> None:
+    """Check that the name of a figure is that of a PNG file.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(
+            "plot.not-png",
+            "the figure is a PNG file",
+            got=path.name,
+            allowed="a name that ends with .png",
+            next_step=f"name it {shlex.quote(f'{path.stem}.png')}",
+        )
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -129,6 +129,48 @@ def test_every_code_of_a_config_is_printed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "plot run --out .",
+        "predictions run --out .",
+        "diff before after --out .",
+        "audit train.py --out .",
+        "audit train.py --write-baseline .",
+        "evaluate run --submission .",
+        "symbolic explain run task --png .",
+        "checkpoint export run --out .",
+        "bench course run --out .",
+        "bench faults cached-context --out file",
+        "experiment run E7 --out file",
+        "experiment suite gate --out file",
+        "investigate --out file",
+        "frozen-decoder --out file/below",
+        "symbolic story --out file",
+        "symbolic report run --out file",
+        "analyse run --out file",
+        "compare run other --out file",
+        "tensorboard run --out file",
+        "data build --out file",
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(words: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = etrm(*words.split(), cwd=tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == "  code:    output.not-writable"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "words", ["plot run --out a.pdf", "predictions run --out a.pdf", "symbolic explain run task --png a.pdf"]
+)
+def test_a_figure_has_the_name_of_a_png_file(words: str, tmp_path: Path) -> None:
+    done = etrm(*words.split(), cwd=tmp_path)
+    assert (done.code, done.err.splitlines()[-1]) == (2, "  code:    plot.not-png")
+    assert_holds(done.err, "a.png")
+
+
+@pytest.mark.parametrize(
     ("words", "value"),
     [
         (["data", "check", "--max-side", "0"], "--max-side"),

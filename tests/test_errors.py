@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import pickle
 from collections import defaultdict
 from pathlib import Path
@@ -141,11 +143,12 @@ def test_a_code_is_required() -> None:
         ConfigError("only a sentence")  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO])
 def test_what_the_system_refuses_has_a_code_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(**options: object) -> None:
-        raise OSError(28, "No space left on device", "some/file")
+        raise OSError(number, os.strerror(number), "some/file")
 
     monkeypatch.setattr(cli, "app", full)
     with pytest.raises(SystemExit) as left:
@@ -153,4 +156,4 @@ def test_what_the_system_refuses_has_a_code_too(
     assert left.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1] == "  code:    system.refused"
-    assert "some/file" in "".join(lines)
+    assert f"some/file: {os.strerror(number)}" in "".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,8 @@ def load_decoder(core: Core, source: DecoderSource, model: ModelConfig, train: T
             f"{len(problems)} of {len(wanted)} decoder tensors cannot be loaded from {source.path}",
             got="; ".join(problems),
             allowed="a TRM checkpoint of the same hidden_size, num_heads, expansion and layers",
-            next_step=f"etrm checkpoint inspect {source.path}, then give the model section the same settings",
+            next_step=f"etrm checkpoint inspect {shlex.quote(str(source.path))}, then give the model section the same "
+            "settings",
         )
     for name, (theirs, ours) in find_differing_settings(source, model).items():
         if name not in train.allow_decoder_mismatch:

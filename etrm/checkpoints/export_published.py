@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save
 
-from etrm.atomic_files import write_atomically
+from etrm.atomic_files import check_target, write_atomically
 from etrm.checkpoints.format import WeightsKind
 from etrm.checkpoints.published_names import to_published_name, to_published_settings
 from etrm.checkpoints.weights import read_weights
@@ -44,8 +45,18 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
     Raises:
         CheckpointError: the source is not one of our complete checkpoints, the published code cannot compute
             its model, or a file exists or cannot be written. Nothing is written in these cases.
+        WriteError: the file can be seen not to be writable before any work.
     """
+    check_target(file)
     settings_file = file.with_name(f"{file.stem}.json")
+    if file.suffix.lower() == ".json":
+        raise CheckpointError(
+            "export.name-of-settings",
+            "weights and settings would have the same name",
+            got=file.name,
+            allowed="a name that does not end with .json",
+            next_step=f"--out {shlex.quote(str(file.with_suffix('.safetensors')))}",
+        )
     for path in (file, settings_file):
         if path.exists() or path == source:
             raise CheckpointError(
@@ -78,6 +89,7 @@ def export_checkpoint(source: Path, file: Path, kind: WeightsKind, form: Format)
         torch.save(named, buffer)
         content = buffer.getvalue()
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(settings_file, json.dumps(settings, indent=1) + "\n")
         write_atomically(file, content)
     except OSError as error:

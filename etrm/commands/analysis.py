@@ -9,7 +9,7 @@ import typer
 
 from etrm.commands.apps import FOLLOW, app
 from etrm.commands.chosen_config import allow_code_of
-from etrm.commands.options import AllowCodeOption, SetOption
+from etrm.commands.options import AllowCodeOption, SetOption, check_folder
 
 
 @app.command(rich_help_panel=FOLLOW)
@@ -30,9 +30,10 @@ def analyse(
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     folder, console = out or run / "analysis", open_console()
+    check_folder(folder)
     found = write_analysis_report(run, folder, parse_settings(settings or ()))
     for one in found.readouts:
-        console.print(f"read at {one.code}: {', '.join(format_count(one.right))}", highlight=False)
+        console.print(f"read at {one.code}: {', '.join(format_count(one.right))}")
     for one in found.ablations:
-        console.print(f"{one.code}: {', '.join(format_count(one.right))}", highlight=False)
-    console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        console.print(f"{one.code}: {', '.join(format_count(one.right))}")
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)

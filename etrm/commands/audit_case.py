@@ -109,8 +109,10 @@ def run_audit(request: AuditRequest) -> tuple[Audit, str]:
     text = found.render(request.form, artifact_of(request.target), **shown)
     try:
         if request.out:
+            request.out.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(request.out, text)
         if request.learn:
+            request.learn.parent.mkdir(parents=True, exist_ok=True)
             write_baseline(request.learn, found.findings)
     except OSError as error:
         raise WriteError(

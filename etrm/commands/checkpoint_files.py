@@ -89,7 +89,6 @@ def export_published(
     )
     open_console().print(
         f"{found.file}: {found.tensors} tensors, {found.weights} weights; settings: {found.settings}",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -10,7 +10,14 @@ import typer
 
 from etrm.commands.apps import bench_app
 from etrm.commands.chosen_config import resolve_config
-from etrm.commands.options import ConfigOption, PresetOption, PretrainOption, SetOption
+from etrm.commands.options import (
+    ConfigOption,
+    PresetOption,
+    PretrainOption,
+    SetOption,
+    check_file,
+    check_folder,
+)
 from etrm.commands.resumable_work import budget_of, resumable_work
 
 if TYPE_CHECKING:
@@ -24,7 +31,9 @@ def bench_course(
         list[Path],
         typer.Argument(help="Run folders of one preset without faults, each with another train.seed."),
     ],
-    out: Annotated[Path, typer.Option(help="File of the course.")] = Path("runs/course.json"),
+    out: Annotated[Path, typer.Option(help="File of the course.", callback=check_file)] = Path(
+        "runs/course.json"
+    ),
 ) -> None:
     """Make the healthy course of a preset from real runs. `etrm investigate RUN` compares a run with its course.
 
@@ -37,7 +46,7 @@ def bench_course(
     write_course(course, out)
     seeds = ", ".join(map(str, course.made["seeds"]))
     line = f"course of {course.preset}: seeds {seeds}, steps 1 to {course.steps}, windows of {course.window}: {out}"
-    open_console().print(line, highlight=False, soft_wrap=True)
+    open_console().print(line, soft_wrap=True)
 
 
 @bench_app.command("faults")
@@ -86,7 +95,8 @@ def bench_faults(
         Path | None,
         typer.Option(
             help="Folder for the results. Finished cases are kept and not run again. "
-            "Default: runs/fault-bench, or runs/unlisted-faults."
+            "Default: runs/fault-bench, or runs/unlisted-faults.",
+            callback=check_folder,
         ),
     ] = None,
 ) -> None:

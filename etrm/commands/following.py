@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,14 @@ import typer
 from etrm.commands.apps import FOLLOW, app
 from etrm.commands.chosen_config import allow_code_of
 from etrm.commands.completion import complete_column, complete_run
-from etrm.commands.options import AllowCodeOption, RunArgument, RunsArgument, SetOption
+from etrm.commands.options import (
+    AllowCodeOption,
+    RunArgument,
+    RunsArgument,
+    SetOption,
+    check_figure,
+    check_folder,
+)
 
 
 @app.command(rich_help_panel=FOLLOW)
@@ -66,7 +74,7 @@ def runs(
         listing.describe_foreign(found.foreign),
     ):
         if note:
-            open_console(stderr=True).print(note, style="dim", highlight=False)
+            open_console(stderr=True).print(note, style="dim")
 
 
 @app.command(rich_help_panel=FOLLOW)
@@ -79,7 +87,10 @@ def compare(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for PNG figures of the runs' curves. Default: no figures.")
+        Path | None,
+        typer.Option(
+            help="Folder for PNG figures of the runs' curves. Default: no figures.", callback=check_folder
+        ),
     ] = None,
 ) -> None:
     """Compare runs: settings that differ, results, speed, and reasons why they may not be comparable."""
@@ -92,7 +103,7 @@ def compare(
     console = open_console(pipe_width=180)
     console.print(as_tables(found, console.width))
     for file in plot_comparison(found, out) if out else ():
-        console.print(f"figure: {file}", highlight=False, soft_wrap=True)
+        console.print(f"figure: {file}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=FOLLOW)
@@ -105,7 +116,8 @@ def predictions(
     ] = None,
     demos: Annotated[bool, typer.Option(help="Also draw the demonstrations of each task.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help="PNG file to write. Default: draw in the terminal.")
+        Path | None,
+        typer.Option(help="PNG file to write. Default: draw in the terminal.", callback=check_figure),
     ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
@@ -125,16 +137,16 @@ def predictions(
     console = open_console()
     console.print(in_terminal(answers, demos=demos))
     title = caption(run, found, answers)
-    console.print(title, highlight=False, soft_wrap=True)
+    console.print(title, soft_wrap=True)
     if out:
         write_file(out, as_png(title, answers, demos=demos))
-        console.print(f"figure: {out}", highlight=False, soft_wrap=True)
+        console.print(f"figure: {out}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=FOLLOW)
 def plot(
     runs: RunsArgument,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.", callback=check_figure)],
     keys: Annotated[
         str, typer.Option(help="Quantities to plot: keys of metrics.jsonl, separated by commas.")
     ] = "accuracy_all",
@@ -161,14 +173,15 @@ def plot(
                 next_step="etrm plot --help",
             ) from error
     plot_runs(runs, [key.strip() for key in keys.split(",")], out, title, reference)
-    open_console().print(f"figure: {out}", highlight=False, soft_wrap=True)
+    open_console().print(f"figure: {out}", soft_wrap=True)
 
 
 @app.command(rich_help_panel=FOLLOW)
 def tensorboard(
     run: RunArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the event files. Default: RUN/tensorboard.")
+        Path | None,
+        typer.Option(help="Folder for the event files. Default: RUN/tensorboard.", callback=check_folder),
     ] = None,
 ) -> None:
     """Write the metrics of a run as TensorBoard events until the run ends."""
@@ -177,9 +190,9 @@ def tensorboard(
 
     target = out or run / "tensorboard"
     console = open_console()
-    console.print(f"tensorboard --logdir {target}", highlight=False, soft_wrap=True)
+    console.print(f"tensorboard --logdir {shlex.quote(str(target))}", soft_wrap=True)
     try:
         written = export(run, target)
     except KeyboardInterrupt:  # Ctrl-C is how a user stops following
         raise typer.Exit(0) from None
-    console.print(f"{written} steps written", highlight=False)
+    console.print(f"{written} steps written")

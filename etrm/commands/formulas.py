@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,8 @@ from etrm.commands.options import (
     PresetOption,
     SetOption,
     check_choice,
+    check_figure,
+    check_folder,
 )
 from etrm.commands.resumable_work import print_report_paths
 
@@ -42,7 +45,7 @@ def templates(
     console = open_console()
     contents = library.families[check_choice("--family", family, *library.families)]
     for formula in (*contents.rules, *contents.conditions):
-        console.print(str(formula), markup=False, highlight=False, soft_wrap=True)
+        console.print(str(formula), soft_wrap=True)
 
 
 @symbolic_app.command()
@@ -53,7 +56,10 @@ def explain(
     task: Annotated[str, typer.Argument(help="Id of a held-out task or of a training task.")],
     demos: Annotated[bool, typer.Option(help="Also draw the demonstrations in the terminal.")] = False,
     png: Annotated[
-        Path | None, typer.Option(help="PNG file to write, with the demonstrations and the guard as a grid.")
+        Path | None,
+        typer.Option(
+            help="PNG file to write, with the demonstrations and the guard as a grid.", callback=check_figure
+        ),
     ] = None,
     allow_code: AllowCodeOption = False,
 ) -> None:
@@ -66,7 +72,7 @@ def explain(
 
     allow_code_of(run, allowed=allow_code)
     explained = explain_run(run, task)
-    open_console().print(draw_explanation(explained, demos=demos), highlight=False)
+    open_console().print(draw_explanation(explained, demos=demos))
     if png is not None:
         write_file(png, draw_png(explained))
 
@@ -76,7 +82,9 @@ def story(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each stage.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every run.")] = 0,
     jobs: JobsOption = 2,
-    out: Annotated[Path, typer.Option(help="Folder for runs and page.")] = Path("runs/story"),
+    out: Annotated[Path, typer.Option(help="Folder for runs and page.", callback=check_folder)] = Path(
+        "runs/story"
+    ),
 ) -> None:
     """Rebuild the original solver with its faults, and repair, train and investigate it step by step."""
     from etrm.commands.resumable_work import make_launcher, resumable_work
@@ -86,7 +94,7 @@ def story(
     from reports.terminal.progress import Phases
     from reports.write import write
 
-    command = f"etrm symbolic story --steps {steps} --seed {seed} --out {out}"
+    command = f"etrm symbolic story --steps {steps} --seed {seed} --out {shlex.quote(str(out))}"
     with resumable_work(Phases()) as phases:
         launcher = make_launcher("processes", jobs, 1, None)
         told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
@@ -120,6 +128,7 @@ def report(
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     folder = out or run / "formulas"
+    check_folder(folder)
     with Phases("tasks") as phases:
         found, complete = write_formula_report(
             run, folder, parse_settings(settings or ()), unsolved=unsolved, progress=phases.update

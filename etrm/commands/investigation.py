@@ -25,6 +25,8 @@ from etrm.commands.options import (
     SetOption,
     ThreadsOption,
     TierOption,
+    check_file,
+    check_folder,
 )
 from etrm.commands.own_models import names_own_model, run_own_model
 from etrm.commands.resumable_work import (
@@ -82,9 +84,9 @@ def investigate(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results and the report.")] = Path(
-        "runs/investigation"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results and the report.", callback=check_folder)
+    ] = Path("runs/investigation"),
     experiments: Annotated[
         bool,
         typer.Option(
@@ -175,9 +177,9 @@ def frozen_decoder(
     threads: ThreadsOption = 1,
     launcher: LauncherOption = "processes",
     launcher_set: LauncherSetOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results and the report.")] = Path(
-        "runs/frozen-decoder"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results and the report.", callback=check_folder)
+    ] = Path("runs/frozen-decoder"),
     pretrain_steps: PretrainOption = None,
 ) -> None:
     """Freeze a pretrained decoder and train only the encoder: does it learn (A), stay stuck (B) or not help (C)?"""
@@ -220,7 +222,8 @@ def diff(
         typer.Argument(help="Folder of the later investigation.", autocompletion=complete_investigation),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Markdown file to which the differences are also written.")
+        Path | None,
+        typer.Option(help="Markdown file to which the differences are also written.", callback=check_file),
     ] = None,
     any_subject: Annotated[
         bool,

@@ -18,6 +18,7 @@ from etrm.commands.options import (
     PresetOption,
     SetOption,
     ThreadsOption,
+    check_folder,
 )
 from etrm.commands.resumable_work import make_launcher, resumable_work
 
@@ -33,7 +34,10 @@ ExperimentSeeds = Annotated[
 
 
 ExperimentOut = Annotated[
-    Path, typer.Option("--out", help="Folder for the runs. Finished runs are kept and not run again.")
+    Path,
+    typer.Option(
+        "--out", help="Folder for the runs. Finished runs are kept and not run again.", callback=check_folder
+    ),
 ]
 
 
@@ -115,7 +119,7 @@ def experiment_table(
     config: ConfigOption = None,
     settings: SetOption = None,
     seeds: ExperimentSeeds = 3,
-    out: ExperimentOut = Path("runs/experiments"),
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/experiments"),
 ) -> None:
     """Print the results that a folder holds now, without running anything."""
     from etrm.investigation.experiments.registry import find

@@ -147,6 +147,34 @@ SideOption = Annotated[
 ]
 
 
+def check_file(path: Path | None) -> Path | None:
+    """Return the file of an option that names an output, after checking before any work that it can be written."""
+    from etrm.atomic_files import check_target
+
+    if path is not None:
+        check_target(path)
+    return path
+
+
+def check_folder(path: Path | None) -> Path | None:
+    """Return the folder of an option that names an output, after checking before any work that it can be written."""
+    from etrm.atomic_files import check_target
+
+    if path is not None:
+        check_target(path, folder=True)
+    return path
+
+
+def check_figure(path: Path | None) -> Path | None:
+    """Return the PNG file of an option, after checking before any work its name and that it can be written."""
+    from reports.write import check_png_name
+
+    if path is not None:
+        check_file(path)
+        check_png_name(path)
+    return path
+
+
 def check_choice(option: str, given: str, *allowed: str) -> Any:
     from etrm.errors import ConfigError
 

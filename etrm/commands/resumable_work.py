@@ -63,7 +63,7 @@ def resumable_work(view: Phases) -> Iterator[Phases]:
             yield view
         except (Interrupted, KeyboardInterrupt):
             view.close()
-            open_console(stderr=True).print(f"interrupted; {view.resume}", highlight=False)
+            open_console(stderr=True).print(f"interrupted; {view.resume}")
             raise typer.Exit(130) from None
 
 
@@ -87,4 +87,4 @@ def print_report_paths(folder: Path) -> None:
     from reports.terminal.console import open_console
 
     for name in ("index.md", "report.html"):
-        open_console().print(f"report: {folder / name}", highlight=False, soft_wrap=True)
+        open_console().print(f"report: {folder / name}", soft_wrap=True)

@@ -17,6 +17,7 @@ from etrm.commands.options import (
     SetOption,
     SideOption,
     SourceOption,
+    check_folder,
 )
 from etrm.commands.resumable_work import resumable_work
 
@@ -100,7 +101,7 @@ def check(
 
 @data_app.command()
 def build(
-    out: Annotated[Path, typer.Option(help="Folder of the store to write.")],
+    out: Annotated[Path, typer.Option(help="Folder of the store to write.", callback=check_folder)],
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,

@@ -10,6 +10,7 @@ import typer
 
 from etrm.commands.apps import INVESTIGATE, app
 from etrm.commands.chosen_config import allow_named
+from etrm.commands.options import check_file
 
 
 @app.command("audit", rich_help_panel=INVESTIGATE)
@@ -29,7 +30,8 @@ def audit_case(
         str, typer.Option("--format", help="Output format: table, markdown, json, jsonl, sarif or html.")
     ] = "table",
     out: Annotated[
-        Path | None, typer.Option(help="File to write the output to, instead of the terminal.")
+        Path | None,
+        typer.Option(help="File to write the output to, instead of the terminal.", callback=check_file),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Number of training steps; a script is stopped after them.", min=1)
@@ -57,7 +59,7 @@ def audit_case(
         Path | None, typer.Option(help="Baseline file of known findings, which are not reported again.")
     ] = None,
     write_baseline: Annotated[
-        Path | None, typer.Option(help="Baseline file to write the findings to.")
+        Path | None, typer.Option(help="Baseline file to write the findings to.", callback=check_file)
     ] = None,
     probe: Annotated[
         list[str] | None,
@@ -115,7 +117,7 @@ def audit_case(
     try:
         found, text = run_audit(request)
     except UserError as error:
-        open_console(stderr=True).out(error, end="", highlight=False)
+        open_console(stderr=True).out(error, end="")
         raise typer.Exit(2) from None
     sys.stdout.write(f"audit: {out}\n" if out else text)
     code = finish(found, form, bool(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ from etrm.commands.options import (
     PresetOption,
     RunArgument,
     SetOption,
+    check_file,
 )
 
 if TYPE_CHECKING:
@@ -69,21 +71,21 @@ def train(
         nonlocal parameters
         parameters = sum(weight.numel() for weight in trainer.model.parameters())
         for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
-            console.print(line, highlight=False)
+            console.print(line)
 
-    resume_with = f"resume with: etrm train --resume --out {out}"
+    resume_with = f"resume with: etrm train --resume --out {shlex.quote(str(out))}"
     try:
         with TrainProgress(chosen.train.steps, console) as bar:
             finished = run_training(chosen, out, resume=resume, on_start=show_stages, on_step=bar.update)
     except KeyboardInterrupt:  # a second Ctrl-C
         stopped = f"{out}: stopped at once, without the steps since the last checkpoint; {resume_with}"
-        console.print(stopped, highlight=False, soft_wrap=True)
+        console.print(stopped, soft_wrap=True)
         raise typer.Exit(130) from None
     state = "finished" if finished else f"stopped early; {resume_with}"
     with suppress(OSError):  # the run may have stopped because its terminal was closed
-        console.print(f"{out}: {state}", highlight=False, soft_wrap=True)
+        console.print(f"{out}: {state}", soft_wrap=True)
         for line in summarise_run(out, parameters) if finished and read_rank() == 0 else ():
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if not finished:
         raise typer.Exit(130)
 
@@ -106,7 +108,7 @@ def _print_batch_sizes(config: Config) -> None:
         found = find_batch_size(config, on_try=lambda rows: status.update(f"steps of {rows} rows"))
     console = open_console()
     console.print(batch_table(found))
-    console.print(batch_line(found), highlight=False, soft_wrap=True)
+    console.print(batch_line(found), soft_wrap=True)
 
 
 MORE_SCORES = "Other scores"
@@ -120,7 +122,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Kaggle submission file to write, e.g. NAME.json, with every task of the data set. "
-            "NAME.placeholders.json lists the tasks without an answer."
+            "NAME.placeholders.json lists the tasks without an answer.",
+            callback=check_file,
         ),
     ] = None,
     misleading: Annotated[

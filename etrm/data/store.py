@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def read_index(folder: Path) -> Index:
             f"{folder} is not a data store",
             got=f"no {INDEX}",
             allowed="a folder that `etrm data build` wrote",
-            next_step=f"etrm data build --out {folder}",
+            next_step=f"etrm data build --out {shlex.quote(str(folder))}",
         )
     try:
         tree = json.loads(path.read_text("utf-8"))

@@ -7,6 +7,7 @@ that the page shows what a user would have seen at that point: the loss, the sco
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ class Story(Record):
                 "story.unreadable",
                 f"{folder / FILE} cannot be read",
                 got=type(error).__name__,
-                next_step=f"etrm symbolic story --out {folder}",
+                next_step=f"etrm symbolic story --out {shlex.quote(str(folder))}",
             ) from None
 
 

@@ -11,6 +11,7 @@ import torch
 
 from etrm.config import Config, with_settings
 from etrm.device import pick_device
+from etrm.errors import TrainingError
 from etrm.training.execution.memory import explain_shortage, is_shortage
 from etrm.training.execution.memory_meter import MemoryMeter, open_meter
 from etrm.training.trainer import Trainer
@@ -123,7 +124,7 @@ def _try_rows(config: Config, rows: int, meter: MemoryMeter, limit: int) -> Batc
     with meter.bounded():
         try:
             seconds = _time_steps(chosen)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, TrainingError) as error:
             if not is_shortage(error):
                 raise
         peak = meter.read_peak()

@@ -36,7 +36,7 @@ from etrm.training.ema import Ema
 from etrm.training.execution.compiling import choose_compilation, compile_networks
 from etrm.training.execution.cuda_graphs import CudaGraphs, watched
 from etrm.training.execution.distributed import ALONE, World, join_processes
-from etrm.training.execution.memory import explain_shortage
+from etrm.training.execution.memory import explain_shortage, explain_shortage_at_start
 from etrm.training.execution.precision import autocast, check_precision
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.execution.stop_request import StopRequest
@@ -70,9 +70,11 @@ class Trainer:
         world: the processes of the run.
 
     Raises:
-        EtrmError: the config, the data, the decoder checkpoint or the folder cannot be used.
+        EtrmError: the config, the data, the decoder checkpoint or the folder cannot be used, or there is not enough
+            memory.
     """
 
+    @explain_shortage_at_start()
     def __init__(self, config: Config, folder: RunFolder | None = None, world: World = ALONE) -> None:
         self.world = world
         self.recipe = build_recipe(config)

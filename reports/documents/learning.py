@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     text, figure = (gates if given.what == "gates" else held_out)(given.runs)
     write_atomically(given.out, figure)
-    open_console().print(text, markup=False, highlight=False, soft_wrap=True)
+    open_console().print(text, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from etrm.checkpoints.run_folder import read_config
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import RunFolderError
 from etrm.investigation.evidence.figures import Figure, Series, smooth
 from reports.plots.figures import draw
 from reports.runs.compare import NUMBERS, RunComparison
 from reports.runs.groups import group_by_setting
 from reports.runs.history import WINDOW, History
-from reports.write import write_file
+from reports.write import check_png_name, write_file
 
 
 def plot_runs(
@@ -31,14 +31,7 @@ def plot_runs(
         RunFolderError: a folder is not a run, no step logged the quantity, or ``out`` cannot be written.
         ConfigError: ``out`` has the name of a file of another format.
     """
-    if out.suffix.lower() != ".png":
-        raise ConfigError(
-            "plot.not-png",
-            "the figure is a PNG file",
-            got=out.name,
-            allowed="a name that ends with .png",
-            next_step=f"etrm plot ... --out {out.with_suffix('.png')}",
-        )
+    check_png_name(out)
     configs = [read_config(folder) for folder in folders]
     names = group_by_setting(configs)
     curves = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -146,10 +147,8 @@ def describe_investigations(folders: Sequence[tuple[Path, int]]) -> str:
     if not folders:
         return ""
     runs = count(sum(number for _, number in folders), "run")
-    first = folders[0][0]
-    return (
-        f"not listed: {runs} of {count(len(folders), 'investigation')}; etrm runs {first} lists those of one"
-    )
+    command = f"etrm runs {shlex.quote(str(folders[0][0]))}"
+    return f"not listed: {runs} of {count(len(folders), 'investigation')}; {command} lists those of one"
 
 
 def list_runs(folders: Iterable[Path], sort: str = "folder") -> list[ListedRun]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from etrm.training.monitoring.step_check import read_compared
@@ -50,7 +51,7 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         f"reference: {equal}",
         f"stage: {course}",
         *_speed(run),
-        f"next: etrm {command} {folder}",
+        f"next: etrm {command} {shlex.quote(str(folder))}",
     ]
 
 

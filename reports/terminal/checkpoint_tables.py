@@ -25,7 +25,7 @@ def print_result(found: Found, render: Callable[[Found], RenderableType], as_jso
     console = open_console()
     if as_json:
         text = json.dumps(asdict(found), indent=1, allow_nan=False)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
     else:
         console.print(render(found))
 

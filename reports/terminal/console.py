@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = False) -> Console:
-    """Return a console for the output of a command.
+    """Return a console for the output of a command. It prints texts as they are, because they may be names of files.
 
     Args:
         stderr: whether to print to standard error, for output that is not a result.
@@ -18,10 +19,11 @@ def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = Fals
     """
     from rich.console import Console
 
-    console = Console(stderr=stderr, quiet=quiet)
-    if not console.is_terminal:  # so that tables in pipes and logs keep their columns
-        console = Console(stderr=stderr, quiet=quiet, width=pipe_width)
-    return console
+    make = partial(Console, stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
+    console = make()
+    return (
+        console if console.is_terminal else make(width=pipe_width)
+    )  # tables in pipes and logs keep their columns
 
 
 def print_page(text: str) -> None:
@@ -32,4 +34,4 @@ def print_page(text: str) -> None:
     if console.is_terminal:
         console.print(Markdown(text))
     else:
-        console.out(text.rstrip("\n"), highlight=False)
+        console.out(text.rstrip("\n"))

@@ -41,9 +41,9 @@ class Phases:
         self._unit = unit
         self._names = names or {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(BAR),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -180,7 +180,7 @@ class InvestigationProgress(Phases):
         self._bars.update(self._whole, completed=state.done, total=max(1, state.total), words=words)
 
     def _print(self, line: Text) -> None:
-        self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(line, soft_wrap=not self.console.is_terminal)
 
 
 def describe_time_left(seconds: float | None, *, at_most: bool = False) -> str:
@@ -232,7 +232,7 @@ class TrainProgress:
         self._printed = float("-inf")
         self._bar = Progress(
             BarColumn(None),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             disable=console.quiet or not console.is_terminal,
             expand=True,
@@ -257,7 +257,7 @@ class TrainProgress:
         elif now - self._printed >= LINE_S or step == self._steps:
             self._printed = now
             with suppress(OSError):
-                self._console.print(line, highlight=False, soft_wrap=True)
+                self._console.print(line, soft_wrap=True)
 
     def _describe_left(self, step: int, now: float) -> str:
         first, began = self._began or (step, now)

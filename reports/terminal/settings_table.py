@@ -27,7 +27,7 @@ def print_settings(found: Resolved, json_wanted: bool) -> None:
         console.print(tables(found))
     else:
         text = settings_json(found) if json_wanted else settings_toml(found)
-        console.out(text, end="", highlight=False)
+        console.out(text, end="")
 
 
 def settings_toml(found: Resolved) -> str:

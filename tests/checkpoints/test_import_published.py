@@ -26,7 +26,7 @@ from etrm.checkpoints.import_published import import_checkpoint
 from etrm.checkpoints.weights import read_weights
 from etrm.config import Config, ModelConfig
 from etrm.device import to_host
-from etrm.errors import CheckpointError, ConfigError, EtrmError
+from etrm.errors import CheckpointError, ConfigError, EtrmError, WriteError
 from etrm.model.encoders import ENCODERS
 from etrm.model.recursive import RecursiveModel
 from etrm.training.scoring.predictor import load_model
@@ -420,12 +420,14 @@ def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
 ) -> None:
     source = ours(tmp_path, small(variant="trm"))
     (tmp_path / "x.json").write_text("mine")
-    for name in ("x.pt", "x.json"):
-        with raises_code(CheckpointError, "export.exists", tmp_path):
-            export_checkpoint(source, tmp_path / name, "raw", "torch")
+    with raises_code(CheckpointError, "export.exists", tmp_path):
+        export_checkpoint(source, tmp_path / "x.pt", "raw", "torch")
     assert (tmp_path / "x.json").read_text() == "mine"
-    with raises_code(CheckpointError, "export.not-writable", tmp_path / "none"):
-        export_checkpoint(source, tmp_path / "none" / "y.pt", "raw", "torch")
+    for target in (Path(), tmp_path, tmp_path / "x.json" / "y.pt"):
+        with raises_code(WriteError, "output.not-writable", target):
+            export_checkpoint(source, target, "raw", "torch")
+    with raises_code(CheckpointError, "export.name-of-settings", "y.json"):
+        export_checkpoint(source, tmp_path / "y.json", "raw", "safetensors")
     with raises_code(CheckpointError, "export.no-checkpoint", parity("trm")):
         export_checkpoint(parity("trm"), tmp_path / "y.pt", "raw", "torch")
     assert left(tmp_path) == ["step_00000001", "x.json"]

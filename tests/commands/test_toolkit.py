@@ -72,7 +72,7 @@ def test_a_script_is_audited_as_it_is(file: Path) -> None:
         (["{file}:make_case", "--ignore", "encodr"], ["audit.bad-case", "encodr", "encoder"]),
         (["{file}:make_case", "--baseline", "{file}"], ["audit.unreadable-baseline", "{file}"]),
         (["{file}:make_case", "--baseline", "{file}.no"], ["audit.unreadable-baseline", "{file}.no"]),
-        (["{file}:make_case", "--out", "{file}/no/a.md"], ["audit.not-writable"]),
+        (["{file}:make_case", "--out", "{file}/no/a.md"], ["output.not-writable"]),
         (["{file}:too_wide"], ["mat1 and mat2 shapes cannot be multiplied"]),  # torch's
     ],
 )

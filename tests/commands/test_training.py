@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import get_args
 
@@ -34,7 +35,7 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert re.findall(r"\w+\.\w+ \w+, was \w+", longer.err) == ["train.steps 8, was 4"]
     unwritten = etrm("evaluate", run, "--submission", run / "config.json" / "submission.json")
     assert unwritten.code == 2
-    assert "this run" in unwritten.out
+    assert unwritten.out == ""  # refused before any task is answered
     done = etrm("evaluate", str(run), "--submission", str(tmp_path / "submission.json"))
     assert done.code == 0, done.err
     for name in ("this run", "copy input", "all black", "untrained model"):
@@ -48,6 +49,15 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
         assert name in fitted.out
     assert_holds(fitted.out, "s per task", "1 gradient steps per search")
     assert etrm("evaluate", run, "--adapt", "everything").code == 2
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etrm.training.trainer.train", lambda *_, **__: False)  # as if Ctrl-C was pressed
+    done = etrm("train", "--preset", "smoke", "--out", "my runs/a[/b]", cwd=tmp_path)
+    command = done.err.strip().partition("resume with: ")[2]
+    assert shlex.split(command) == ["etrm", "train", "--resume", "--out", "my runs/a[/b]"]
 
 
 def test_training_prints_the_tasks_of_each_stage(tmp_path: Path) -> None:

@@ -265,7 +265,8 @@ def _describe_origin(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str,
 
 
 def write_course(course: HealthyCourse, file: Path) -> None:
-    """Write the file of a course."""
+    """Write the file of a course, and create its folders if they are missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, course.to_json())
 
 

@@ -1,4 +1,4 @@
-"""Explains that a step needs more memory than there is, and names the settings that help."""
+"""Explains that a run or a step needs more memory than there is, and names the settings that help."""
 
 from __future__ import annotations
 
@@ -47,11 +47,44 @@ def explain_shortage(train: TrainConfig, rows: int) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def explain_shortage_at_start() -> Iterator[None]:
+    """A context around the construction of a run, in which a shortage of memory is an error that names settings.
+
+    Raises:
+        TrainingError: the weights, or the state of the rows of a batch, do not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not is_shortage(error):
+            raise
+        raise TrainingError(
+            "train.out-of-memory",
+            "there is no memory for the model and the rows of a batch",
+            got=(str(error).splitlines() or [""])[0],
+            next_step="use a smaller train.batch_size, model.hidden_size or data.max_side",
+        ) from error
+
+
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says that memory could not be allocated. torch has no class for that of the host."""
+    """Whether an error says that memory could not be allocated. Some errors have no class of their own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, TrainingError):
+        return error.code == "train.out-of-memory"
+    return isinstance(error, RuntimeError | OverflowError) and any(
+        words in str(error) for words in _TOO_LARGE
+    )
+
+
+_TOO_LARGE = (
+    "can't allocate memory",
+    "Storage size calculation overflowed",
+    "index-sized integer",
+    "too large to convert to C",
+)
+"""Words of the errors of torch and Python for more memory than the host has, or than any host can have."""
 
 
 def _next_divisor(rows: int, parts: int) -> int:

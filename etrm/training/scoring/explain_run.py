@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,7 @@ class RunExplainer:
                 f"the run {self._folder} is not finished",
                 got=f"its newest checkpoint is of step {self.step}",
                 allowed=f"step {steps}",
-                next_step=f"etrm train --resume --out {self._folder}",
+                next_step=f"etrm train --resume --out {shlex.quote(str(self._folder))}",
             )
 
     def find(self, name: str) -> Task:
@@ -158,7 +159,7 @@ class RunExplainer:
             f"the run {self._folder} has no task {name!r}, neither trained on nor held out",
             allowed=", ".join(shown[:SHOWN])
             + (f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""),
-            next_step=f"etrm symbolic report {self._folder}, which lists the held-out tasks",
+            next_step=f"etrm symbolic report {shlex.quote(str(self._folder))}, which lists the held-out tasks",
         )
 
     def explain(self, task: Task) -> ExplainedTask:

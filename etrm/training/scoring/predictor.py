@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -129,13 +130,13 @@ def load_model(
             "checkpoint.no-best",
             f"{folder} has no best checkpoint, because the run was not evaluated while it trained",
             got=f"evaluate.every {config.evaluate.every}",
-            next_step=f"etrm evaluate {folder} --set evaluate.checkpoint=newest",
+            next_step=f"etrm evaluate {shlex.quote(str(folder))} --set evaluate.checkpoint=newest",
         )
     if not found:
         raise CheckpointError(
             "checkpoint.absent",
             f"no checkpoint is in {folder}",
-            next_step=f"finish the run: etrm train --resume --out {folder}",
+            next_step=f"finish the run: etrm train --resume --out {shlex.quote(str(folder))}",
         )
     checkpoint = checkpoints.read(found[place])
     recipe = build_recipe(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,7 +207,7 @@ def _check_encoder(folder: Path) -> None:
             "a model that looks tasks up by their ids cannot answer demonstration pairs",
             got=f"model.variant {model.variant!r}",
             allowed="a variant with an encoder",
-            next_step=f"etrm evaluate {folder}",
+            next_step=f"etrm evaluate {shlex.quote(str(folder))}",
         )
 
 

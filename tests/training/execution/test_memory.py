@@ -42,6 +42,27 @@ def test_a_shortage_names_what_needs_less(
     assert absent not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("allocates", "error"),
+    [
+        ("etrm.training.trainer.Slots", MemoryError()),
+        ("etrm.training.trainer.Ema", RuntimeError("DefaultCPUAllocator: can't allocate memory: 64 bytes")),
+        ("etrm.training.trainer.Slots", OverflowError("cannot fit 'int' into an index-sized integer")),
+    ],
+)
+def test_a_run_that_does_not_fit_names_its_sizes(
+    smoke: Smoke, monkeypatch: pytest.MonkeyPatch, allocates: str, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(allocates, fail)
+    sizes = ("train.batch_size", "model.hidden_size", "data.max_side")
+    with raises_code(TrainingError, "train.out-of-memory", *sizes, got=error) as found:
+        Trainer(smoke())
+    assert is_shortage(found.value)  # so that the search for a batch size goes on
+
+
 def test_parts_divide_the_rows_of_a_process() -> None:
     """Two processes have three rows each, which cannot be split in two."""
     train = with_settings(load("smoke"), train={"batch_size": 6}).train
