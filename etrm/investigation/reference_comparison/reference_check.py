@@ -55,7 +55,7 @@ from etrm.reference.training.decoder_file import compare_decoder, read_decoder
 from etrm.reference.training.stages.checked_step import covers_model
 from etrm.reference.training.start_weights import compare_start_weights
 from etrm.training.faults import build_recipe
-from etrm.training.monitoring.step_check import ComparedStep, StepCheck, read_compared
+from etrm.training.monitoring.step_check import ComparedStep, StepCheck, read_compared, requested
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutScore
 from etrm.training.scoring.predictor import BEST, evaluate_tasks, load_model, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
@@ -276,13 +276,19 @@ def check_evaluated(path: Path) -> tuple[Departure, ...]:
     """Compare the weights that an evaluation of a run folder uses with those that the folder holds, if it is whole.
 
     They are the averaged ones of the last step, and of the best one by the logged scores if the run was evaluated on
-    the way: the first of the highest score, which another evaluation of it gives again.
+    the way: the first of the highest score, which another evaluation of it gives again. Evaluated are every
+    ``evaluate.every`` steps and the last one.
     """
-    metrics, steps = read_metrics(path), read_config(path).train.steps
+    metrics, config = read_metrics(path), requested(read_config(path))
+    steps, every = config.train.steps, config.evaluate.every
     if [line["step"] for line in metrics] != [*range(1, steps + 1)]:
         where = f"{len(metrics)} lines up to step {metrics[-1]['step'] if metrics else 0}, of a run of {steps} steps"
         return (Departure(PipelineStage.SCHEDULE, "logged steps", 1.0, 0.0, where),)
     logged = {line["step"]: line for line in metrics if SOLVED in line}
+    wrong = {*logged} ^ ({*range(every, steps + 1, every), steps} if every else set())
+    if wrong:
+        where = f"step {min(wrong)}, with evaluate.every {every} and {steps} steps"
+        return (Departure(PipelineStage.SCORE, "evaluated steps", len(wrong) / steps, 0.0, where),)
     newest = _check_loaded(path, "newest", "checkpoints", metrics[-1]["step"])
     if not logged:
         return newest

@@ -6,7 +6,8 @@ from hashlib import sha256
 
 from etrm.config import Config, is_rules
 from etrm.data.sources import TaskSet
-from etrm.reference.data.task_files import read_tasks
+from etrm.reference.data.loaded_rows import compare_task_sets
+from etrm.reference.data.loader import choose_tasks_of
 from etrm.reference.departure import Departure, PipelineStage
 
 HELD_OUT = 4
@@ -31,7 +32,7 @@ def compare_rules(tasks: TaskSet, stage: PipelineStage) -> list[Departure]:
 
 
 def compare_choice(held_out: TaskSet, config: Config) -> list[Departure]:
-    """Return a departure if the held-out tasks are not those that the settings choose.
+    """Return a departure if the held-out tasks are not those that the settings choose, by id and grids.
 
     Chosen are the first ``evaluate.max_tasks``, by id, of the tasks whose grids all fit ``data.max_side``. Tasks of the
     rule family are drawn and not chosen: only the subset of their rules is compared.
@@ -39,20 +40,5 @@ def compare_choice(held_out: TaskSet, config: Config) -> list[Departure]:
     section, side = config.evaluate, config.data.max_side
     if is_rules(section.source):
         return compare_rules(held_out, PipelineStage.QUERIES)
-    fitting = {
-        task.id
-        for task in read_tasks(section.source, section.subset)
-        if all(
-            max(*grid.shape) <= side
-            for pair in task.pairs
-            for grid in (pair.input, pair.output)
-            if grid is not None
-        )
-    }
-    wanted = set(sorted(fitting)[: section.max_tasks])
-    real = {task.id for task in held_out}
-    if real == wanted:
-        return []
-    wrong = sorted(real ^ wanted)
-    where = f"{len(real)} tasks, not {len(wanted)}; first {wrong[0]}"
-    return [Departure(PipelineStage.QUERIES, "held-out tasks", len(wrong) / len(wanted), 0.0, where)]
+    wanted = choose_tasks_of(section.source, section.subset, side, section.max_tasks)
+    return compare_task_sets(held_out, wanted, PipelineStage.QUERIES, "held-out tasks")

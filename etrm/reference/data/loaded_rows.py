@@ -112,17 +112,24 @@ def choose_places(loader: ReferenceLoader, drawn: int = 0, limit: int = LIMIT) -
     return places
 
 
-def compare_task_sets(found: TaskSet, expected: TaskSet) -> list[Departure]:
-    """Compare the tasks that a run trains on, or evaluates, with those that its config names, by id and grids."""
+def compare_task_sets(
+    found: TaskSet, expected: TaskSet, stage: PipelineStage = PipelineStage.DATA, name: str = "tasks"
+) -> list[Departure]:
+    """Compare the tasks that a run trains on, or evaluates, with those that its config names, by id and grids.
+
+    Args:
+        found: the tasks of the run.
+        expected: those of the config.
+        stage: the stage of a departure.
+        name: what the tasks are called in a departure.
+    """
     real = {task.id: task.canonical for task in found}
     wanted = {task.id: task.canonical for task in expected}
-    wrong = sorted(name for name in real.keys() | wanted.keys() if real.get(name) != wanted.get(name))
+    wrong = sorted(one for one in real.keys() | wanted.keys() if real.get(one) != wanted.get(one))
     if not wrong:
         return []
     kind = "missing" if wrong[0] not in real else "not of the config" if wrong[0] not in wanted else "altered"
-    return [
-        Departure(PipelineStage.DATA, "tasks", len(wrong) / len(wanted), 0.0, f"task {wrong[0]} is {kind}")
-    ]
+    return [Departure(stage, name, len(wrong) / len(wanted), 0.0, f"task {wrong[0]} is {kind}")]
 
 
 def find_differences(row: ReferenceRow, found: LoadedRow) -> set[str]:

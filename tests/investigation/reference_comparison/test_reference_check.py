@@ -27,7 +27,7 @@ from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.execution.prefetch import Prefetch
 from etrm.training.monitoring.step_check import ComparedStep
 from etrm.training.scoring import predictor
-from etrm.training.scoring.held_out_curve import TOKENS, HeldOutScore
+from etrm.training.scoring.held_out_curve import TOKENS, HeldOutCurve, HeldOutScore
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.trainer import Trainer, train
 
@@ -195,6 +195,18 @@ def test_a_logged_score_that_the_checkpoint_does_not_have_is_the_score(tmp_path:
         "".join(json.dumps(line | {TOKENS: line[TOKENS] + 0.1}) + "\n" for line in lines), "utf-8"
     )
     assert {found.stage for found in check_evaluated(tmp_path / "run")} == {PipelineStage.SCORE}
+
+
+def test_a_run_is_evaluated_every_some_steps_and_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_settings(EVALUATED, train={"steps": 3}, evaluate={"every": 2, "max_tasks": 1})
+    train(config, tmp_path / "healthy")
+    assert check_evaluated(tmp_path / "healthy") == ()
+    monkeypatch.setattr(HeldOutCurve, "due", lambda self, step: step == 2)  # not after the last step
+    train(config, tmp_path / "wrong")
+    [found] = check_evaluated(tmp_path / "wrong")
+    assert (found.stage, found.tensor, found.where[:6]) == (PipelineStage.SCORE, "evaluated steps", "step 3")
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.precision")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from etrm.config import load, with_settings
-from etrm.data import load_tasks
+from etrm.data import load_tasks, task_readers
 from etrm.reference.data.held_out_tasks import compare_choice
 from etrm.reference.departure import PipelineStage
 from etrm.training.task_sets import load_held_out_tasks
@@ -24,6 +28,29 @@ def test_tasks_that_are_too_large_or_too_many_are_a_departure() -> None:
         (found,) = compare_choice(load_tasks("arc-agi-1", "evaluation", side, most), CONFIG)
         assert found.stage is PipelineStage.QUERIES
         assert found.size == (1 / 3 if most == 4 else 2.0)
+
+
+def test_solutions_of_other_test_pairs_are_a_departure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [{"input": [[1]], "output": [[2]]}, {"input": [[3, 4]], "output": [[4, 3]]}]
+    asked = {"train": pairs, "test": [{"input": pair["input"]} for pair in pairs]}
+    for name, content in (("challenges", asked), ("solutions", [pair["output"] for pair in pairs])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"a": content}))
+    config = with_settings(CONFIG, evaluate={"source": str(tmp_path / "challenges.json")})
+    assert compare_choice(load_held_out_tasks(config), config) == []
+    read = task_readers._with_solutions
+    monkeypatch.setattr(
+        task_readers,
+        "_with_solutions",
+        lambda name, raw, held, file: read(name, raw, {name: held[name][::-1]}, file),
+    )
+    [found] = compare_choice(load_held_out_tasks(config), config)
+    assert (found.stage, found.tensor, found.where) == (
+        PipelineStage.QUERIES,
+        "held-out tasks",
+        "task a is altered",
+    )
 
 
 def test_of_drawn_rules_the_subset_is_compared() -> None:
