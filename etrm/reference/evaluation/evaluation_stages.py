@@ -366,6 +366,27 @@ def build_attempts(tasks: TaskSet, candidates: Mapping[Query, Sequence[CountedAn
     return found
 
 
+def list_placeholders(
+    tasks: TaskSet, candidates: Mapping[Query, Sequence[CountedAnswer]], max_side: int
+) -> dict[str, str]:
+    """Return why a test pair of a task has no answer in a submission, for each task with such a pair.
+
+    Args:
+        tasks: all tasks of the data set.
+        candidates: the candidates of each query that was evaluated.
+        max_side: the longest side of an evaluated grid.
+    """
+    evaluated, reasons = {task_id for task_id, _ in candidates}, {}
+    for task in tasks:
+        ranked = [candidates.get((task.id, query), ()) for query in range(len(task.tests))]
+        if task.id not in evaluated:
+            large = any(max(grid.shape) > max_side for grid in task.grids)
+            reasons[task.id] = "max_side" if large else "max_tasks"
+        elif not all(any(one.grid.size for one in each) for each in ranked):
+            reasons[task.id] = "no_grid"
+    return reasons
+
+
 def bound_share(solved: int, asked: int) -> tuple[float, float]:
     """Return the exact 95 % interval of a share (Clopper and Pearson, 1934).
 

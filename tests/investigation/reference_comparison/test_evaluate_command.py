@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from etrm.config import EvaluateConfig, load, with_settings
+from etrm.config import Config, EvaluateConfig, load, with_settings
+from etrm.data import TaskSet, load_tasks
+from etrm.evaluation import BASELINES, evaluate_baselines
+from etrm.evaluation.misleading import score_misleading
 from etrm.investigation.reference_comparison import evaluate_command
 from etrm.investigation.reference_comparison.evaluate_command import compare_requested, compare_requested_fits
 from etrm.model.construct import build_variant
@@ -17,6 +20,7 @@ from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.training.scoring import fitted_scores, score_run
 from etrm.training.scoring.predictor import make_predictor
+from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import train
 from tests.reference.training.test_step import config_of
 
@@ -73,6 +77,64 @@ def test_an_untrained_model_of_another_seed_is_the_evaluation(
     found = compare_requested(folder)
     assert {one.stage for one in found} <= {PipelineStage.ANSWERS, PipelineStage.SCORE}
     assert list_places(found) == {"reported by the command of the untrained model"}
+
+
+def test_baselines_of_other_tasks_are_the_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = load_tasks("arc-agi-1", max_side=4, max_tasks=3)
+    monkeypatch.setattr(score_run, "evaluate_baselines", lambda tasks, data: evaluate_baselines(other, data))
+    found = compare_requested(folder)
+    assert {one.stage for one in found} == {PipelineStage.VOTES, PipelineStage.SCORE}
+    assert {one.where.partition(":")[0] for one in found} == {f"baseline {name}" for name in BASELINES}
+
+
+def test_a_submission_of_the_evaluated_tasks_alone_is_the_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_run, "load_whole_set", lambda config, held_out: held_out)
+    found = compare_requested(folder)
+    assert [one.tensor for one in found] == ["submission", "placeholders of the submission"]
+
+
+def test_weights_that_are_asked_for_and_ignored_are_the_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own settings name the averaged weights, so that only other settings show it."""
+    load = score_run.load_model
+    monkeypatch.setattr(score_run, "load_model", lambda path, kind, which: load(path, "ema", which=which))
+    found = compare_requested(folder)
+    assert found[0].stage is PipelineStage.ANSWERS
+    assert list_places(found) == {"reported by the command with other settings"}
+
+
+def test_a_setting_of_the_data_that_is_ignored_is_the_held_out_tasks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(config: Config) -> TaskSet:
+        return load_held_out_tasks(with_settings(config, data={"max_side": 4}))
+
+    monkeypatch.setattr(score_run, "load_held_out_tasks", load)
+    [found] = compare_requested(folder)
+    assert (found.stage, found.tensor) == (PipelineStage.QUERIES, "held-out tasks")
+
+
+def test_misleading_scores_of_exchanged_models_and_other_baselines_are_the_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchange(tasks: TaskSet, plain: Any, noisy: Any = None, **options: Any) -> Any:
+        models = (plain, noisy) if noisy is None else (noisy, plain)
+        return score_misleading(tasks, *models, **options)
+
+    mirrored = dict(zip(BASELINES, reversed(BASELINES.values()), strict=True))
+    monkeypatch.setattr(score_run, "BASELINES", mirrored)
+    monkeypatch.setattr(score_run, "score_misleading", exchange)
+    monkeypatch.setattr(score_run, "score_fitted", lambda *args, **options: fitted_scores.Fitted({}))
+    monkeypatch.setattr(evaluate_command, "_fit_alone", lambda expected: {})
+    found = compare_requested_fits(folder)
+    assert {one.stage for one in found} == {PipelineStage.SCORE}
+    assert {(one.tensor, one.where) for one in found} == {
+        ("misleading score, cells", "reported by the command"),
+        ("value", "misleading score, cells"),
+    }
 
 
 @pytest.mark.filterwarnings("ignore:evaluate.precision")

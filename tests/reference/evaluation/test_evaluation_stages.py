@@ -13,7 +13,7 @@ from etrm.config import DataConfig
 from etrm.data import Sample, TaskSet, build_evaluation_samples
 from etrm.evaluation import Answer, evaluate
 from etrm.evaluation.statistics import binomial_interval
-from etrm.evaluation.submission import build_submission
+from etrm.evaluation.submission import build_submission, find_placeholders
 from etrm.investigation.reference_comparison.plain_values import plain_report, plain_row
 from etrm.reference.departure import PipelineStage
 from etrm.reference.evaluation.evaluation_stages import (
@@ -27,6 +27,7 @@ from etrm.reference.evaluation.evaluation_stages import (
     compute_scores,
     count_votes,
     list_evaluated,
+    list_placeholders,
 )
 from tests.reference.invented import make_task, make_tasks
 
@@ -125,7 +126,11 @@ def test_any_answers_are_counted_as_the_evaluator_counts_them(
     assert compare_queries(REQUEST, given_answers) == []
     assert compare_votes(REQUEST, given_answers, report) == []
     assert compare_scores(REQUEST, given_answers, report) == []
-    assert build_attempts(TASKS, report.candidates) == build_submission(TASKS, evaluated.candidates)
+    whole = make_tasks(*TASKS, make_task("large", side=5), make_task("more", side=3))  # than were evaluated
+    assert build_attempts(whole, report.candidates) == build_submission(whole, evaluated.candidates)
+    reasons = find_placeholders(whole, evaluated.candidates, max_side=4)
+    assert list_placeholders(whole, report.candidates, max_side=4) == reasons
+    assert (reasons["large"], reasons["more"]) == ("max_side", "max_tasks")
 
 
 @pytest.mark.parametrize("asked", [1, 3, 400, 2000])  # binomial coefficients of 2,000 exceed any float
