@@ -121,7 +121,7 @@ def compare_task_sets(
         found: the tasks of the run.
         expected: those of the config.
         stage: the stage of a departure.
-        name: what the tasks are called in a departure.
+        name: the name of the tasks in a departure.
     """
     real = {task.id: task.canonical for task in found}
     wanted = {task.id: task.canonical for task in expected}
