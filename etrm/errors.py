@@ -10,6 +10,8 @@ EtrmError                    exit code 2; has a message, a next step and a code
 ├── ExtensionError           code from outside is missing, fails, may not run, or is not what was expected
 ├── InstallationError        Python finds a package of another distribution instead of ours
 ├── WriteError               a file cannot be written (full disk, missing permission)
+│   ├── FolderWriteError     the same in a run folder: a RunFolderError too
+│   └── CheckpointWriteError the same of a checkpoint: a CheckpointError too
 ├── ProcessError             another process of the same run has ended, or cannot be reached
 └── TrainingError            training cannot continue
     └── NonFiniteError       a loss, a gradient or a weight is NaN or infinite
@@ -104,6 +106,14 @@ class WriteError(EtrmError):
     """A file cannot be written: the disk is full, or permission is missing."""
 
 
+class FolderWriteError(RunFolderError, WriteError):
+    """A file of a run folder cannot be written: the disk is full, or permission is missing."""
+
+
+class CheckpointWriteError(CheckpointError, WriteError):
+    """A checkpoint cannot be written: the disk is full, or permission is missing."""
+
+
 class TrainingError(EtrmError):
     """Training cannot continue, for instance because nothing requires a gradient."""
 
@@ -114,6 +124,10 @@ class NonFiniteError(TrainingError):
 
 class ProcessError(EtrmError):
     """Another process of the same run has ended, or cannot be reached."""
+
+
+OPERATING_ERRORS: tuple[type[EtrmError], ...] = (FolderInUseError, WriteError, ProcessError)
+"""Errors of the machine at that moment: with the same config and code, the same command can succeed later."""
 
 
 class Interrupted(KeyboardInterrupt):

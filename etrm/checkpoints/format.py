@@ -25,7 +25,7 @@ from torch import Tensor
 from etrm.atomic_files import sync_folder
 from etrm.checkpoints.saved_steps import PREFIX, list_saved, name_of
 from etrm.device import to_host
-from etrm.errors import CheckpointError
+from etrm.errors import CheckpointError, CheckpointWriteError
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Write ``folder/step_N`` and remove all but the newest ``keep`` checkpoints.
 
     Raises:
-        CheckpointError: the disk is full or not writable; earlier checkpoints are kept.
+        CheckpointWriteError: the disk is full or not writable; earlier checkpoints are kept.
     """
     final = folder / name_of(checkpoint.step)
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
@@ -89,7 +89,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
+        raise CheckpointWriteError(
             "checkpoint.not-written",
             f"the checkpoint of step {checkpoint.step} could not be written to {folder}",
             got=str(error),

@@ -35,7 +35,7 @@ from etrm.atomic_files import write_atomically
 from etrm.checkpoints.folder_lock import lock_folder
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import ConfigError, FolderWriteError, RunFolderError
 from etrm.extensions import parse, read_source
 from etrm.hardware import RecordChange, find_changes, read_processor_name
 from etrm.setting_texts import flatten
@@ -270,14 +270,14 @@ def explain_refused_writes(path: Path) -> Iterator[None]:
     """Turn an OSError while a file is written into an error with a next step.
 
     Raises:
-        RunFolderError: the disk is full, or permission is missing.
+        FolderWriteError: the disk is full, or permission is missing.
     """
     try:
         yield
     except OSError as error:
         fix = "free space or fix the permissions and continue from the last checkpoint with --resume, or "
         no_folder = isinstance(error, FileExistsError | NotADirectoryError)
-        raise RunFolderError(
+        raise FolderWriteError(
             "run.not-writable",
             f"{path} cannot be written",
             got="a file exists where the folder should be" if no_folder else error.strerror or str(error),

@@ -128,7 +128,8 @@ def _bench_listed(base: Config, names: Sequence[str], seeds: int, tier: Tier, jo
 
     chosen = fault_benchmark.cases(base, names, seeds, tier.most_seeds)
     with resumable_work(Phases("")) as phases:
-        return page(fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update))
+        done = fault_benchmark.run(base, chosen, out, workers=jobs, tier=tier, progress=phases.update)
+    return page(done, tier)
 
 
 def _bench_unlisted(
@@ -149,4 +150,5 @@ def _bench_unlisted(
     cases = list_cases(seeds, choose_kinds(kinds))
     bench = UnlistedBenchmark(base, out, tier or BRIEF, choose(base, "all") if tier else STRUCTURAL, limit)
     with resumable_work(Phases("")) as phases:
-        return unlisted_page(bench.run(cases, workers=jobs, progress=phases.update))
+        done = bench.run(cases, workers=jobs, progress=phases.update)
+    return unlisted_page(done, bench.tier)

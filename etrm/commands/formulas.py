@@ -88,6 +88,7 @@ def story(
 ) -> None:
     """Rebuild the original solver with its faults, and repair, train and investigate it step by step."""
     from etrm.commands.resumable_work import make_launcher, resumable_work
+    from etrm.investigation.folder_claim import hold_folder
     from etrm.investigation.original_solver import tell
     from reports.pages.original_solver_page import LOSS, PAGE, draw_losses, make_page
     from reports.terminal.console import print_page
@@ -95,7 +96,7 @@ def story(
     from reports.write import write
 
     command = f"etrm symbolic story --steps {steps} --seed {seed} --out {shlex.quote(str(out))}"
-    with resumable_work(Phases()) as phases:
+    with hold_folder(out), resumable_work(Phases()) as phases:
         launcher = make_launcher("processes", jobs, 1, None)
         told = tell(out, launcher, command=command, progress=phases.update, steps=steps, seed=seed)
     text = make_page(told)

@@ -135,11 +135,12 @@ def experiment_table(
 def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: Launcher, out: Path) -> None:
     from etrm.atomic_files import write_atomically
     from etrm.investigation.experiments.registry import run
+    from etrm.investigation.folder_claim import hold_folder
     from reports.pages.experiments_page import page
     from reports.terminal.console import print_page
     from reports.terminal.progress import Phases
 
-    with resumable_work(Phases()) as phases:
+    with hold_folder(out), resumable_work(Phases()) as phases:
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
             run([experiment], base, out, seeds, launcher, partial(phases.update, name))

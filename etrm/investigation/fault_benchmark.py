@@ -17,14 +17,17 @@ from typing import Any
 from etrm.atomic_files import write_atomically
 from etrm.config import Config, load, with_settings
 from etrm.config.tree import Changes
-from etrm.errors import ConfigError, EtrmError, Interrupted, RunFolderError
+from etrm.errors import OPERATING_ERRORS, ConfigError, EtrmError, Interrupted, ProcessError, RunFolderError
 from etrm.evaluation import binomial_interval
+from etrm.investigation.folder_claim import hold_folder
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.records import Verdict
+from etrm.investigation.result import Result
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.code_version import judging_hash
+from etrm.investigation.runs.jobs import ENDED_FROM_OUTSIDE
 from etrm.investigation.runs.launchers import launcher
 from etrm.investigation.session import Investigation
 from etrm.process_pool import end_workers, start_workers
@@ -200,12 +203,21 @@ def run(
 
     Raises:
         Interrupted: Ctrl-C; finished cases stay.
-        RunFolderError: the folder contains cases of another config or of other code.
+        RunFolderError: the folder contains cases of another config, tier or code, or another process works in it.
+        EtrmError: one of OPERATING_ERRORS ended a case, which has no outcome. It is raised after the other cases.
     """
-    identity = _identity(base)
+    with hold_folder(root):
+        return _run_held(base, chosen, root, workers, tier, progress)
+
+
+def _run_held(
+    base: Config, chosen: Sequence[Case], root: Path, workers: int, tier: Tier, progress: Progress
+) -> list[CaseOutcome]:
+    identity = _identity(base, tier)
     done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
+    stopped: list[EtrmError] = []
     with start_workers(workers) as pool:
         attempts: dict[Future[CaseOutcome], Case] = {
             pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
@@ -215,12 +227,19 @@ def run(
             while attempts:
                 finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    done[attempts.pop(future)] = future.result()
-                    _keep(root, identity, done)
+                    case = attempts.pop(future)
+                    try:
+                        done[case] = future.result()
+                    except OPERATING_ERRORS as error:
+                        stopped.append(error)
+                    else:
+                        _keep(root, identity, done)
                 progress("cases", len(chosen) - len(attempts), len(chosen))
         except KeyboardInterrupt:
             end_workers(pool)
             raise Interrupted from None
+    if stopped:
+        raise stopped[0]
     return [done[case] for case in chosen]
 
 
@@ -249,12 +268,28 @@ def _investigate(case: Case, subject: Config, out: Path, tier: Tier) -> CaseOutc
             tier=tier,
             until_root_cause=True,
         )
+    except OPERATING_ERRORS:
+        raise
     except EtrmError as error:
         return CaseOutcome(case, FAILED, "", error.what, round(time.perf_counter() - began, 1), error.code)
+    _refuse_ended_runs(result, out)
     failed = any(hypothesis.verdict is Verdict.ERROR for hypothesis in result.hypotheses.values())
     named = result.root_cause or (FAILED if failed else NOTHING)
     seconds = round(time.perf_counter() - began, 1)
     return CaseOutcome(case, named, result.root_cause_confidence or "", result.sentence, seconds)
+
+
+def _refuse_ended_runs(result: Result, out: Path) -> None:
+    """Raise ProcessError where something outside of a run ended it, so that the verdicts are not those of the case."""
+    runs = [run for hypothesis in result.hypotheses.values() for run in hypothesis.runs]
+    ended = next((run for run in runs if run.code in ENDED_FROM_OUTSIDE), None)
+    if ended is not None:
+        raise ProcessError(
+            "bench.run-ended",
+            f"a run of the case in {out} was ended from outside, so the case has no outcome",
+            got=ended.reason,
+            next_step="run the same command again, which continues it",
+        )
 
 
 def _prepare(base: Config, root: Path, workers: int, tier: Tier, progress: Progress) -> None:
@@ -281,7 +316,6 @@ def claim_cases(root: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]
     Raises:
         RunFolderError: they are those of something else.
     """
-    root.mkdir(parents=True, exist_ok=True)
     file = root / CASES
     if not file.exists():
         return []
@@ -292,7 +326,7 @@ def claim_cases(root: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]
             "bench.other-subject",
             f"{root} contains another benchmark",
             got=f"another {' and '.join(differ)}",
-            allowed="the same subject, code and device, which continue it",
+            allowed="the same subject, tier, code and device, which continue it",
             next_step="give another --out, or remove that folder",
         )
     outcomes: list[dict[str, Any]] = found["outcomes"]
@@ -305,11 +339,12 @@ def keep_cases(root: Path, identity: Mapping[str, Any], outcomes: Sequence[dict[
     write_atomically(root / CASES, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
-def _identity(base: Config) -> dict[str, Any]:
+def _identity(base: Config, tier: Tier) -> dict[str, Any]:
     """What every outcome of a bench depends on, code of faults from outside the package included."""
     faulty = [subject_of(case, base) for case in cases(base, (), 1, 1) if case.fault in FAULTS]
     return {
         "subject": json.loads(base.to_json()),
+        "tier": asdict(tier),
         "code": judging_hash(base, *faulty),
         "compute": asdict(replace(compute_of(base), threads=1)),  # see the launcher of _investigate
     }

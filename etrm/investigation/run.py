@@ -132,7 +132,7 @@ def investigate(
     build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be used
     tasks = load_training_tasks(subject)
     open_episodes(tasks, _prepare(subject).data, subject.model.variant, subject.train.seed)
-    with claim_folder(out, subject, name, launcher):
+    with claim_folder(out, subject, name, launcher, tier):
         recorded, facts = _judge_recorded(recorded_in, subject, progress)
         given, subject = subject, _prepare(subject)
         investigation = Investigation(

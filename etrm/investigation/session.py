@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from etrm.config import Config, with_settings
-from etrm.errors import EtrmError
+from etrm.errors import EtrmError, FolderInUseError
 from etrm.investigation.controls import control_preset
 from etrm.investigation.measurements.context_path import ContextTrace, trace_context
 from etrm.investigation.runs.arms import ArmId
@@ -68,7 +69,8 @@ class Investigation:
             config = trm_config(self.subject, steps)
             if not finished(config, elsewhere):
                 job = Job(DECODER_ARM, 0, config, place=folder_of(config, elsewhere))
-                self.run(phase, [job])
+                with suppress(FolderInUseError):  # another investigation trains it, which is waited for below
+                    self.run(phase, [job])
         # Found, or tried again, so that an error is raised here.
         return self._trm(phase, steps, elsewhere)
 

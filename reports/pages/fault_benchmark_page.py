@@ -7,20 +7,27 @@ from collections.abc import Sequence
 
 from etrm.investigation.fault_benchmark import NOTHING, CaseOutcome, Score, score
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
-from reports.markdown import escape, table
+from etrm.investigation.runs.budget import Tier
+from reports.markdown import count, escape, table
 
 
-def page(outcomes: Sequence[CaseOutcome]) -> str:
-    """Return the page as markdown: the score, the confusion matrix, and every fault with what was missed."""
+def page(outcomes: Sequence[CaseOutcome], tier: Tier) -> str:
+    """Return the page as markdown: the tier, the score, the confusion matrix, and every fault with what was missed."""
     named, quiet = score(outcomes)
     seconds = sorted(outcome.seconds for outcome in outcomes)
     lines = [
+        f"- tier of each investigation: {describe_tier(tier)}",
         f"- faults whose root cause was found: {_score(named)}",
         f"- healthy cases in which nothing was found: {_score(quiet)}",
         f"- seconds per investigation, on one worker: median {seconds[len(seconds) // 2]:.0f}, "
         f"longest {seconds[-1]:.0f}",
     ]
     return "\n\n".join(("\n".join(lines), _tabulate_matrix(outcomes), _list_cases(outcomes))) + "\n"
+
+
+def describe_tier(tier: Tier) -> str:
+    """Return the name of a tier, with what options can change of it."""
+    return f"{tier.name}, {count(tier.seeds, 'seed')}, {tier.pretrain_steps} pretraining steps"
 
 
 def _score(found: Score) -> str:

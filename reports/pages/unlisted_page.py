@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 from etrm.investigation.fault_benchmark import Score
+from etrm.investigation.runs.budget import Tier
 from etrm.investigation.unlisted.stages import HYPOTHESES
 from etrm.investigation.unlisted.unlisted_benchmark import UnlistedOutcome
 from reports.markdown import escape, table
+from reports.pages.fault_benchmark_page import describe_tier
 
 ALL_STAGES = "all"
 
 
-def unlisted_page(outcomes: Sequence[UnlistedOutcome]) -> str:
-    """Return the page as markdown: scores, the table of stages, and every case, those that are wrong first."""
+def unlisted_page(outcomes: Sequence[UnlistedOutcome], tier: Tier) -> str:
+    """Return the page as markdown: tier, scores, the table of stages, and every case, those that are wrong first."""
     changes = [outcome for outcome in outcomes if outcome.case.kind == "change"]
     from_base = [outcome for outcome in outcomes if outcome.case.kind == "healthy"]
     from_presets = [outcome for outcome in outcomes if outcome.case.kind == "preset"]
@@ -22,6 +24,7 @@ def unlisted_page(outcomes: Sequence[UnlistedOutcome]) -> str:
     others = Counter(outcome.status for outcome in changes if outcome.status != "investigated")
     seconds = sorted(outcome.seconds for outcome in (*altering, *from_base, *from_presets)) or [0.0]
     lines = [
+        f"- tier of each investigation: {describe_tier(tier)}",
         f"- changes that alter training, named at the right stage: {_score(altering)}",
         f"- healthy configs in which nothing is named: {_score(from_base)}",
         f"- healthy configs that start from any preset, in which nothing is named: {_score(from_presets)}",

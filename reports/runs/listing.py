@@ -94,12 +94,18 @@ def find_folders(roots: Iterable[Path]) -> FoundFolders:
     The runs of an investigation are found in its own folder alone: one has a hundred, each of which is an arm.
 
     Raises:
-        RunFolderError: a folder does not exist.
+        RunFolderError: a folder does not exist, or is a file.
     """
     found: dict[Path, bool] = {}
     arms: Counter[Path] = Counter()
     for root in roots:
-        if not root.is_dir():
+        if root.exists() and not root.is_dir():
+            raise RunFolderError(
+                "runs.not-a-folder",
+                f"{root} is not a folder",
+                next_step="etrm runs FOLDER, with a folder that contains runs",
+            )
+        if not root.exists():
             raise RunFolderError(
                 "runs.absent-folder",
                 f"the folder {root} does not exist",
@@ -107,7 +113,7 @@ def find_folders(roots: Iterable[Path]) -> FoundFolders:
             )
         # The lock is the first file of a run, and the config is the last one that is removed.
         for folder in sorted({path.parent for name in ("config.json", "lock") for path in root.rglob(name)}):
-            if (folder / INVESTIGATION).exists():
+            if (folder / INVESTIGATION).exists() or _is_other_work(folder):
                 continue
             below = folder.parents[: len(folder.relative_to(root).parts)]
             holder = next((each for each in below if each != root and (each / INVESTIGATION).exists()), None)
@@ -118,6 +124,13 @@ def find_folders(roots: Iterable[Path]) -> FoundFolders:
     runs = tuple(folder for folder, ours in found.items() if ours)
     foreign = tuple(folder for folder, ours in found.items() if not ours)
     return FoundFolders(runs, foreign, tuple(sorted(arms.items())))
+
+
+def _is_other_work(folder: Path) -> bool:
+    """Return whether a folder without a config has a lock of other work: a benchmark, a suite of runs, or a store."""
+    if any((folder / name).exists() for name in ("config.json", *OUR_FILES[1:])):
+        return False
+    return any(path.name != "lock" for path in folder.iterdir())
 
 
 def _is_run(folder: Path) -> bool:

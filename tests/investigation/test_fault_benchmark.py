@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from etrm.config import load, with_settings
-from etrm.errors import ConfigError, RunFolderError
+from etrm.checkpoints.folder_lock import lock_folder
+from etrm.config import Config, load, with_settings
+from etrm.errors import (
+    CheckpointWriteError,
+    ConfigError,
+    EtrmError,
+    FolderInUseError,
+    ProcessError,
+    RunFolderError,
+)
 from etrm.evaluation import binomial_interval
 from etrm.investigation import fault_benchmark as fault_bench
 from etrm.investigation.fault_benchmark import (
@@ -21,7 +33,9 @@ from etrm.investigation.fault_benchmark import (
     score,
     subject_of,
 )
-from etrm.investigation.runs.budget import SCREENING
+from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
+from etrm.investigation.records import Run, Verdict
+from etrm.investigation.runs.budget import SCREENING, TIERS, Tier
 from etrm.training.faults import FAULTS, apply_faults, build_recipe
 from reports.pages.fault_benchmark_page import page
 from tests.errors import raises_code
@@ -105,7 +119,8 @@ def test_the_score_counts_faults_and_controls_apart() -> None:
 
 
 def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
-    text = page(OUTCOMES)
+    text = page(OUTCOMES, TIER)
+    assert "screening, 1 seed, 20 pretraining steps" in text
     assert text.count("1 of 3 (33.3%") == 2
     lines = [[cell.strip() for cell in line.split("|")] for line in text.split("\n\n")[1].splitlines()]
     matrix = {line[1]: line[2:-1] for line in lines}
@@ -120,7 +135,72 @@ def test_the_page_has_the_score_the_matrix_and_what_was_missed() -> None:
     }
     assert matrix["none"][columns.index("error")] == "1"
     assert "why \\| not" in text
-    assert page(OUTCOMES[:1]).count("not measured") == 1
+    assert page(OUTCOMES[:1], TIER).count("not measured") == 1
+
+
+def run_planted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, ends: dict[str, CaseOutcome | EtrmError], tier: Tier = TIER
+) -> list[CaseOutcome]:
+    """Run a benchmark whose cases end as planted, in threads."""
+
+    def investigate(case: Case, subject: Config, out: Path, tier: Tier) -> CaseOutcome:
+        end = ends[case.fault]
+        if isinstance(end, EtrmError):
+            raise end
+        return end
+
+    monkeypatch.setattr(fault_bench, "_prepare", lambda *arguments: None)
+    monkeypatch.setattr(fault_bench, "_investigate", investigate)
+    monkeypatch.setattr(fault_bench, "start_workers", ThreadPoolExecutor)
+    chosen = [planted(name, NOTHING, NOTHING).case for name in ends]
+    return fault_bench.run(SMOKE, chosen, root, workers=1, tier=tier, progress=lambda *progress: None)
+
+
+def test_a_case_that_an_error_of_the_machine_ended_has_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = CheckpointWriteError("checkpoint.not-written", "the disk is full")
+    ended = {name: planted(name, NOTHING, NOTHING) for name in ("healthy", "healthy-trm")}
+    with raises_code(CheckpointWriteError, full.code):
+        run_planted(tmp_path, monkeypatch, {"healthy": full, "healthy-trm": ended["healthy-trm"]})
+    kept = json.loads((tmp_path / "cases.json").read_text("utf-8"))["outcomes"]
+    assert [outcome["case"]["fault"] for outcome in kept] == ["healthy-trm"]
+    found = run_planted(tmp_path, monkeypatch, {"healthy": ended["healthy"], "healthy-trm": full})
+    assert found == list(ended.values())  # only the first was run again
+
+
+def test_a_folder_with_the_cases_of_another_tier_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: dict[str, CaseOutcome | EtrmError] = {"healthy": planted("healthy", NOTHING, NOTHING)}
+    run_planted(tmp_path, monkeypatch, ends)
+    for tier in (TIERS["full"], replace(TIER, pretrain_steps=21)):
+        with raises_code(RunFolderError, "bench.other-subject", tmp_path, got="another tier"):
+            run_planted(tmp_path, monkeypatch, ends, tier)
+
+
+def test_a_folder_in_which_another_benchmark_works_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lock_folder(tmp_path), raises_code(FolderInUseError, "run.in-use", tmp_path):
+        run_planted(tmp_path, monkeypatch, {"healthy": planted("healthy", NOTHING, NOTHING)})
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(("code", "kept"), [("run.worker-ended", False), ("checkpoint.absent", True)])
+def test_a_case_with_a_run_that_was_ended_from_outside_has_no_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kept: bool
+) -> None:
+    run = Run(arm="few", seed=0, folder="few", steps=1, wall_s=1.0, state="failed", code=code, reason="why")
+    failed = all_hypotheses()["H4"].not_run("test.planted", "planted")
+    failed = failed.replace(verdict=Verdict.ERROR, runs=(run,))
+    result = SimpleNamespace(
+        hypotheses={"H4": failed}, root_cause=None, root_cause_confidence=None, sentence=""
+    )
+    monkeypatch.setattr(fault_bench, "investigate", lambda *arguments, **options: result)
+    with nullcontext() if kept else raises_code(ProcessError, "bench.run-ended", tmp_path):
+        outcome = fault_bench._investigate(Case("healthy", 0, NOTHING), SMOKE, tmp_path, TIER)
+        assert outcome.named == "error"
 
 
 @pytest.mark.slow

@@ -81,10 +81,15 @@ def is_kept(config: Config, elsewhere: str = "") -> bool:
 
 
 def restore(config: Config, folder: Path, elsewhere: str = "") -> None:
-    """Put the kept run of a config in ``folder``, if there is one."""
+    """Replace ``folder`` by the kept run of a config, if there is one: all of it, or nothing."""
     kept = cache_folder() / "controls" / key(config, elsewhere)
-    if kept.exists():
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    if not kept.exists():
+        return
+    new = folder.with_name(f".{folder.name}.new")  # one name: only one process works on an investigation
+    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed
+    shutil.copytree(kept, new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def keep(config: Config, folder: Path, elsewhere: str = "") -> None:

@@ -16,9 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import read_record
+from etrm.checkpoints.run_folder import explain_refused_writes, read_record
 from etrm.config import Config, with_settings
-from etrm.errors import EtrmError, Interrupted, NonFiniteError, RunFolderError, TrainingError
+from etrm.errors import (
+    OPERATING_ERRORS,
+    EtrmError,
+    FolderInUseError,
+    Interrupted,
+    NonFiniteError,
+    ProcessError,
+    RunFolderError,
+    TrainingError,
+    WriteError,
+)
 from etrm.investigation.runs import cache
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import code_hash
@@ -90,7 +100,9 @@ def run_jobs(
 
     Raises:
         Interrupted: Ctrl-C; finished steps are kept.
-        RunFolderError: the folder contains an investigation of another config, or runs of another device.
+        RunFolderError: the folder contains an investigation of another config, or runs of another device, or another
+            process works on one of the runs.
+        WriteError: a run cannot be written.
     """
     jobs = prepare_jobs(root, jobs, launcher)
     for job in jobs:
@@ -147,7 +159,7 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
                     try:
                         started = executor.submit(work, job, str(root / job.folder), code_hash(job.config))
                     except BrokenExecutor as error:  # no worker is left
-                        _record_failure(root / job.folder, error)
+                        _record_failure(root / job.folder, _ended_worker(job, error))
                     else:
                         running.append((started, job, attempt))
                 ended = [entry for entry in running if entry[0].done()]
@@ -155,8 +167,12 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
                     running.remove(entry)
                     started, job, attempt = entry
                     problem = started.exception()
+                    if isinstance(problem, FolderInUseError | WriteError):  # nothing to record there
+                        raise problem
                     if problem is not None and attempt == 1 and not isinstance(problem, BrokenExecutor):
                         queue.append((job, 2))
+                    elif isinstance(problem, BrokenExecutor):
+                        _record_failure(root / job.folder, _ended_worker(job, problem))
                     elif problem is not None:
                         _record_failure(root / job.folder, problem)
                 tick()
@@ -165,6 +181,22 @@ def _run_all(root: Path, waiting: list[Job], launcher: Launcher, tick: Callable[
         except KeyboardInterrupt:
             executor.stop([started for started, _, _ in running])
             raise Interrupted from None
+        except EtrmError:
+            executor.stop([started for started, _, _ in running])
+            raise
+
+
+def _ended_worker(job: Job, problem: BrokenExecutor) -> ProcessError:
+    return ProcessError(
+        "run.worker-ended",
+        f"the process that trained {job.folder} has ended, and reported no error",
+        got=str(problem),
+        next_step="free memory if it was short, and run the same command again, which continues the run",
+    )
+
+
+ENDED_FROM_OUTSIDE = frozenset({"run.worker-ended", "run.stopped-by-signal"})
+"""The codes of runs that something outside of them ended: they are no result of the run."""
 
 
 def work(job: Job, folder: str, code: str) -> None:
@@ -177,6 +209,7 @@ def work(job: Job, folder: str, code: str) -> None:
 
     Raises:
         TrainingError: a signal to this process stopped the run.
+        EtrmError: one of OPERATING_ERRORS, which is no result of the run.
     """
     from etrm.investigation.runs.measured_run import measured_run  # torch is loaded in the worker alone
 
@@ -192,6 +225,8 @@ def work(job: Job, folder: str, code: str) -> None:
             gap=job.gap,
             until_departure=job.until_departure,
         )
+    except OPERATING_ERRORS:
+        raise
     except EtrmError as error:  # it would be the same again
         _record_failure(path, error)
         return
@@ -233,8 +268,9 @@ def _sum_earlier_seconds(path: Path) -> float:
 
 
 def _write_summary(path: Path, summary: dict[str, Any]) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomically(path / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    with explain_refused_writes(path):
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / SUMMARY, json.dumps(summary, indent=1, sort_keys=True) + "\n")
 
 
 def _check_config(root: Path, job: Job) -> None:

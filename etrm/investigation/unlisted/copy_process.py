@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from etrm.config import Config
+from etrm.errors import ProcessError
 from etrm.investigation.runs.budget import Tier
 
 PROGRAM = "etrm.investigation.unlisted.program"
@@ -21,6 +22,8 @@ RUN, INVESTIGATION = "run", "investigation"
 """The folders in which the two commands of the program write."""
 EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Warning): ")
 """A line of a traceback that names its exception."""
+STOPPED = 75
+"""Exit status of the program after one of OPERATING_ERRORS, which says nothing about the copy (EX_TEMPFAIL)."""
 TIMED_OUT = -1  # no process has this exit status
 
 
@@ -45,6 +48,9 @@ class CopyProcess:
 
         Returns:
             nothing, or the last line of the errors if that failed.
+
+        Raises:
+            ProcessError: a full disk or the like ended the process.
         """
         return self._call("train", copy, folder, config, folder / RUN, environment or {})
 
@@ -80,6 +86,13 @@ class CopyProcess:
             status = _wait(process, self.limit)
         if status == TIMED_OUT:
             return f"it took longer than {self.limit:.0f} seconds"
+        if status == STOPPED:
+            raise ProcessError(
+                "bench.case-stopped",
+                f"the process in {folder} was stopped by an error of the machine, so the case has no outcome",
+                got=_summarize(log.read_text("utf-8", "replace"), status),
+                next_step=f"see {log}; the same command continues",
+            )
         return _summarize(log.read_text("utf-8", "replace"), status) if status else ""
 
 

@@ -17,11 +17,12 @@ from typing import Any
 from etrm.atomic_files import write_atomically
 from etrm.config import Config
 from etrm.data.task import hash_grid
-from etrm.errors import EtrmError
+from etrm.errors import OPERATING_ERRORS, EtrmError
 from etrm.evaluation import EvaluationReport
 from etrm.investigation.run import investigate
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.launchers import Attempt, Launcher
+from etrm.investigation.unlisted.copy_process import STOPPED
 from etrm.training.scoring.score_run import evaluate_run
 from etrm.training.trainer import train
 
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
             _investigate(config, out, Tier(**json.loads(arguments[3])), arguments[4].split(","))
     except EtrmError as error:
         sys.stderr.write(f"{error}\n{error.code}\n")
-        return REFUSED
+        return STOPPED if isinstance(error, OPERATING_ERRORS) else REFUSED
     return 0
 
 

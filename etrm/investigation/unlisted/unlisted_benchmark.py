@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from etrm.config import Config, with_settings
-from etrm.errors import ConfigError, Interrupted
+from etrm.errors import OPERATING_ERRORS, ConfigError, EtrmError, Interrupted
 from etrm.installation import NAMES
 from etrm.investigation.fault_benchmark import FAILED, NOTHING, Progress, claim_cases, keep_cases
+from etrm.investigation.folder_claim import hold_folder
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.code_version import hash_files
 from etrm.investigation.unlisted.changed_copy import change_copy, copy_packages
@@ -147,15 +148,23 @@ class UnlistedBenchmark:
 
         Raises:
             Interrupted: Ctrl-C; finished cases stay.
-            RunFolderError: the folder contains cases of another config or of other code.
+            RunFolderError: the folder contains cases of another config, tier or code, or another process works in it.
             TrainingError: the unchanged code cannot train the config.
+            EtrmError: one of OPERATING_ERRORS ended a case, which has no outcome. It is raised after the other cases.
         """
+        with hold_folder(self.root):
+            return self._run_held(cases, workers, progress)
+
+    def _run_held(
+        self, cases: Sequence[UnlistedCase], workers: int, progress: Progress
+    ) -> list[UnlistedOutcome]:
         read = [_outcome_of(item) for item in claim_cases(self.root, self._identity)]
         done = {outcome.case: outcome for outcome in read}
         waiting = [case for case in cases if case not in done]
         if any(case.kind == "change" for case in waiting):
             progress("places", 0, 1)
             _ = self._prepared.profiles, self._prepared.places  # before several workers want them
+        stopped: list[EtrmError] = []
         with ThreadPoolExecutor(workers) as pool:
             attempts: dict[Future[UnlistedOutcome], UnlistedCase] = {
                 pool.submit(self._do, case): case for case in waiting
@@ -164,12 +173,21 @@ class UnlistedBenchmark:
                 while attempts:
                     finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
                     for future in finished:
-                        done[attempts.pop(future)] = future.result()
-                        keep_cases(self.root, self._identity, [asdict(outcome) for outcome in done.values()])
+                        case = attempts.pop(future)
+                        try:
+                            done[case] = future.result()
+                        except OPERATING_ERRORS as error:
+                            stopped.append(error)
+                        else:
+                            keep_cases(
+                                self.root, self._identity, [asdict(outcome) for outcome in done.values()]
+                            )
                     progress("cases", len(cases) - len(attempts), len(cases))
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise Interrupted from None
+        if stopped:
+            raise stopped[0]
         return [done[case] for case in cases]
 
     @cached_property

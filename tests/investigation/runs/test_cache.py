@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from etrm.hardware import describe
 from etrm.investigation.runs import cache
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.arms import ArmId
-from etrm.investigation.runs.jobs import Job, run_jobs
+from etrm.investigation.runs.jobs import Job, is_finished, run_jobs
 from etrm.investigation.runs.launchers import launcher
 from etrm.investigation.runs.loaded_run import load_run
 from tests.investigation.planted import inline
@@ -115,6 +116,29 @@ def test_a_kept_control_of_one_device_is_not_used_on_another(
         (tmp_path / str(number) / "runs/arm/seed0/timing.jsonl").read_bytes() for number in range(3)
     )
     assert first == third != second  # seconds: the third is the first, taken from the cache
+
+
+def test_a_kept_run_is_restored_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(ArmId("arm"), 0, SMOKE, shared=True)
+    (first,) = run_jobs(tmp_path / "first", [job], inline(), silent).values()
+    folder = tmp_path / "second" / job.folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("an earlier attempt")
+    copy_whole = shutil.copytree
+
+    def stop_halfway(source: Path, target: Path) -> None:
+        target.mkdir()
+        shutil.copy(source / "summary.json", target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copytree", stop_halfway)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(tmp_path / "second", [job], inline(), silent)
+    assert not is_finished(tmp_path / "second", job)
+    monkeypatch.setattr("shutil.copytree", copy_whole)
+    (again,) = run_jobs(tmp_path / "second", [job], inline(), silent).values()
+    assert (again.steps, again.metrics) == (2, first.metrics)
+    assert [path.name for path in folder.parent.iterdir()] == ["seed0"]
 
 
 def test_the_record_of_a_run_says_what_computed_it(tmp_path: Path) -> None:

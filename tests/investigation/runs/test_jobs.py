@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import multiprocessing
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import load, with_settings
-from etrm.errors import RunFolderError, TrainingError
+from etrm.errors import (
+    CheckpointWriteError,
+    EtrmError,
+    FolderInUseError,
+    FolderWriteError,
+    RunFolderError,
+    TrainingError,
+)
 from etrm.investigation.runs import measured_run
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.code_version import code_hash
 from etrm.investigation.runs.jobs import Job, run_jobs, work
-from etrm.investigation.runs.launchers import launcher
+from etrm.investigation.runs.launchers import Launcher, launcher
+from etrm.investigation.unlisted.program import InThisProcess
 from tests.errors import assert_holds, raises_code
 from tests.investigation.planted import inline
 
 ONE, TWO = launcher("processes", 1), launcher("processes", 2)
+CATCHING = Launcher(1, lambda folder: nullcontext(InThisProcess()))
+"""Keeps the errors of calls as a pool of processes does."""
 CONFIG = with_settings(load("smoke"), train={"steps": 4, "threads": 1}, monitor={"reference_every": None})
 
 
@@ -68,10 +80,31 @@ def test_a_worker_that_dies_is_reported_and_nothing_crashes(tmp_path: Path) -> N
 
     found = run_jobs(tmp_path, [Job(ArmId("killed"), 0, long)], ONE, kill_when_training)
     assert found[ArmId("killed"), 0].failed
-    assert (found[ArmId("killed"), 0].record.code, bool(found[ArmId("killed"), 0].reason)) == (
-        "",
-        True,
-    )  # no error of ours
+    assert found[ArmId("killed"), 0].record.code == "run.worker-ended"
+
+
+def test_a_run_in_which_another_process_works_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "runs/arm/seed0"
+    folder.mkdir(parents=True)
+    with lock_folder(folder), raises_code(FolderInUseError, "run.in-use", folder):
+        run_jobs(tmp_path, [Job(ArmId("arm"), 0, CONFIG)], CATCHING, lambda done, total: None)
+    assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [FolderWriteError("run.not-writable", "full"), CheckpointWriteError("checkpoint.not-written", "full")],
+)
+def test_a_full_disk_is_no_result_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: EtrmError
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise problem
+
+    monkeypatch.setattr(measured_run, "measured_run", fail)
+    with pytest.raises(type(problem)):
+        run_jobs(tmp_path, [Job(ArmId("arm"), 0, CONFIG)], CATCHING, lambda done, total: None)
+    assert not list(tmp_path.rglob("summary.json"))
 
 
 def test_a_run_that_a_signal_stopped_is_no_finished_one(

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from etrm.config import load
+from etrm.errors import ProcessError
 from etrm.investigation.unlisted import copy_process
-from etrm.investigation.unlisted.copy_process import CopyProcess
+from etrm.investigation.unlisted.copy_process import STOPPED, CopyProcess
 from etrm.investigation.unlisted.unlisted_benchmark import BRIEF
+from tests.errors import raises_code
 
 PROGRAM = """
 import os, sys, time, subprocess
@@ -45,6 +47,8 @@ def test_a_process_imports_the_copy_and_its_last_line_is_its_failure(copy: Path,
     assert process.train(copy, folder, load("smoke"), {"MORE": "3"}) == "the.last-line"
     failure = process.train(copy, folder, load("smoke"), {"MORE": "x"})
     assert failure.startswith("ValueError: invalid literal")
+    with raises_code(ProcessError, "bench.case-stopped", folder, got="the.last-line"):
+        process.train(copy, folder, load("smoke"), {"MORE": str(STOPPED)})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs process groups")

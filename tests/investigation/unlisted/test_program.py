@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import load, with_settings
 from etrm.investigation.runs.launchers import Attempt
+from etrm.investigation.unlisted.copy_process import STOPPED
 from etrm.investigation.unlisted.program import EVALUATION, REFUSED, InThisProcess, main
 from etrm.investigation.unlisted.unlisted_benchmark import BRIEF
 
@@ -40,6 +42,14 @@ def test_a_refused_config_ends_with_the_code_of_its_error(
     arguments = ["investigate", write_config(tmp_path, config.to_json()), str(tmp_path / "out")]
     assert main([*arguments, json.dumps(asdict(BRIEF)), "H5"]) == REFUSED
     assert capsys.readouterr().err.splitlines()[-1].startswith("data.")
+
+
+def test_an_error_of_the_machine_has_an_exit_status_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["investigate", write_config(tmp_path, TINY.to_json()), str(out)]
+    with lock_folder(out):
+        assert main([*arguments, json.dumps(asdict(BRIEF)), "H5"]) == STOPPED
 
 
 def test_a_call_in_this_process_ends_as_one_of_a_pool() -> None:

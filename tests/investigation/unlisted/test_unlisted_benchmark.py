@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import Config, load, with_settings
-from etrm.errors import ConfigError, RunFolderError
+from etrm.errors import ConfigError, FolderInUseError, ProcessError, RunFolderError
 from etrm.installation import ROOT
 from etrm.investigation.fault_benchmark import FAILED, NOTHING
 from etrm.investigation.unlisted import unlisted_benchmark as module
@@ -201,6 +202,30 @@ def test_finished_cases_are_kept_and_those_of_another_subject_refused(
     other = with_settings(SMOKE, train={"steps": 19})
     with raises_code(RunFolderError, "bench.other-subject", root):
         bench(root, other).run(cases, workers=1, progress=quiet)
+
+
+def test_a_folder_in_which_another_benchmark_works_is_left_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Planted(monkeypatch, NONE, result_of(None))
+    (root / "healthy/3").mkdir(parents=True)  # the other one's case
+    with lock_folder(root), raises_code(FolderInUseError, "run.in-use", root):
+        one(root, "healthy")
+    assert (root / "healthy/3").exists()
+
+
+def test_a_case_that_an_error_of_the_machine_ended_has_no_outcome(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object) -> str:
+        raise ProcessError("bench.case-stopped", "planted")
+
+    Planted(monkeypatch, NONE, result_of(None))
+    monkeypatch.setattr(CopyProcess, "investigate", stop)
+    with raises_code(ProcessError, "bench.case-stopped"):
+        one(root, "healthy")
+    Planted(monkeypatch, NONE, result_of(None))
+    assert one(root, "healthy").right
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etrm.evaluation import binomial_interval
-from etrm.investigation.unlisted.unlisted_benchmark import UnlistedCase, UnlistedOutcome
+from etrm.investigation.unlisted.unlisted_benchmark import BRIEF, UnlistedCase, UnlistedOutcome
 from reports.pages.unlisted_page import unlisted_page
 
 
@@ -26,7 +26,7 @@ OUTCOMES = [
 
 
 def test_changes_are_counted_by_stage_and_what_did_not_alter_training_apart() -> None:
-    text = unlisted_page(OUTCOMES)
+    text = unlisted_page(OUTCOMES, BRIEF)
     low, high = binomial_interval(2, 3)
     assert f"2 of 3 (67%, 95 % interval {low:.1%} to {high:.1%})" in text.replace("\xa0", " ")
     assert "1 of 2 (50%" in text
@@ -37,7 +37,7 @@ def test_changes_are_counted_by_stage_and_what_did_not_alter_training_apart() ->
 
 
 def test_wrong_cases_come_first() -> None:
-    text = unlisted_page(OUTCOMES)
+    text = unlisted_page(OUTCOMES, BRIEF)
     assert text.index("code 1") < text.index("code 0") < text.index("code 2")
     assert "code 3" not in text
     assert text.index("train.lr=2") < text.index("train.lr=1")
@@ -45,4 +45,4 @@ def test_wrong_cases_come_first() -> None:
 
 
 def test_an_empty_bench_has_a_page() -> None:
-    assert unlisted_page([]).count("not measured") == 3
+    assert unlisted_page([], BRIEF).count("not measured") == 3

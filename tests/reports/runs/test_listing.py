@@ -122,6 +122,9 @@ def test_no_folder_is_an_error_and_an_empty_one_a_list_without_entries(tmp_path:
     assert entries([tmp_path]) == []
     with raises_code(RunFolderError, "runs.absent-folder", tmp_path / "none"):
         entries([tmp_path / "none"])
+    (tmp_path / "file").touch()
+    with raises_code(RunFolderError, "runs.not-a-folder", tmp_path / "file"):
+        entries([tmp_path / "file"])
 
 
 def test_a_config_of_another_program_is_skipped_and_named(tmp_path: Path, write_run: Write) -> None:
@@ -149,6 +152,19 @@ def test_the_runs_of_an_investigation_are_listed_in_its_own_folder_alone(
     assert describe_investigations(()) == ""
     assert find_folders([tmp_path / "why"]).runs == tuple(arms)
     assert find_folders([tmp_path / "why/runs"]).runs == tuple(arms)
+
+
+def test_a_lock_of_other_work_is_no_run(tmp_path: Path, write_run: Write) -> None:
+    """Of a benchmark, a suite of experiments, or a store."""
+    run = write_run("experiments/runs/E0/seed0")
+    (tmp_path / "store/shards").mkdir(parents=True)
+    for name in ("experiments", "store"):
+        (tmp_path / name / "lock").touch()
+    found = find_folders([tmp_path])
+    assert (found.runs, found.foreign) == ((run,), ())
+    (tmp_path / "run.json").touch()
+    (tmp_path / "lock").touch()  # a run without its config
+    assert find_folders([tmp_path]).runs == (tmp_path, run)
 
 
 @pytest.mark.parametrize("width", [80, 100, 160, 200])
