@@ -23,7 +23,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -180,15 +180,9 @@ class RunFolder:
         self, record: dict[str, Any], before: dict[str, Any], moved: Sequence[RecordChange]
     ) -> dict[str, Any]:
         """Return the record with earlier records under ``earlier``, and their differences under ``changes``."""
-        hashes = [found["data_hash"] for found in (before, record) if "data_hash" in found]
-        if len(set(hashes)) > 1:
-            raise RunFolderError(
-                "run.other-tasks",
-                f"the tasks are not those with which the run in {self.path} was started",
-                got=f"sha256 {hashes[1][:16]}…",
-                allowed=f"sha256 {hashes[0][:16]}…",
-                next_step="restore the tasks, or start another run with another --out",
-            )
+        _refuse_other_tasks(
+            self.path, before, record.get("data_hash"), "start another run with another --out"
+        )
         earlier = before.pop("earlier", [])
         changed = before.pop("changes", []) + [asdict(change) for change in moved]
         if before and before != record:
@@ -299,6 +293,34 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _damaged(file, type(found).__name__)
     return found
+
+
+def check_trained_tasks(path: Path, found: str) -> None:
+    """Refuse tasks that are not those with which a run was started.
+
+    Args:
+        path: the run folder. One that no process has trained in has no tasks of its own.
+        found: the hash of the tasks that its config selects now.
+
+    Raises:
+        RunFolderError: they are others, or ``run.json`` is damaged.
+    """
+    _refuse_other_tasks(
+        path, read_record(path), found, "evaluate from the folder in which the run was started"
+    )
+
+
+def _refuse_other_tasks(path: Path, record: Mapping[str, Any], found: str | None, otherwise: str) -> None:
+    known = record.get("data_hash")
+    if known is None or found is None or known == found:
+        return
+    raise RunFolderError(
+        "run.other-tasks",
+        f"the tasks are not those with which the run in {path} was started",
+        got=f"sha256 {found[:16]}…",
+        allowed=f"sha256 {known[:16]}…",
+        next_step=f"restore the tasks, or {otherwise}",
+    )
 
 
 def _damaged(file: Path, got: str) -> RunFolderError:

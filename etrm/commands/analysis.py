@@ -27,11 +27,14 @@ def analyse(
     from reports.pages.analysis_page import format_count
     from reports.pages.analysis_report import write_analysis_report
     from reports.terminal.console import open_console
+    from reports.terminal.progress import Phases
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     folder, console = out or run / "analysis", open_console()
     check_folder(folder)
-    found = write_analysis_report(run, folder, parse_settings(settings or ()))
+    changes = parse_settings(settings or ())
+    with Phases() as phases:
+        found = write_analysis_report(run, folder, changes, lambda part: phases.update(part, 0, 1))
     for one in found.readouts:
         console.print(f"read at {one.code}: {', '.join(format_count(one.right))}")
     for one in found.ablations:

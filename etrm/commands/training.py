@@ -121,8 +121,8 @@ def evaluate(
     submission: Annotated[
         Path | None,
         typer.Option(
-            help="Kaggle submission file to write, e.g. NAME.json, with every task of the data set. "
-            "NAME.placeholders.json lists the tasks without an answer.",
+            help="Kaggle submission file to write, e.g. NAME.json, with every task of the data set. Unknown outputs "
+            "are not scored. NAME.placeholders.json lists the tasks without an answer.",
             callback=check_file,
         ),
     ] = None,
@@ -162,6 +162,7 @@ def evaluate(
     .augmentations.
     """
     from etrm.config import parse_settings
+    from etrm.training.scoring.answered_run import answer_run, find_unknown, submit_answers
     from etrm.training.scoring.score_run import score_run, submit
     from reports.terminal.console import open_console
     from reports.terminal.evaluation import (
@@ -175,11 +176,20 @@ def evaluate(
 
     allow_code_of(run, allowed=allow_code, settings=settings)
     changes = parse_settings(settings or ())
-    with Phases("tasks") as phases:
+    console = open_console()
+    if submission is not None and not misleading and (unscored := find_unknown(run, changes)):
+        with Phases("") as phases:
+            answered = answer_run(run, changes, search=search, adapted=adapt, progress=phases.update)
+        if answered.interrupted:
+            open_console(stderr=True).print(f"interrupted; {submission} was not written", highlight=False)
+            raise typer.Exit(130)
+        console.print(f"no scores: the test outputs of {len(unscored)} tasks are unknown", highlight=False)
+        console.print(submission_line(submit_answers(answered, submission)), highlight=False, soft_wrap=True)
+        return
+    with Phases("") as phases:
         scores = score_run(
             run, changes, misleading=misleading, search=search, adapted=adapt, progress=phases.update
         )
-    console = open_console()
     console.print(scores_table(str(run), scores))
     console.print(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",

@@ -1,7 +1,15 @@
 """Evaluation: votes over augmentations, pass@k, baselines and intervals."""
 
 from etrm.evaluation.baselines import BASELINES, evaluate_baselines
-from etrm.evaluation.passk import EvaluationReport, PassK, QueryResult, check_outputs, evaluate
+from etrm.evaluation.passk import (
+    Candidates,
+    EvaluationReport,
+    PassK,
+    QueryResult,
+    answer,
+    check_outputs,
+    evaluate,
+)
 from etrm.evaluation.statistics import (
     Decision,
     PairedInterval,
@@ -17,6 +25,7 @@ __all__ = [
     "BASELINES",
     "Answer",
     "Candidate",
+    "Candidates",
     "Decision",
     "EvaluationReport",
     "PairedInterval",
@@ -25,6 +34,7 @@ __all__ = [
     "Predictor",
     "QueryResult",
     "Submitted",
+    "answer",
     "binomial_interval",
     "check_outputs",
     "decide",

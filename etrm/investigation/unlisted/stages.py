@@ -285,9 +285,9 @@ STAGES: tuple[StageRow, ...] = (
         ("load_model", "found[place]", "weights"),
     ),
     *_rows(
-        "training/scoring/score_run.py",
-        ("evaluate_run", "chosen.weights", "weights"),
-        ("evaluate_run", "load_model(folder", "weights"),
+        "training/scoring/opened_run.py",
+        ("open_run", "chosen.weights", "weights"),
+        ("open_run", "load_model(folder", "weights"),
     ),
     *_rows("training/train_state.py", ("TrainState.capture", "averaged = ", "weights average")),
     *_rows("checkpoints/weights.py", ("load_weights", "load_state_dict", "weights")),

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from etrm.config import AdaptedPart, Config
 from etrm.data import Sample, Task, TaskSet, build_evaluation_samples
-from etrm.evaluation import EvaluationReport, Prediction, check_outputs
-from etrm.evaluation.passk import predict, score
+from etrm.evaluation import Candidates, EvaluationReport, Prediction, check_outputs
+from etrm.evaluation.passk import predict, rank_candidates, score
 from etrm.model.variant import Variant
 from etrm.training.scoring.adaptation import adapt, check_adaptable
 from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer, mismatch
@@ -105,6 +105,42 @@ def score_fitted(
         DataError: a test output is unknown.
     """
     check_outputs(held_out)
+    found, interrupted = _fit(model, config, held_out, trained, search, part, progress)
+    return Fitted({fit: answers.score() for fit, answers in found.items()}, interrupted)
+
+
+def answer_fitted(
+    model: Variant,
+    config: Config,
+    held_out: TaskSet,
+    trained: TaskSet,
+    *,
+    search: bool,
+    part: AdaptedPart | None,
+    progress: OnProgress = lambda work, done, total: None,
+) -> tuple[dict[Fit, Candidates], bool]:
+    """Answer tasks in every way of fitting that is requested, as :func:`score_fitted` does; outputs may be unknown.
+
+    Returns:
+        the answers by what is fitted, and whether Ctrl-C ended the work.
+
+    Raises:
+        ConfigError: the model has no context or encoder that could be fitted.
+    """
+    found, interrupted = _fit(model, config, held_out, trained, search, part, progress)
+    return {fit: answers.rank() for fit, answers in found.items()}, interrupted
+
+
+def _fit(
+    model: Variant,
+    config: Config,
+    held_out: TaskSet,
+    trained: TaskSet,
+    search: bool,
+    part: AdaptedPart | None,
+    progress: OnProgress,
+) -> tuple[dict[Fit, _FitAnswers], bool]:
+    """Return the answers of each way that has finished a task, and whether Ctrl-C ended the work."""
     if part is not None:
         check_adaptable(model, part)
     contexts = ContextSearch(model, config, trained) if search else None
@@ -123,8 +159,7 @@ def score_fitted(
             progress(fit.words, len(found[fit].choose_finished()), len(held_out))
     except KeyboardInterrupt:
         interrupted = True
-    scores = {fit: answers.score() for fit, answers in found.items() if answers.choose_finished()}
-    return Fitted(scores, interrupted)
+    return {fit: answers for fit, answers in found.items() if answers.choose_finished()}, interrupted
 
 
 @dataclass
@@ -151,11 +186,18 @@ class _FitAnswers:
         """The tasks all of whose samples are answered."""
         return [task for task in self.held_out if not self.unanswered[task.id]]
 
+    def rank(self) -> Candidates:
+        """The answers to the finished tasks."""
+        return rank_candidates(self.choose_finished(), [*self.plain, *choose_votes(self._choose_searched())])
+
+    def _choose_searched(self) -> list[SearchedAnswer]:
+        ids = {task.id for task in self.choose_finished()}
+        return [answer for answer in self.searched if answer.prediction.sample.task_id in ids]
+
     def score(self) -> FittedScores:
         """The scores of the finished tasks."""
         finished = self.choose_finished()
-        ids = {task.id for task in finished}
-        searched = [answer for answer in self.searched if answer.prediction.sample.task_id in ids]
+        searched = self._choose_searched()
         predictions = [*self.plain, *choose_votes(searched)]
         held_out = [answer.held_out for answer in searched if not math.isnan(answer.held_out)]
         samples = [prediction.sample for prediction in predictions]

@@ -15,6 +15,7 @@ from etrm.symbolic.formula import Rule
 from etrm.symbolic.library import Library
 from etrm.symbolic.search import Array, apply_crisply, rank_rules
 from etrm.training.scoring.explain_run import ExplainedTask, RunExplainer
+from etrm.training.scoring.opened_run import check_sections
 from etrm.training.task_sets import load_held_out_tasks
 
 
@@ -50,12 +51,14 @@ class FormulaSurvey:
             such families if the run has none.
 
     Raises:
+        ConfigError: a setting was decided in training.
         LeakageError: an evaluated task was trained on and is not in ``evaluate.allow_trained``.
         DataError: a test output is unknown.
         EtrmError: the run is not a finished one of the symbolic solver.
     """
 
     def __init__(self, folder: Path, settings: Changes) -> None:
+        check_sections(settings)
         self._explainer = RunExplainer(folder)
         self._explainer.require_finished()
         self.step = self._explainer.step

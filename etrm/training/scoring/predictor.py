@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.run_folder import check_trained_tasks, read_config
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Sample, TaskSet, collate, open_episodes
@@ -51,6 +51,20 @@ def make_predictor(model: Variant, settings: EvaluateConfig | None = None) -> Pr
         tokens = to_host(output.logits.argmax(-1)).numpy().astype(np.int16)
         logits = output.q_halt.tolist()
         return [(row[: len(s.tokens)], q) for s, row, q in zip(samples, tokens, logits, strict=True)]
+
+    return answer
+
+
+def with_progress(predictor: Predictor, report: Callable[[int], None]) -> Predictor:
+    """Return a predictor that also reports after every batch how many samples it has answered in all."""
+    answered = 0
+
+    def answer(samples: Sequence[Sample]) -> Sequence[Answer | None]:
+        nonlocal answered
+        found = predictor(samples)
+        answered += len(samples)
+        report(answered)
+        return found
 
     return answer
 
@@ -121,7 +135,8 @@ def load_model(
         model, config, the tasks it was trained on, and the step of the checkpoint.
 
     Raises:
-        RunFolderError, CheckpointError: there is no run, or no whole checkpoint.
+        RunFolderError: there is no run, or its tasks are not those that it was trained on.
+        CheckpointError: there is no whole checkpoint.
     """
     config = read_config(folder)
     found = list_saved(folder / (BEST if which == "best" else "checkpoints"))
@@ -142,6 +157,7 @@ def load_model(
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)
+    check_trained_tasks(folder, tasks.hash)
     episodes = open_episodes(tasks, config.data, config.model.variant, config.train.seed)
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from etrm.batch import Batch
-from etrm.checkpoints.run_folder import read_config
-from etrm.config import Changes, Config, with_settings
+from etrm.config import Changes, Config
 from etrm.data import DemoPair, Sample, TaskSet, build_evaluation_samples
 from etrm.data.sample import CELLS
 from etrm.evaluation import check_outputs, paired_t_interval
@@ -26,9 +25,9 @@ from etrm.model.act import Carry
 from etrm.model.variant import ContextPolicy, Given, Variant
 from etrm.training.scoring.amortisation import keep_first
 from etrm.training.scoring.context_search import compute_typical_contexts, mismatch
-from etrm.training.scoring.predictor import load_model, make_predictor
+from etrm.training.scoring.opened_run import open_run
+from etrm.training.scoring.predictor import make_predictor
 from etrm.training.scoring.step_trace import StepTrace, trace_steps
-from etrm.training.task_sets import load_held_out_tasks
 
 NOISES = (0.1, 0.3, 1.0)
 """Sizes of the noise in the recursion, as shares of the state's own deviation: from hardly any to as much again."""
@@ -174,15 +173,10 @@ def analyse_run(
     Raises:
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
-    chosen = with_settings(read_config(folder), **settings).evaluate
-    model, config, trained, step = load_model(folder, chosen.weights, which=chosen.checkpoint)
-    config = with_settings(config, **settings)
+    run = open_run(folder, settings)
+    model, config, trained = run.model, run.config, run.trained
     seen = model.encoder is None
-    held_out = (
-        keep_first(trained, config.evaluate.max_tasks or TRAINED_TASKS)
-        if seen
-        else load_held_out_tasks(config)
-    )
+    held_out = keep_first(trained, config.evaluate.max_tasks or TRAINED_TASKS) if seen else run.held_out
     check_outputs(held_out)
     votes = config.evaluate.augmentations
     if seen and isinstance(config.data.augmentations, int):
@@ -207,7 +201,7 @@ def analyse_run(
     noise = list(score_noise(model, plain, trace, size, config.train.seed))
     last = score(tuple(held_out), samples, predictions, KS)
     return RunAnalysis(
-        step=step,
+        step=run.step,
         seen=seen,
         steps=tuple(list_steps(trace)),
         readouts=tuple(compare_readouts(trace)),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from etrm.checkpoints.run_folder import read_config
-from etrm.config import AdaptedPart, Changes, Config, with_settings
-from etrm.data import TaskSet, check_leakage
+from etrm.config import AdaptedPart, Changes, Config
+from etrm.data import TaskSet
 from etrm.device import to_device
 from etrm.errors import ConfigError
 from etrm.evaluation import BASELINES, EvaluationReport, Submitted, evaluate_baselines, write_submission
@@ -21,36 +21,24 @@ from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
 from etrm.training.scoring.fitted_scores import Fit, Fitted, FittedScores, OnProgress, score_fitted
-from etrm.training.scoring.predictor import evaluate_tasks, load_model, make_noisy, make_predictor
-from etrm.training.task_sets import load_held_out_tasks, load_whole_set
+from etrm.training.scoring.opened_run import OpenedRun, open_run
+from etrm.training.scoring.predictor import evaluate_tasks, make_noisy, make_predictor, with_progress
+from etrm.training.task_sets import load_whole_set
 
-OWN_SECTIONS = frozenset({"evaluate", "data"})
-"""Sections of the settings that an evaluation reads; the others are those of the training."""
-
+ANSWERS = "answers"
+"""The name of the work on the answers of the run."""
 UNTRAINED = "untrained model"
 """The name of the baseline that is the same model before training."""
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The answers of a run.
+class Evaluated(OpenedRun):
+    """A run with its answers.
 
     Attributes:
-        config: the config of the run, with the settings of the evaluation.
-        step: the step of the checkpoint.
-        weights: the kind of weights, ema or raw.
-        model: the evaluated model, in evaluation mode.
-        trained: the tasks that it was trained on.
-        held_out: the tasks that it was evaluated on.
         report: the answers and their scores.
     """
 
-    config: Config
-    step: int
-    weights: str
-    model: Variant
-    trained: TaskSet
-    held_out: TaskSet
     report: EvaluationReport
 
 
@@ -81,39 +69,21 @@ class Scores:
     interrupted: bool = False
 
 
-def evaluate_run(folder: Path, settings: Changes) -> Evaluated:
-    """Evaluate the newest checkpoint of a run folder, or its best one as ``evaluate.checkpoint`` says.
+def evaluate_run(
+    folder: Path, settings: Changes, progress: OnProgress = lambda work, done, total: None
+) -> Evaluated:
+    """Evaluate a checkpoint of a run folder.
 
     Args:
         folder: the run folder.
         settings: settings of the sections evaluate and data to change, as :func:`etrm.config.with_settings` takes them.
+        progress: the function that is called with the number of answered samples.
 
     Raises:
-        ConfigError: a setting is of another section, which was decided in training.
-        LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
-        EtrmError: there is no run, no whole checkpoint, or no such tasks.
+        EtrmError: see :func:`~etrm.training.scoring.opened_run.open_run`.
     """
-    _check_sections(settings)
-    chosen = with_settings(read_config(folder), **settings).evaluate
-    weights = chosen.weights
-    model, trained_with, tasks, step = load_model(folder, weights, which=chosen.checkpoint)
-    config = with_settings(trained_with, **settings)
-    held_out = load_held_out_tasks(config)
-    if "all" not in config.evaluate.allow_trained:
-        check_leakage(tasks, held_out, config.evaluate.allow_trained)
-    return Evaluated(config, step, weights, model, tasks, held_out, _evaluate(model, held_out, config, tasks))
-
-
-def _check_sections(settings: Changes) -> None:
-    others = sorted(settings.keys() - OWN_SECTIONS)
-    if others:
-        raise ConfigError(
-            "evaluate.other-section",
-            f"the section {others[0]} cannot be changed: it was decided when the run was trained",
-            got=", ".join(others),
-            allowed="settings that begin with evaluate. or data.",
-            next_step="etrm evaluate RUN --set evaluate.subset=training, or train another run",
-        )
+    run = open_run(folder, settings)
+    return Evaluated(**vars(run), report=_evaluate(run, run.model, ANSWERS, progress))
 
 
 def score_run(
@@ -133,7 +103,7 @@ def score_run(
         misleading: whether to score in ways that overstate the run, too.
         search: whether to search the context of each task, too.
         adapted: the part of the model to adapt to each task, too.
-        progress: the function that is called when fitting has finished tasks.
+        progress: the function that is called with the answered samples, and when fitting has finished tasks.
 
     Raises:
         ConfigError: misleading scores are requested of a model without an encoder, or the model has nothing that
@@ -142,16 +112,16 @@ def score_run(
     """
     if misleading:
         _check_encoder(folder)
-    found = evaluate_run(folder, settings)
+    found = evaluate_run(folder, settings, progress)
     config, held_out = found.config, found.held_out
     others = evaluate_baselines(held_out, config.data)
-    others[UNTRAINED] = _evaluate(_build_untrained(found), held_out, config, found.trained)
+    others[UNTRAINED] = _evaluate(found, _build_untrained(found), UNTRAINED, progress)
+    overstated = score_misleadingly(found) if misleading else {}  # before what Ctrl-C may end
     fitted = Fitted({})
     if search or adapted is not None:
         fitted = score_fitted(
             found.model, config, held_out, found.trained, search=search, part=adapted, progress=progress
         )
-    overstated = score_misleadingly(found) if misleading and not fitted.interrupted else {}
     return Scores(
         config=config,
         step=found.step,
@@ -211,9 +181,14 @@ def _check_encoder(folder: Path) -> None:
         )
 
 
-def _evaluate(model: Variant, held_out: TaskSet, config: Config, tasks: TaskSet) -> EvaluationReport:
-    predictor = make_predictor(model, config.evaluate)
-    return evaluate_tasks(build_recipe(config), predictor, held_out, config, tasks)
+def _evaluate(run: OpenedRun, model: Variant, work: str, progress: OnProgress) -> EvaluationReport:
+    """Evaluate a model on the tasks of a run."""
+    config = run.config
+    total = config.evaluate.augmentations * sum(len(task.tests) for task in run.held_out)
+    predictor = with_progress(
+        make_predictor(model, config.evaluate), lambda done: progress(work, done, total)
+    )
+    return evaluate_tasks(build_recipe(config), predictor, run.held_out, config, run.trained)
 
 
 def _build_untrained(found: Evaluated) -> Variant:
