@@ -15,3 +15,9 @@ def name_of(step: int) -> str:
 def list_saved(folder: Path) -> list[Path]:
     """Return the complete checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
+
+
+def split_checkpoint(path: Path) -> tuple[Path, Path | None]:
+    """Return the run folder of a path, and the checkpoint in it that the path names; None if it is a run folder."""
+    named = path.parent.name == "checkpoints" and path.name.startswith(PREFIX)
+    return (path.parents[1], path) if named else (path, None)

@@ -9,12 +9,12 @@ import typer
 
 from etrm.commands.apps import FOLLOW, app
 from etrm.commands.chosen_config import allow_code_of
-from etrm.commands.options import AllowCodeOption, SetOption, check_folder
+from etrm.commands.options import AllowCodeOption, RunOrCheckpoint, SetOption, check_folder
 
 
 @app.command(rich_help_panel=FOLLOW)
 def analyse(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: RunOrCheckpoint,
     settings: SetOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/analysis.")] = None,
     allow_code: AllowCodeOption = False,
@@ -23,6 +23,7 @@ def analyse(
 
     The tasks are those of the run's evaluate section; of a TRM, tasks that it was trained on.
     """
+    from etrm.checkpoints.saved_steps import split_checkpoint
     from etrm.config import parse_settings
     from reports.pages.analysis_page import format_count
     from reports.pages.analysis_report import write_analysis_report
@@ -30,7 +31,7 @@ def analyse(
     from reports.terminal.progress import Phases
 
     allow_code_of(run, allowed=allow_code, settings=settings)
-    folder, console = out or run / "analysis", open_console()
+    folder, console = out or split_checkpoint(run)[0] / "analysis", open_console()
     check_folder(folder)
     changes = parse_settings(settings or ())
     with Phases() as phases:

@@ -14,6 +14,7 @@ from etrm.commands.completion import complete_column, complete_run
 from etrm.commands.options import (
     AllowCodeOption,
     RunArgument,
+    RunOrCheckpoint,
     RunsArgument,
     SetOption,
     check_figure,
@@ -108,7 +109,7 @@ def compare(
 
 @app.command(rich_help_panel=FOLLOW)
 def predictions(
-    run: RunArgument,
+    run: RunOrCheckpoint,
     settings: SetOption = None,
     tasks: Annotated[int, typer.Option(min=1, help="Number of tasks to draw, the first by id.")] = 6,
     task: Annotated[

@@ -64,6 +64,10 @@ InjectOption = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)]
+RunOrCheckpoint = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder or a checkpoint in one.", autocompletion=complete_run),
+]
 RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders.", autocompletion=complete_run)]
 InvestigationArgument = Annotated[
     Path,

@@ -18,7 +18,7 @@ from etrm.commands.options import (
     InjectOption,
     JsonOption,
     PresetOption,
-    RunArgument,
+    RunOrCheckpoint,
     SetOption,
     check_file,
 )
@@ -116,7 +116,7 @@ MORE_SCORES = "Other scores"
 
 @app.command(rich_help_panel=TRAIN)
 def evaluate(
-    run: RunArgument,
+    run: RunOrCheckpoint,
     settings: SetOption = None,
     submission: Annotated[
         Path | None,
@@ -161,6 +161,7 @@ def evaluate(
     The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .weights,
     .augmentations.
     """
+    from etrm.checkpoints.saved_steps import split_checkpoint
     from etrm.config import parse_settings
     from etrm.training.scoring.answered_run import answer_run, find_unknown, submit_answers
     from etrm.training.scoring.score_run import score_run, submit
@@ -195,7 +196,10 @@ def evaluate(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
         highlight=False,
     )
-    for line in (*fitted_lines(scores.fitted), *course_lines(run, scores.config, scores.model)):
+    for line in (
+        *fitted_lines(scores.fitted),
+        *course_lines(split_checkpoint(run)[0], scores.config, scores.model),
+    ):
         console.print(line, highlight=False, soft_wrap=True)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))

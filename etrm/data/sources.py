@@ -229,6 +229,7 @@ def _read(source: str, subset: str) -> tuple[tuple[Task, ...], str]:
     raise DataError(
         "data.unknown-source",
         f"there are no tasks at {source!r}{hint}",
+        got=f"no such file or folder in {Path.cwd()}" if not Path(source).is_absolute() else "",
         allowed=f"{', '.join((*PINNED, RULES, *registered(EXTENSION_POINT.kind)))}, a folder of task files, a Kaggle "
         "challenges file, or code such as my_code.py:my_tasks",
         next_step="etrm data check --source SOURCE says how many tasks a source has",

@@ -41,6 +41,13 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     for name in ("this run", "copy input", "all black", "untrained model"):
         assert name in done.out
     assert_whole_submission(tmp_path / "submission.json", done.out)
+    hidden = write_hidden_tasks(tmp_path / "hidden_challenges.json")
+    unscored = etrm(
+        "evaluate", run, "--set", f"evaluate.source={hidden}", "--submission", tmp_path / "own.json"
+    )
+    assert (unscored.code, unscored.err) == (0, "")
+    assert_holds(unscored.out, "no scores", "2 tasks")
+    assert len(json.loads((tmp_path / "own.json").read_text())) == 2
     little = ["search.steps=1", "search.restarts=2", "adapt.steps=1", "augmentations=1"]
     settings = [word for setting in little for word in ("--set", f"evaluate.{setting}")]
     fitted = etrm("evaluate", run, "--search", "--adapt", "encoder", *settings)
@@ -58,6 +65,19 @@ def test_the_command_that_resumes_a_run_can_be_pasted(
     done = etrm("train", "--preset", "smoke", "--out", "my runs/a[/b]", cwd=tmp_path)
     command = done.err.strip().partition("resume with: ")[2]
     assert shlex.split(command) == ["etrm", "train", "--resume", "--out", "my runs/a[/b]"]
+
+
+def write_hidden_tasks(file: Path) -> Path:
+    """Write two tasks as Kaggle does, without the outputs of their tests."""
+    kaggle = {
+        task.id: {
+            "train": [{"input": d.input.tolist(), "output": d.output.tolist()} for d in task.demos],
+            "test": [{"input": pair.input.tolist()} for pair in task.tests],
+        }
+        for task in load_tasks("arc-agi-1", "evaluation", load("smoke").data.max_side, 2)
+    }
+    file.write_text(json.dumps(kaggle))
+    return file
 
 
 def test_training_prints_the_tasks_of_each_stage(tmp_path: Path) -> None:

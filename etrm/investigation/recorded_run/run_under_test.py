@@ -12,7 +12,7 @@ from typing import Any, Self
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import Checkpoint, WeightsKind
 from etrm.checkpoints.run_folder import FROM_STEP, read_config, read_findings, read_metrics, read_record
-from etrm.checkpoints.saved_steps import PREFIX, list_saved
+from etrm.checkpoints.saved_steps import PREFIX, list_saved, split_checkpoint
 from etrm.checkpoints.weights import load_weights
 from etrm.config import Config, with_settings
 from etrm.data import Sample
@@ -56,10 +56,10 @@ class RunUnderTest:
         Raises:
             RunFolderError: a file is missing or damaged.
         """
-        folder = path.parents[1] if path.parent.name == "checkpoints" else path
+        folder, named = split_checkpoint(path)
         saved, metrics = list_saved(folder / "checkpoints"), read_metrics(folder)
         findings = read_findings(folder) if (folder / "findings.json").exists() else None
-        if folder != path:
+        if named is not None:
             saved = [one for one in saved if one.name <= path.name]
             step = int(path.name.removeprefix(PREFIX))
             if any(m["step"] > step for m in metrics):

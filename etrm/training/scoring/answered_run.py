@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet
 from etrm.evaluation import Candidates, Submitted, answer, write_submission
@@ -38,14 +39,14 @@ def find_unknown(folder: Path, settings: Changes) -> tuple[str, ...]:
     """Return the ids of the held-out tasks with an unknown test output, which cannot be scored.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it.
         settings: settings of the sections evaluate and data to change.
 
     Raises:
         EtrmError: there is no run, or no such tasks.
     """
     check_sections(settings)
-    held_out = load_held_out_tasks(with_settings(read_config(folder), **settings))
+    held_out = load_held_out_tasks(with_settings(read_config(split_checkpoint(folder)[0]), **settings))
     return tuple(task.id for task in held_out if any(pair.output is None for pair in task.tests))
 
 
@@ -60,7 +61,7 @@ def answer_run(
     """Answer the held-out tasks with a checkpoint of a run folder.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it.
         settings: settings of the sections evaluate and data to change.
         search: whether to search the context of each task.
         adapted: the part of the model to adapt to each task.

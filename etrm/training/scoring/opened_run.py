@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import Changes, Config, with_settings
 from etrm.data import TaskSet, check_leakage
 from etrm.errors import ConfigError
@@ -42,7 +43,7 @@ def open_run(folder: Path, settings: Changes) -> OpenedRun:
     """Load the newest checkpoint of a run folder, or its best one as ``evaluate.checkpoint`` says, and the tasks.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it, which then is the one that is loaded.
         settings: settings of the sections evaluate and data to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
@@ -51,7 +52,7 @@ def open_run(folder: Path, settings: Changes) -> OpenedRun:
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
     check_sections(settings)
-    chosen = with_settings(read_config(folder), **settings).evaluate
+    chosen = with_settings(read_config(split_checkpoint(folder)[0]), **settings).evaluate
     weights = chosen.weights
     model, trained_with, trained, step = load_model(folder, weights, which=chosen.checkpoint)
     config = with_settings(trained_with, **settings)

@@ -13,7 +13,7 @@ import numpy as np
 from etrm.batch import Batch
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import check_trained_tasks, read_config
-from etrm.checkpoints.saved_steps import list_saved
+from etrm.checkpoints.saved_steps import list_saved, split_checkpoint
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Sample, TaskSet, collate, open_episodes
 from etrm.device import pick_device, to_device, to_host
@@ -126,7 +126,7 @@ def load_model(
     """Load a checkpoint of a run folder as a model in evaluation mode.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it, which then is the one that is loaded.
         weights: the kind of weights.
         place: the index among the kept checkpoints, oldest first; the newest by default.
         which: the kind of checkpoint: the kept ones, or the best one of the run's own evaluations.
@@ -138,8 +138,9 @@ def load_model(
         RunFolderError: there is no run, or its tasks are not those that it was trained on.
         CheckpointError: there is no whole checkpoint.
     """
+    folder, named = split_checkpoint(folder)
     config = read_config(folder)
-    found = list_saved(folder / (BEST if which == "best" else "checkpoints"))
+    found = [named] if named else list_saved(folder / (BEST if which == "best" else "checkpoints"))
     if not found and which == "best":
         raise CheckpointError(
             "checkpoint.no-best",
@@ -153,7 +154,7 @@ def load_model(
             f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {shlex.quote(str(folder))}",
         )
-    checkpoint = checkpoints.read(found[place])
+    checkpoint = checkpoints.read(found[-1 if named else place])
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)

@@ -166,7 +166,7 @@ def analyse_run(
     """Analyse a run on its held-out tasks; a TRM on tasks that it was trained on. ``evaluate`` chooses the checkpoint.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it.
         settings: settings of the evaluate section to change.
         progress: a function that is called with the name of each part before it is computed.
 

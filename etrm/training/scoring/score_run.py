@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import AdaptedPart, Changes, Config
 from etrm.data import TaskSet
 from etrm.device import to_device
@@ -75,7 +76,7 @@ def evaluate_run(
     """Evaluate a checkpoint of a run folder.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it.
         settings: settings of the sections evaluate and data to change, as :func:`etrm.config.with_settings` takes them.
         progress: the function that is called with the number of answered samples.
 
@@ -98,7 +99,7 @@ def score_run(
     """Evaluate the newest checkpoint of a run folder, and baselines that need no learning.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or a checkpoint in it.
         settings: settings of the evaluate section to change, as :func:`etrm.config.with_settings` takes them.
         misleading: whether to score in ways that overstate the run, too.
         search: whether to search the context of each task, too.
@@ -170,7 +171,7 @@ def score_misleadingly(found: Evaluated) -> dict[str, MisleadingScores]:
 
 
 def _check_encoder(folder: Path) -> None:
-    model = read_config(folder).model
+    model = read_config(split_checkpoint(folder)[0]).model
     if not model.has_encoder:
         raise ConfigError(
             "evaluate.misleading-without-encoder",

@@ -37,6 +37,12 @@ def test_the_run_is_opened_with_its_tasks(run: Path) -> None:
     assert {task.id for task in opened.trained}.isdisjoint(task.id for task in opened.held_out)
 
 
+def test_a_checkpoint_in_a_run_is_opened_instead_of_the_newest(run: Path) -> None:
+    begin, end = sorted((run / "checkpoints").iterdir())
+    assert [open_run(path, {}).step for path in (begin, end, run)] == [0, 1, 1]
+    assert [score_run(path, {"evaluate": {"max_tasks": 1}}).step for path in (begin, run)] == [0, 1]
+
+
 def test_a_trained_task_that_was_moved_to_the_held_out_ones_is_noticed(run: Path, tasks: Path) -> None:
     moved = sorted((tasks / "training").iterdir())[0]
     moved.rename(tasks / "evaluation" / moved.name)
