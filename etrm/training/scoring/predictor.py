@@ -154,7 +154,8 @@ def load_model(
             f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {shlex.quote(str(folder))}",
         )
-    checkpoint = checkpoints.read(found[-1 if named else place])
+    place = -1 if named else place
+    checkpoint = checkpoints.read(found[place])
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)
