@@ -182,10 +182,10 @@ def evaluate(
         with Phases("") as phases:
             answered = answer_run(run, changes, search=search, adapted=adapt, progress=phases.update)
         if answered.interrupted:
-            open_console(stderr=True).print(f"interrupted; {submission} was not written", highlight=False)
+            open_console(stderr=True).print(f"interrupted; {submission} was not written")
             raise typer.Exit(130)
-        console.print(f"no scores: the test outputs of {len(unscored)} tasks are unknown", highlight=False)
-        console.print(submission_line(submit_answers(answered, submission)), highlight=False, soft_wrap=True)
+        console.print(f"no scores: the test outputs of {len(unscored)} tasks are unknown")
+        console.print(submission_line(submit_answers(answered, submission)), soft_wrap=True)
         return
     with Phases("") as phases:
         scores = score_run(
@@ -194,22 +194,20 @@ def evaluate(
     console.print(scores_table(str(run), scores))
     console.print(
         f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
-        highlight=False,
     )
     for line in (
         *fitted_lines(scores.fitted),
         *course_lines(split_checkpoint(run)[0], scores.config, scores.model),
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if scores.misleading:
         console.print(misleading_table(scores.misleading))
     if submission is not None and not scores.interrupted:
-        console.print(submission_line(submit(scores, submission)), highlight=False, soft_wrap=True)
+        console.print(submission_line(submit(scores, submission)), soft_wrap=True)
     if scores.interrupted:
         unwritten = "" if submission is None else f"; {submission} was not written"
         open_console(stderr=True).print(
             f"interrupted; scores after fitting are those of the tasks that were finished{unwritten}",
-            highlight=False,
             soft_wrap=True,
         )
         raise typer.Exit(130)
