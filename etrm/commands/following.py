@@ -184,6 +184,7 @@ def tensorboard(
         Path | None,
         typer.Option(help="Folder for the event files. Default: RUN/tensorboard.", callback=check_folder),
     ] = None,
+    once: Annotated[bool, typer.Option(help="Write what there is and exit.")] = False,
 ) -> None:
     """Write the metrics of a run as TensorBoard events until the run ends."""
     from reports.runs.tensorboard import export
@@ -193,7 +194,7 @@ def tensorboard(
     console = open_console()
     console.print(f"tensorboard --logdir {shlex.quote(str(target))}", soft_wrap=True)
     try:
-        written = export(run, target)
+        written = export(run, target, once=once)
     except KeyboardInterrupt:  # Ctrl-C is how a user stops following
         raise typer.Exit(0) from None
     console.print(f"{written} steps written")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -154,6 +155,7 @@ def evaluate(
             rich_help_panel=MORE_SCORES,
         ),
     ] = None,
+    as_json: JsonOption = False,
     allow_code: AllowCodeOption = False,
 ) -> None:
     """Score a run on held-out tasks (pass@k), next to baselines that need no learning.
@@ -161,18 +163,11 @@ def evaluate(
     The run's evaluate section chooses the tasks; change it with --set evaluate.subset=..., .source, .weights,
     .augmentations.
     """
-    from etrm.checkpoints.saved_steps import split_checkpoint
     from etrm.config import parse_settings
     from etrm.training.scoring.answered_run import answer_run, find_unknown, submit_answers
     from etrm.training.scoring.score_run import score_run, submit
     from reports.terminal.console import open_console
-    from reports.terminal.evaluation import (
-        course_lines,
-        fitted_lines,
-        misleading_table,
-        scores_table,
-        submission_line,
-    )
+    from reports.terminal.evaluation import print_scores, scores_record, submission_line
     from reports.terminal.progress import Phases
 
     allow_code_of(run, allowed=allow_code, settings=settings)
@@ -191,19 +186,13 @@ def evaluate(
         scores = score_run(
             run, changes, misleading=misleading, search=search, adapted=adapt, progress=phases.update
         )
-    console.print(scores_table(str(run), scores))
-    console.print(
-        f"{len(scores.model.out_of_region)} queries whose output does not fit the model's region, counted as unsolved",
-    )
-    for line in (
-        *fitted_lines(scores.fitted),
-        *course_lines(split_checkpoint(run)[0], scores.config, scores.model),
-    ):
-        console.print(line, soft_wrap=True)
-    if scores.misleading:
-        console.print(misleading_table(scores.misleading))
+    if as_json:
+        console.print(json.dumps(scores_record(str(run), scores), indent=1, allow_nan=False), soft_wrap=True)
+    else:
+        print_scores(console, run, scores)
     if submission is not None and not scores.interrupted:
-        console.print(submission_line(submit(scores, submission)), soft_wrap=True)
+        noted = open_console(stderr=as_json)
+        noted.print(submission_line(submit(scores, submission)), soft_wrap=True)
     if scores.interrupted:
         unwritten = "" if submission is None else f"; {submission} was not written"
         open_console(stderr=True).print(

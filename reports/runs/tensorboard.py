@@ -52,8 +52,13 @@ class Exporter:
         self._writer.close()
 
 
-def export(run: Path, out: Path) -> int:
+def export(run: Path, out: Path, *, once: bool = False) -> int:
     """Write the metrics of a run as events into ``out`` until the run ends.
+
+    Args:
+        run: the run folder.
+        out: the folder of the event files.
+        once: whether to write only what there is, as of an unfinished run that was copied from another machine.
 
     Returns:
         The number of steps written.
@@ -65,7 +70,7 @@ def export(run: Path, out: Path) -> int:
     exporter = Exporter(run, out)
     try:
         written = exporter.update()
-        while not followed.status.ended:
+        while not (once or followed.status.ended):
             time.sleep(INTERVAL_S)
             followed.update()
             written += exporter.update()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
+from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import Config
 from etrm.evaluation import EvaluationReport, Submitted
 from etrm.evaluation.misleading import Misleading, MisleadingScores, Share
@@ -40,6 +44,61 @@ def scores_table(run: str, scores: Scores) -> Table:
     for name, found in {"this run": scores.model, **fitted, **scores.others}.items():
         table.add_row(name, *_score_cells(found))
     return table
+
+
+def print_scores(console: Console, run: Path, scores: Scores) -> None:
+    """Print the table of scores and the lines below it.
+
+    Args:
+        console: the console.
+        run: the run folder, or a checkpoint in it.
+        scores: the scores of the run.
+    """
+    console.print(scores_table(str(run), scores))
+    outside = len(scores.model.out_of_region)
+    console.print(f"{outside} queries whose output does not fit the model's region, counted as unsolved")
+    folder, _ = split_checkpoint(run)
+    for line in (*fitted_lines(scores.fitted), *course_lines(folder, scores.config, scores.model)):
+        console.print(line, soft_wrap=True)
+    if scores.misleading:
+        console.print(misleading_table(scores.misleading))
+
+
+def scores_record(run: str, scores: Scores) -> dict[str, Any]:
+    """Return the scores as JSON can hold them: those of the run, after fitting, of baselines, and misleading ones.
+
+    Args:
+        run: the name of the run.
+        scores: its scores.
+    """
+    fitted = {
+        fit.value: {"report": _report_record(found.report)}
+        | {each.name: getattr(found, each.name) for each in fields(found) if each.name != "report"}
+        for fit, found in scores.fitted.items()
+    }
+    return {
+        "run": run,
+        "step": scores.step,
+        "weights": scores.weights,
+        "evaluate": scores.config.evaluate.model_dump(mode="json"),
+        "report": _report_record(scores.model),
+        "fitted": fitted,
+        "baselines": {name: _report_record(found) for name, found in scores.others.items()},
+        "misleading": {
+            name: {kind.value: asdict(share) for kind, share in found.items()}
+            for name, found in scores.misleading.items()
+        },
+        "interrupted": scores.interrupted,
+    }
+
+
+def _report_record(found: EvaluationReport) -> dict[str, Any]:
+    """The scores of a report and the rank of each answer, without the answers."""
+    kept = {each.name: getattr(found, each.name) for each in fields(found) if each.name != "candidates"}
+    return kept | {
+        "pass_at": {str(k): asdict(one) for k, one in found.pass_at.items()},
+        "queries": [asdict(query) for query in found.queries],
+    }
 
 
 def fitted_lines(scores: Mapping[Fit, FittedScores]) -> list[str]:

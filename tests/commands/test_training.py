@@ -48,6 +48,16 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert (unscored.code, unscored.err) == (0, "")
     assert_holds(unscored.out, "no scores", "2 tasks")
     assert len(json.loads((tmp_path / "own.json").read_text())) == 2
+    printed = etrm("evaluate", run, "--json", "--set", "evaluate.max_tasks=3")
+    assert (printed.code, printed.err) == (0, "")
+    scores = json.loads(printed.out)
+    assert (scores["step"], scores["evaluate"]["max_tasks"], scores["report"]["pass_at"]["1"]["asked"]) == (
+        4,
+        3,
+        3,
+    )
+    assert {"all black", "untrained model"} < set(scores["baselines"])
+    assert len({query["task_id"] for query in scores["report"]["queries"]}) == 3
     little = ["search.steps=1", "search.restarts=2", "adapt.steps=1", "augmentations=1"]
     settings = [word for setting in little for word in ("--set", f"evaluate.{setting}")]
     fitted = etrm("evaluate", run, "--search", "--adapt", "encoder", *settings)

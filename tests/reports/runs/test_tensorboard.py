@@ -50,6 +50,10 @@ def test_what_comes_is_added_and_what_is_cut_back_is_purged(
     assert [step for step, _ in scalars(tmp_path / "events")["loss"]] == list(range(1, 11))
 
 
+def test_a_run_that_has_not_ended_is_written_once_and_left(tmp_path: Path, write_run: Write) -> None:
+    assert export(write_run(logged=20), tmp_path / "events", once=True) == 20
+
+
 def test_exporting_again_doubles_nothing(tmp_path: Path, write_run: Write) -> None:
     folder = write_run()
     export(folder, tmp_path / "events")
