@@ -28,7 +28,6 @@ SHARED = {  # one mistake that several modules notice
     "fault.unknown",
     "investigate.other-device",
     "investigate.other-subject",
-    "run.damaged-file",
     "store.fresh-augmentations",
 }
 

@@ -323,12 +323,21 @@ def _refuse_other_tasks(path: Path, record: Mapping[str, Any], found: str | None
     )
 
 
+_REPAIRS = {
+    "run.json": "remove the file; --resume writes it again",
+    "findings.json": "remove the file; --resume writes the findings of the steps that it trains",
+    "metrics.jsonl": "continue the run with --resume, which truncates the file to the last checkpoint; if the damage "
+    "is before that, restore the file from a backup",
+}
+"""What to do about a damaged file. A run that resumes reads ``run.json`` before it writes it, and no findings."""
+
+
 def _damaged(file: Path, got: str) -> RunFolderError:
     return RunFolderError(
         "run.damaged-file",
         f"{file} is damaged",
         got=got,
-        next_step="remove the file; --resume writes it again",
+        next_step=_REPAIRS[file.name],
     )
 
 
@@ -355,8 +364,22 @@ def read_config(path: Path) -> Config:
             f"{file} is not a config that this version of etrm can read",
             got=error.brief if isinstance(error, ConfigError) else str(error),
             allowed="the config that `etrm train` wrote",
-            next_step="restore the file, or start another run",
+            next_step=f"{_suggest_config(path)}, or start another run with another --out",
         ) from error
+
+
+def _suggest_config(path: Path) -> str:
+    """Return what to do about a config that cannot be read: the version of etrm that trained the run may read it."""
+    try:
+        versions = read_record(path).get("versions")
+    except RunFolderError:
+        versions = None
+    version = versions.get("etrm", __version__) if isinstance(versions, dict) else __version__
+    return (
+        "restore the file from a backup"
+        if version == __version__
+        else f"use etrm {version}, which trained the run"
+    )
 
 
 def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
@@ -373,14 +396,10 @@ def read_metrics(path: Path, size: int | None = None) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     try:
-        return [json.loads(line) for line in file.read_bytes()[:size].split(b"\n")[:-1]]
+        found = [json.loads(line) for line in file.read_bytes()[:size].split(b"\n")[:-1]]
     except ValueError as error:
-        raise RunFolderError(
-            "run.damaged-file",
-            f"{file} is damaged",
-            got=str(error),
-            next_step="continue the run with --resume, which truncates the file to the last checkpoint",
-        ) from error
+        raise _damaged(file, str(error)) from error
+    return _check_records(file, found)
 
 
 def read_findings(path: Path) -> list[dict[str, Any]]:
@@ -391,12 +410,24 @@ def read_findings(path: Path) -> list[dict[str, Any]]:
     """
     file = path / "findings.json"
     try:
-        found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
-    except ValueError as error:
-        raise RunFolderError(
-            "run.damaged-file",
-            f"{file} is damaged",
-            got=str(error),
-            next_step="restore the file from a backup, or start another run",
-        ) from error
+        found = json.loads(file.read_text("utf-8")) if file.exists() else []
+    except (OSError, ValueError) as error:
+        raise _damaged(file, str(error)) from error
+    return _check_records(file, found, ("rule", "severity", "module", "message"))
+
+
+def _check_records(file: Path, found: Any, texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return what a file contains, if it is a list of objects in which some keys have texts.
+
+    Raises:
+        RunFolderError: it is something else.
+    """
+    if not isinstance(found, list):
+        raise _damaged(file, type(found).__name__)
+    for number, record in enumerate(found, 1):
+        if not isinstance(record, dict):
+            raise _damaged(file, f"entry {number} is of type {type(record).__name__}")
+        missing = next((key for key in texts if not isinstance(record.get(key), str)), None)
+        if missing is not None:
+            raise _damaged(file, f"entry {number} has no text {missing!r}")
     return found

@@ -182,13 +182,17 @@ def frozen_decoder(
     ] = Path("runs/frozen-decoder"),
     pretrain_steps: PretrainOption = None,
 ) -> None:
-    """Freeze a pretrained decoder and train only the encoder: does it learn (A), stay stuck (B) or not help (C)?"""
+    """Freeze a pretrained decoder and train only the encoder: does it learn (A), stay stuck (B) or not help (C)?
+
+    Exit code: 0, 2 for bad input, 3 if no run finished, 130 if interrupted (the same command resumes).
+    """
     from etrm.investigation.experiments import replayed_mistakes as original
+    from etrm.investigation.experiments.frozen_decoder import FrozenReason
     from etrm.investigation.experiments.frozen_decoder import run as frozen
 
     mistakes = original.chosen(as_original or ())
     allow_code_of(run, allowed=allow_code)
-    run_investigation(
+    result = run_investigation(
         read_subject(run, preset, config, settings, inject),
         out,
         launcher=make_launcher(launcher, jobs, threads, launcher_set),
@@ -196,6 +200,8 @@ def frozen_decoder(
         hypotheses=(),
         experiments=((lambda found, _: original.run(found, mistakes)) if mistakes else frozen,),
     )
+    if any(FrozenReason.NOTHING_TRAINED in experiment.codes for experiment in result.experiments):
+        raise typer.Exit(3)
 
 
 @app.command(rich_help_panel=INVESTIGATE)

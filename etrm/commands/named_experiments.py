@@ -69,7 +69,10 @@ def experiment_run(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run experiments and the baseline, and print the results."""
+    """Run experiments and the baseline, and print the results.
+
+    Exit code: 0, 2 for bad input, 3 if all runs of an experiment failed for another reason than that they diverged.
+    """
     from etrm.investigation.experiments.registry import BASELINE, find
 
     allow_named(names)
@@ -98,7 +101,10 @@ def experiment_suite(
     launcher_set: LauncherSetOption = None,
     out: ExperimentOut = Path("runs/experiments"),
 ) -> None:
-    """Run all experiments of a suite, the overfit gate first, and print the results."""
+    """Run all experiments of a suite, the overfit gate first, and print the results.
+
+    Exit code: as for `etrm experiment run`.
+    """
     from etrm.investigation.experiments.registry import of_suite
 
     _experiments(
@@ -141,9 +147,13 @@ def _experiments(chosen: list[Experiment], base: Config, seeds: int, launcher: L
     from reports.terminal.progress import Phases
 
     with hold_folder(out), resumable_work(Phases()) as phases:
+        failed = False
         for experiment in chosen:
             name = f"{experiment.name}, {experiment.what}"
-            run([experiment], base, out, seeds, launcher, partial(phases.update, name))
+            found = run([experiment], base, out, seeds, launcher, partial(phases.update, name))
+            failed |= all(one.failed and not one.diverged for one in found)
     text = page(out, base, seeds, chosen)
     write_atomically(out / "index.md", text)
     print_page(text)
+    if failed:
+        raise typer.Exit(3)

@@ -76,10 +76,17 @@ def check(
         ),
     ] = None,
     max_side: SideOption = 30,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a task to leave out of the training set, as in data.exclude. Repeatable."),
+    ] = None,
     store: Annotated[Path | None, typer.Option(help="Folder of a store to verify, instead of tasks.")] = None,
 ) -> None:
-    """Count and validate the tasks of a source, or verify a store."""
-    from etrm.data import describe, find_leakage
+    """Count and validate the tasks of a source, or verify a store.
+
+    Exit code: 0, or 2 if a file cannot be used, a task is in both subsets, or a store is damaged.
+    """
+    from etrm.data import check_leakage, describe
     from etrm.data.sources import list_subsets
     from etrm.data.store import EpisodeStore
     from reports.terminal.console import open_console
@@ -88,11 +95,13 @@ def check(
     allow_named([source])
     if store is None:
         sets = _load_all(source, [subset] if subset else list_subsets(source), max_side)
+        if subset != "evaluation":
+            sets[0] = sets[0].without(exclude or ())
         for tasks in sets:
             open_console().print(summary_table(describe(tasks)))
         if len(sets) > 1:
-            shared = find_leakage(sets[0], sets[1]).ids
-            open_console().print(f"tasks in both subsets: {', '.join(shared) or 'none'}")
+            check_leakage(sets[0], sets[1])
+            open_console().print("tasks in both subsets: none")
         return
     found = EpisodeStore(store)
     found.verify()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from etrm.errors import ConfigError, RunFolderError
+from etrm.checkpoints.run_folder import read_record
+from etrm.errors import ConfigError
 from reports.markdown import NOTHING, duration, number
 from reports.runs.followed_run import Followed
 from reports.runs.groups import find_differing, group_by_setting, shorten_setting
@@ -112,7 +112,7 @@ def compare(folders: Sequence[Path]) -> RunComparison:
 
 
 def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
-    records = [_record(run.folder) for run in runs]
+    records = [read_record(run.folder) for run in runs]
     for key, doubted in RECORDED.items():
         values = [_flat(record.get(key)) for record in records]
         if any(value != values[0] for value in values):
@@ -129,21 +129,6 @@ def _doubts(runs: Sequence[Followed]) -> Iterator[Doubt]:
         if run.history.broken:
             words = f"{run.folder.name}: lines of metrics.jsonl are damaged and left out"
             yield Doubt(DoubtCode.BROKEN_LINES, words)
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / "run.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise RunFolderError(
-            "run.damaged-file",
-            f"{folder / 'run.json'} is damaged",
-            got=str(error),
-            next_step="restore the file from a backup, or start another run",
-        ) from error
-    return record if isinstance(record, dict) else {}
 
 
 def _flat(value: Any) -> str:

@@ -197,10 +197,14 @@ def _sort_value(one: ListedRun, name: str) -> Any:
 def read_entry(folder: Path) -> ListedRun:
     """Return the entry of one run folder, with the state ``damaged`` and the reason if it cannot be read."""
     try:
-        run = Followed(folder)
-        started = datetime.fromtimestamp((folder / "config.json").stat().st_mtime).isoformat(" ", "seconds")
+        return _read_whole_entry(folder)
     except (EtrmError, OSError) as error:
         return ListedRun(str(folder), "damaged", error.brief if isinstance(error, EtrmError) else str(error))
+
+
+def _read_whole_entry(folder: Path) -> ListedRun:
+    run = Followed(folder)
+    started = datetime.fromtimestamp((folder / "config.json").stat().st_mtime).isoformat(" ", "seconds")
     history, broken = run.history, run.history.broken
     return ListedRun(
         folder=str(folder),

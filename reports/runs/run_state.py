@@ -12,15 +12,14 @@ A process that was killed right after it saved a checkpoint looks stopped. Nothi
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from etrm.checkpoints.run_folder import read_record
 from etrm.checkpoints.saved_steps import PREFIX, list_saved
-from etrm.errors import RunFolderError
 
 LOCKS = Path("/proc/locks")
 """The file in which Linux lists all locks of this machine."""
@@ -115,15 +114,5 @@ def _is_same(file: Path, descriptor: Path) -> bool:
 
 def _host(folder: Path) -> str | None:
     """Return the host on which the run was last started; None if it was not recorded."""
-    try:
-        host = json.loads((folder / "run.json").read_text("utf-8")).get("host")
-    except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError) as error:
-        raise RunFolderError(
-            "run.damaged-file",
-            f"{folder / 'run.json'} is damaged",
-            got=str(error),
-            next_step="restore the file from a backup, or start another run",
-        ) from error
+    host = read_record(folder).get("host")
     return host if isinstance(host, str) else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from etrm.commands import investigation
+from etrm.investigation.experiments.frozen_decoder import FrozenReason
 from etrm.investigation.runs import launchers
 from tests.command_line import etrm
 from tests.investigation.conftest import equal  # noqa: F401 - a fixture
@@ -39,6 +42,15 @@ def test_investigate_writes_a_report_and_fails_on_request(tmp_path: Path) -> Non
     assert (tmp_path / "out/index.md").read_bytes() == index
     assert "report.html" in done.out
     assert (tmp_path / "out/report.html").is_file()
+
+
+@pytest.mark.parametrize(("reason", "code"), [(FrozenReason.NOTHING_TRAINED, 3), (FrozenReason.STUCK, 0)])
+def test_a_frozen_decoder_of_which_no_run_finished_is_exit_3(
+    monkeypatch: pytest.MonkeyPatch, reason: FrozenReason, code: int
+) -> None:
+    result = SimpleNamespace(experiments=[SimpleNamespace(codes=(reason,))])
+    monkeypatch.setattr(investigation, "run_investigation", lambda *arguments, **options: result)
+    assert etrm("frozen-decoder", "--preset", "smoke").code == code
 
 
 @pytest.mark.slow

@@ -32,9 +32,16 @@ def test_data_check_reads_both_subsets(tmp_path: Path) -> None:
     for name in ("training/a", "evaluation/b"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / f"{name}.json").write_text(json.dumps(task), "utf-8")
-    done = etrm("data", "check", "--source", str(tmp_path))
-    assert done.code == 0
-    assert "tasks in both subsets: b" in done.out
+    leaking = etrm("data", "check", "--source", str(tmp_path))
+    assert leaking.code == 2
+    assert_holds(leaking.err, "data.leakage", "b")
+    other = {**task, "train": [{**pair, "input": [[5]]}, {**pair, "input": [[6]]}]}
+    (tmp_path / "training/c.json").write_text(
+        json.dumps({**other, "test": [{**pair, "input": [[7]]}]}), "utf-8"
+    )
+    done = etrm("data", "check", "--source", str(tmp_path), "--exclude", "a")
+    assert done.code == 0, done.err
+    assert "tasks in both subsets: none" in done.out
     for name in ("training/a", "evaluation/b"):
         (tmp_path / f"{name}.json").write_text("{", "utf-8")
     refused = etrm("data", "check", "--source", str(tmp_path))

@@ -19,6 +19,7 @@ from etrm.investigation.comparison.interventions import round_rate
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
+from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import with_seed
 from etrm.training.task_sets import list_stream_tasks
 
@@ -265,12 +266,18 @@ def run(
     seeds: int,
     launcher: Launcher,
     progress: OnProgress,
-) -> None:
+) -> list[LoadedRun]:
     """Run experiments with every seed; what is finished is not run again.
+
+    Returns:
+        The runs that have ended.
 
     Raises:
         EtrmError: a change is impossible, or the folder holds runs of another baseline.
         Interrupted: the user pressed Ctrl-C; the same command resumes.
     """
+    found: list[LoadedRun] = []
     for experiment in chosen:  # one at a time, so that the gate is known before the others begin
-        run_jobs(root, [job(experiment, base, seed) for seed in range(seeds)], launcher, progress)
+        jobs = [job(experiment, base, seed) for seed in range(seeds)]
+        found += run_jobs(root, jobs, launcher, progress).values()
+    return found

@@ -169,7 +169,8 @@ def log_of_fall(root: Path, name: str, spike: int | None, drift: int | None) -> 
 
 
 def drifted(module: str, step: int) -> dict[str, Any]:
-    return {"rule": "DRIFT001", "module": module, "evidence": {"first_step": step}}
+    found = {"rule": "DRIFT001", "severity": "warning", "module": module, "message": "planted"}
+    return found | {"evidence": {"first_step": step}}
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ DAMAGE = {
     "config.json": ["", "{", "[1]", '{"model": 3}', "\0" * 50],
     "metrics.jsonl": ["{\n", "\0\0\n", "7\n"],
     "run.json": ["{", "[]", "\0"],
-    "findings.json": ["{"],
+    "findings.json": ["{", "\0", "{}", "[1]", '[{"rule": "COV001"}]', '[{"rule": "COV001", "severity": 3}]'],
 }
 
 

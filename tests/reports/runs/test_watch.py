@@ -76,7 +76,7 @@ def test_a_run_without_a_step_and_one_with_damage_have_frames(write_run: Write) 
 
 def test_findings_are_shown(write_run: Write) -> None:
     folder = write_run()
-    found = [{"severity": "critical", "rule": "COV001", "message": "trained by few"}]
+    found = [{"severity": "critical", "rule": "COV001", "module": "", "message": "trained by few"}]
     (folder / "findings.json").write_text(json.dumps(found))
     assert all(value in shown(folder) for value in found[0].values())
 
@@ -84,7 +84,7 @@ def test_findings_are_shown(write_run: Write) -> None:
 def test_a_note_is_shown_by_its_cause(write_run: Write) -> None:
     folder = write_run()
     rules = ", ".join(f"ANY{number:03}" for number in range(40))
-    found = [{"severity": "note", "rule": "RULE001", "message": rules, "cause": "few steps"}]
+    found = [{"severity": "note", "rule": "RULE001", "module": "", "message": rules, "cause": "few steps"}]
     (folder / "findings.json").write_text(json.dumps(found))
     assert "note RULE001: few steps" in shown(folder)
     assert "ANY039" not in shown(folder)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from etrm.checkpoints.run_folder import read_metrics
+from etrm import __version__
+from etrm.checkpoints.run_folder import read_findings, read_metrics, read_record
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
 from etrm.errors import CheckpointError, RunFolderError
@@ -123,6 +124,34 @@ def test_a_damaged_file_is_named(
         (run / name).write_bytes(content)
     with raises_code(RunFolderError, code, run if content is None else run / name, value):
         train(config, run, resume=True)
+
+
+@pytest.mark.parametrize(("name", "content"), [("run.json", "{"), ("findings.json", "[1]")])
+def test_what_is_advised_for_a_damaged_file_works(
+    finished: tuple[Config, Path], name: str, content: str
+) -> None:
+    config, run = finished
+    (run / name).write_text(content, "utf-8")
+    read = {"run.json": read_record, "findings.json": read_findings}[name]
+    with raises_code(RunFolderError, "run.damaged-file", run / name) as caught:
+        read(run)
+    assert caught.value.next_step.startswith("remove the file; --resume writes")
+    (run / name).unlink()
+    assert train(config, run, resume=True)
+    assert (run / name).exists()
+    read(run)
+
+
+def test_a_config_of_another_version_is_read_by_that_version(finished: tuple[Config, Path]) -> None:
+    config, run = finished
+    (run / "config.json").write_text('{"train": {"stpes": 3}}', "utf-8")
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    for version, named in ((__version__, False), ("0.0.7", True)):
+        record["versions"]["etrm"] = version
+        (run / "run.json").write_text(json.dumps(record), "utf-8")
+        with raises_code(RunFolderError, "run.unreadable-config") as caught:
+            train(config, run, resume=True)
+        assert (version in caught.value.next_step) is named
 
 
 def test_checkpoints_without_a_record_are_not_taken_for_a_new_run(finished: tuple[Config, Path]) -> None:
