@@ -61,3 +61,9 @@ class NothingRecorded(ToolkitError, LookupError):
 
 class WrongOrder(ToolkitError, RuntimeError):
     """A call that is not allowed in this state."""
+
+
+def describe(error: Exception) -> str:
+    """The class of an exception and the first line of its message, shortened."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"

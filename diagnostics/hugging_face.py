@@ -7,6 +7,7 @@ print(to_text(monitor.findings()))
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from diagnostics.auditing.audit import count_samples
+from diagnostics.auditing.sample_counts import guess_samples
 from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
@@ -29,10 +30,18 @@ class TransformersCallback(TrainerCallback):
 
     Args:
         log: File for a `StepLog`, or an object that takes the steps, as `TensorBoardLog`.
+        samples: Samples in the loss of a batch, given the keyword arguments of the model; by default the most usual
+            leading size of its tensors.
         options: Arguments of `Monitor`.
     """
 
-    def __init__(self, log: str | Path | StepSink | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        log: str | Path | StepSink | None = None,
+        samples: Callable[[Mapping[str, Any]], int] | None = None,
+        **options: Any,
+    ) -> None:
+        self._samples = samples
         self._loop = LoopMonitor(log, **options)
         self._hook: RemovableHandle | None = None
         self._expecting = False
@@ -58,7 +67,8 @@ class TransformersCallback(TrainerCallback):
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._expecting:  # evaluation calls the model too
             self._expecting = False
-            self._loop.open(count_samples((args, kwargs)))
+            samples = guess_samples((*args, kwargs)) if self._samples is None else self._samples(kwargs)
+            self._loop.open(samples)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any

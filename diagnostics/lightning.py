@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from diagnostics.auditing.audit import count_samples
+from diagnostics.auditing.sample_counts import guess_samples
 from diagnostics.callback_loop import LoopMonitor
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
@@ -26,14 +26,14 @@ class LightningCallback(Callback):
     Findings above a note are logged as a warning of the logger `diagnostics` when training ends.
 
     Args:
-        samples: Samples in the loss of a batch; by default the leading size of its tensors.
+        samples: Samples in the loss of a batch; by default the most usual leading size of its tensors.
         log: File for a `StepLog`, or an object that takes the steps, as `TensorBoardLog`.
         options: Arguments of `Monitor`; module names are those in the LightningModule.
     """
 
     def __init__(
         self,
-        samples: Callable[[Any], int] = count_samples,
+        samples: Callable[[Any], int] = guess_samples,
         log: str | Path | StepSink | None = None,
         **options: Any,
     ) -> None:

@@ -50,7 +50,7 @@ from diagnostics.rules.options import Values, settle
 from diagnostics.rules.registry import first_steps, options_of, with_own
 from diagnostics.rules.rule import Rule
 from diagnostics.rules.run_history import RunHistory
-from diagnostics.rules.tally import Tally, judge_history
+from diagnostics.rules.tally import Tally
 from diagnostics.selection import (
     check_list,
     check_patterns,
@@ -229,10 +229,9 @@ class Monitor:
             raise WrongOrder("monitor.step-open", "a step of this monitor is already open")
         number = self._steps
         self._steps += 1
-        if number % self._every:
+        if number % self._every or not self._begin(number, samples):
             yield
             return
-        recorder.begin(samples)
         try:
             with nullcontext() if self._first is None else self._first.watch(samples):
                 yield
@@ -298,6 +297,17 @@ class Monitor:
         """
         if self._setup.group is not None:
             self._recorder.measure_again()
+
+    def _begin(self, number: int, samples: int) -> bool:
+        """Start to record a step; where that fails, a note says so, and the step runs without."""
+        try:
+            self._recorder.begin(samples)
+        except Exception as error:  # noqa: BLE001 - what cannot be measured must not end the training
+            self._settle()  # as in a step that broke off
+            self._recorder.abandon()
+            self._waiting.note_lost(number, error)
+            return False
+        return True
 
     def _finish(self, number: int, batch: Hashable) -> None:
         """Keep what the step left until its record is read; where measuring it failed, a note says so."""
@@ -422,7 +432,7 @@ class Monitor:
         self._settle()
         last = self.last if self._last is not None else None
         run = RunHistory(self._history, last, self._terms.regularisers, self._probes)
-        found = self.fold([*self._tally.findings(), *judge_history(self._rules, run, self._options)])
+        found = self.fold([*self._tally.findings(), *self._tally.judge_history(run)])
         if self._first is not None and last is not None:
             found = self._first.explain(found, last.into)
         found += find_not_run(self._rules, self._options, run, self._missing_data())
@@ -472,6 +482,7 @@ class Monitor:
             regularisers=self._terms.undeclared,
             unmeasured=self._terms.unmeasured,
             lost=self._waiting.lost,
+            failed=self._tally.failed,
             operations=self._unfollowed(),
         )
 

@@ -34,6 +34,7 @@ from diagnostics.auditing.probes.operations.mask_checks import fold_masked
 from diagnostics.auditing.probes.probe import Probe, check_probe, explain_by_probes, run_probe
 from diagnostics.auditing.probes.response_probe import RESPONSE001
 from diagnostics.auditing.replay import StepStart
+from diagnostics.auditing.sample_counts import count_samples
 from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.findings import Finding, Severity, ordered, to_json, to_json_lines, to_markdown
 from diagnostics.monitor import Monitor
@@ -319,23 +320,6 @@ def _is_finite(monitor: Monitor, loss: float | None) -> bool:
         return False
     parameters = monitor.last.parameters.values() if monitor.history else ()
     return all(each.reach.finite is not False and not each.broken for each in parameters)
-
-
-def count_samples(batch: Any) -> int:
-    """The first dimension of the tensors of a batch.
-
-    Raises:
-        ValueError: They differ, or there is none.
-    """
-    sizes = {tensor.shape[0] for tensor in tensors_in(batch) if tensor.dim()}
-    if len(sizes) != 1:
-        raise InvalidValue(
-            "auditing.samples-not-known",
-            "the number of samples in a batch is not known: its tensors have the leading sizes {got}; give"
-            " samples=lambda batch: ...",
-            got=sorted(sizes),
-        )
-    return sizes.pop()
 
 
 def _name_batch(batch: Any) -> Hashable:

@@ -116,6 +116,7 @@ class Recorder:
         self.quiet: dict[str, tuple[str, int]] = {}
         """The calls of the step that is recorded now."""
         self._blind: set[str] = set()  # modules that take no hooks
+        self._failure: Exception | None = None  # of the recording, in a call of the step
         weakref.finalize(self, remove_hooks, self._handles)
 
     def attach(self) -> None:
@@ -162,8 +163,7 @@ class Recorder:
     ) -> None:
         if self.capture is not None and module is self._modules[name]:
             self.capture.on_forward(name, module, args, kwargs, output)
-            if self._strangers.looking:
-                self._look_for_strangers(name, (args, kwargs), output)
+            self._look_for_strangers(name, (args, kwargs), output)
 
     def _note_model_begins(self, module: nn.Module, args: Any) -> None:
         if self.capture is not None and module is self._model:
@@ -173,13 +173,18 @@ class Recorder:
         if self.capture is None or module is not self._model:
             return
         self.capture.end_model_call((args, kwargs))
-        if self._strangers.looking:
-            self._look_for_strangers("", (args, kwargs), output)
+        self._look_for_strangers("", (args, kwargs), output)
 
     def _look_for_strangers(self, name: str, given: Any, output: Any) -> None:
-        if self._is_listening():
+        """Search what a call used; where that fails, the search ends, and so does the recording of the step."""
+        if not self._strangers.looking or not self._is_listening():
+            return
+        try:
             self._strangers.note(name, tensors_in(given), tensors_in(output))
             self._related = self._related or self._relates_rows(list(tensors_in(given)))
+        except Exception as error:  # noqa: BLE001 - `finish` raises it: it must not end a call of the model
+            self._strangers.looking = False
+            self._failure = error
 
     def _relates_rows(self, given: Sequence[torch.Tensor]) -> bool:
         samples = 0 if self.capture is None else self.capture.samples
@@ -215,10 +220,10 @@ class Recorder:
             shared=self._setup.group is not None,
             quiet=self.quiet,
         )
+        self._parameters.begin()
         for name in self._blind:
             capture.mark_unknown(name, unknown_rows.SCRIPTED)
         self._merged.begin()
-        self._parameters.begin()
         self._buffers.begin()
         self._terms.begin()
         self._handles += self._hidden.begin(self._is_listening)
@@ -226,8 +231,8 @@ class Recorder:
     def abandon(self) -> None:
         """The step is over, or an exception ended it."""
         if self.capture is not None:
-            self.capture.closed = True
-        self.capture = None
+            self.capture.stop()
+        self.capture = self._failure = None
         self._parameters.abandon()
 
     @torch.no_grad()
@@ -236,9 +241,12 @@ class Recorder:
 
         Raises:
             WrongOrder: Processes train the model together, and did not tell that they had added their gradients up.
+            Exception: Something could not be recorded while the step ran.
         """
         capture = self.capture
         assert capture is not None
+        if self._failure is not None:
+            raise self._failure
         if self._setup.group is not None and not self._parameters.measured_again:
             raise WrongOrder(
                 "monitor.gradients-not-reduced",

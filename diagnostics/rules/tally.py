@@ -7,10 +7,11 @@ steps, after the observation ends.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from diagnostics.errors import InvalidType
+from diagnostics.errors import InvalidType, ToolkitError, describe
 from diagnostics.findings import Evidence, Finding
 from diagnostics.recording.finished_steps import RecordedSteps
 from diagnostics.records import Absent, StepRecord
@@ -64,13 +65,18 @@ def has_update(record: StepRecord) -> bool:
 
 
 class Tally:
-    """Counts observations over steps; its memory grows with modules and rules, never with steps."""
+    """Counts observations over steps; its memory grows with modules and rules, never with steps.
+
+    Attributes:
+        failed: What a rule raised, by its id; it judges nothing from then on.
+    """
 
     def __init__(self, rules: Iterable[Rule], options: Mapping[str, Values]) -> None:
         self._running: dict[str, dict[_Key, _Streak]] = {}  # of each rule
         self._latched: dict[_Key, _Streak] = {}
         self._options = options
-        self._rules = {rule.id: rule for rule in rules if rule.check is not None}
+        self._rules = {rule.id: rule for rule in rules}
+        self.failed: dict[str, str] = {}
 
     def observe(self, found: Sequence[RecordedSteps]) -> None:
         """Apply every rule to steps, which are given in the order of their positions or together.
@@ -82,11 +88,25 @@ class Tally:
         numbers = dict(sorted(pair for view in views for pair in view.numbers.items()))
         views_by_position = {position: view for view in views for position in view.numbers}
         for rule in self._rules.values():
-            seen = {position: each for view in views for position, each in self._judge(rule, view).items()}
-            if self._running.get(rule.id) or any(one.holds for each in seen.values() for one in each):
-                for position, number in numbers.items():
-                    idle = rule.of_updates and not has_update(views_by_position[position].at(position))
-                    self._count(rule, number, seen[position], idle=idle)
+            if rule.check is None or rule.id in self.failed:
+                continue
+            with self._noting_failure(rule):
+                seen = {
+                    position: each for view in views for position, each in self._judge(rule, view).items()
+                }
+                if self._running.get(rule.id) or any(one.holds for each in seen.values() for one in each):
+                    for position, number in numbers.items():
+                        idle = rule.of_updates and not has_update(views_by_position[position].at(position))
+                        self._count(rule, number, seen[position], idle=idle)
+
+    @contextmanager
+    def _noting_failure(self, rule: Rule) -> Iterator[None]:
+        try:
+            yield
+        except ToolkitError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a rule that fails must not end the training
+            self.failed[rule.id] = describe(error)
 
     def _judge(self, rule: Rule, view: _View) -> dict[int, list[Observation]]:
         """Position -> observations of a rule; steps are judged together as far as they agree."""
@@ -134,26 +154,31 @@ class Tally:
             for (rule, _, _), streak in self._latched.items()
         ]
 
+    def judge_history(self, run: RunHistory) -> list[Finding]:
+        """The findings of the rules that judge all recorded steps together.
 
-def judge_history(rules: Iterable[Rule], run: RunHistory, options: Mapping[str, Values]) -> list[Finding]:
-    """The findings of the rules that judge all recorded steps together.
+        Raises:
+            InvalidType: A check gave something that is not a finding.
+        """
+        found: list[Finding] = []
+        for rule in self._rules.values():
+            if rule.history_check is not None and rule.id not in self.failed:
+                with self._noting_failure(rule):
+                    found += _findings(rule, run, self._options[rule.id])
+        return found
 
-    Raises:
-        InvalidType: A check gave something that is not a finding.
-    """
-    found: list[Finding] = []
-    for rule in rules:
-        if rule.history_check is not None:
-            given = list(rule.history_check(run, options[rule.id]))
-            for each in given:
-                if not isinstance(each, Finding):
-                    raise InvalidType(
-                        "rules.not-a-finding",
-                        "the history check of {rule} must give diagnostics.Finding, found {got!r}",
-                        rule=rule.id,
-                        got=each,
-                    )
-            found += given
+
+def _findings(rule: Rule, run: RunHistory, options: Values) -> list[Finding]:
+    assert rule.history_check is not None
+    found = list(rule.history_check(run, options))
+    for each in found:
+        if not isinstance(each, Finding):
+            raise InvalidType(
+                "rules.not-a-finding",
+                "the history check of {rule} must give diagnostics.Finding, found {got!r}",
+                rule=rule.id,
+                got=each,
+            )
     return found
 
 

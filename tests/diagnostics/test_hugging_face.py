@@ -39,7 +39,14 @@ def data(count: int = 80) -> list[dict[str, Any]]:
     ]
 
 
-def train(chosen: Any, folder: Path, *callbacks: Any, count: int = 80, **options: Any) -> None:
+def train(
+    chosen: Any,
+    folder: Path,
+    *callbacks: Any,
+    count: int = 80,
+    data_collator: Any = None,
+    **options: Any,
+) -> None:
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=4,
@@ -52,7 +59,12 @@ def train(chosen: Any, folder: Path, *callbacks: Any, count: int = 80, **options
         **options,
     )
     transformers.Trainer(
-        chosen, arguments, train_dataset=data(count), eval_dataset=data(8), callbacks=list(callbacks)
+        chosen,
+        arguments,
+        data_collator=data_collator,
+        train_dataset=data(count),
+        eval_dataset=data(8),
+        callbacks=list(callbacks),
     ).train()
 
 
@@ -83,6 +95,39 @@ def test_accumulated_batches_are_steps_of_their_own(tmp_path: Path, caplog: pyte
         train(model(), tmp_path, callback, count=120, gradient_accumulation_steps=3)
     assert len(callback.monitor.history) == 60
     assert "diagnostics" not in {record.name for record in caplog.records}, caplog.text
+
+
+class PatchModel(torch.nn.Module):
+    """Like a vision-language model: the patches of all images of a batch in one tensor, with a size per image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, input_ids: Any, patches: Any, sizes: Any, labels: Any) -> dict[str, Any]:
+        images = torch.stack([part.mean(0) for part in self.reader(patches).split(sizes[:, 0].tolist())])
+        logits = self.head(images.view(len(input_ids), 2, -1).tanh().mean(1))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    sizes = torch.tensor([[2 + number % 3, 1, 1] for number in range(2 * len(rows))])
+    return {
+        "input_ids": torch.stack([row["input_ids"] for row in rows]),
+        "patches": torch.randn(int(sizes[:, 0].sum()), 6),
+        "sizes": sizes,
+        "labels": torch.tensor([row["labels"] for row in rows]),
+    }
+
+
+@pytest.mark.parametrize(("samples", "counted"), [(None, 4), (lambda batch: len(batch["sizes"]), 8)])
+def test_tensors_of_other_leading_sizes_do_not_end_the_training(
+    tmp_path: Path, samples: Any, counted: int
+) -> None:
+    callback = TransformersCallback(samples=samples)
+    train(PatchModel(), tmp_path, callback, data_collator=collate)
+    assert [record.samples for record in callback.monitor.history] == [counted] * 20
+    assert [each for each in callback.findings() if each.severity > Severity.NOTE] == []
 
 
 def test_names_a_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

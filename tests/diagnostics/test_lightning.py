@@ -118,6 +118,13 @@ def test_a_healthy_fit_is_silent(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert all(record.modules["encoder"]["coverage"] == 1.0 for record in callback.monitor.history)
 
 
+def test_a_batch_whose_tensors_differ_in_size_is_watched_too(tmp_path: Path) -> None:
+    callback = LightningCallback()
+    data = [(*batch, torch.ones(9)) for batch in batches()]
+    fit(net(), tmp_path, callback, data=data)
+    assert [record.samples for record in callback.monitor.history] == [6] * 12
+
+
 def test_an_exception_leaves_no_hook_and_no_half_step(tmp_path: Path) -> None:
     module, callback = net(), LightningCallback(log=tmp_path / "steps.jsonl")
     with pytest.raises(RuntimeError, match="a batch of one"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from diagnostics import Absent, InvalidType, Monitor, Severity, audit
 from diagnostics.recording.calls.capture import Capture
+from diagnostics.recording.inspection.hidden_modules import HiddenModules
+from diagnostics.recording.inspection.unregistered_tensors import Strangers
 from tests.errors import raises_code
 
 pytestmark = [
@@ -198,10 +201,7 @@ def test_an_audit_is_quiet_too(name: str) -> None:
 def test_a_step_that_cannot_be_measured_is_a_note_and_training_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*given: Any) -> None:
-        raise RuntimeError("no kernel for this\nsecond line")
-
-    monkeypatch.setattr(Capture, "close", fail)
+    monkeypatch.setattr(Capture, "close", raising)
     model, optimizer, samples, step = stepping(one := net(), lambda: one(torch.randn(6, 4)).pow(2).mean())
     before = model[0].weight.detach().clone()
     monitor = Monitor(model, optimizer)
@@ -214,12 +214,62 @@ def test_a_step_that_cannot_be_measured_is_a_note_and_training_continues(
     assert (note.evidence.first_step, note.evidence.last_step) == (0, 1)
 
 
+@pytest.mark.parametrize("part", [(HiddenModules, "begin"), (Strangers, "note")])
+def test_a_step_whose_recording_fails_at_its_start_or_in_a_call_is_a_note_too(
+    monkeypatch: pytest.MonkeyPatch, part: tuple[type, str]
+) -> None:
+    model, optimizer, samples, step = stepping(one := net(), lambda: one(torch.randn(6, 4)).pow(2).mean())
+    monitor = Monitor(model, optimizer)
+    with monkeypatch.context() as failing:
+        failing.setattr(*part, raising)
+        with monitor.step(samples=samples):
+            step()
+    for _ in range(2):
+        with monitor.step(samples=samples):
+            step()
+    assert len(monitor.history) == 2
+    (note,) = [each for each in monitor.findings() if each.code == "step-lost"]
+    assert (note.evidence.first_step, note.evidence.last_step) == (0, 0)
+
+
+def raising(*given: Any) -> None:
+    raise RuntimeError("no kernel for this\nsecond line")
+
+
 def test_exceptions_of_the_step_are_the_users_own() -> None:
     model = net()
     monitor = Monitor(model)
     with pytest.raises(ZeroDivisionError) as caught, monitor.step(samples=6):
         raise ZeroDivisionError
     assert caught.value.__context__ is None
+
+
+class Prompt(nn.Module):
+    """Returns its parameter, which outlives the graph of a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.ones(6, 4))
+
+    def forward(self) -> Tensor:
+        return self.prompt
+
+
+def test_hooks_on_a_returned_parameter_end_with_the_step() -> None:
+    prompt = Prompt()
+    head = nn.Linear(4, 3)
+    model = nn.ModuleDict({"prompt": prompt, "head": head})
+    monitor = Monitor(model)
+    counts = []
+    for number in range(4):
+        with contextlib.suppress(ZeroDivisionError), monitor.step(samples=6):
+            head(prompt()).sum().backward()
+            assert number != 2 or 1 / 0
+        counts.append(len(prompt.prompt._backward_hooks or {}))
+    assert monitor.coverage("prompt") == 1.0
+    assert len({*counts}) == 1
+    monitor.detach()
+    assert not prompt.prompt._backward_hooks
 
 
 class Wrapper(torch.optim.Optimizer):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.process import BaseProcess
@@ -27,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data._utils.worker import _worker_loop
 
 from diagnostics.auditing.declarations import Declarations
+from diagnostics.auditing.sample_counts import guess_samples
 from diagnostics.auditing.scripts.called_models import CalledModels, WeakModules, is_power_of_two
 from diagnostics.auditing.scripts.evaluations import Evaluations
 from diagnostics.auditing.scripts.followers import Followers
@@ -207,9 +207,9 @@ class ScriptWatch:
         if not enabled and not self._steps.is_open and module.training:
             self._quiet.add([module])
         if enabled and not self._steps.is_open and not self.stopped:
-            tensors = [tensor for tensor in tensors_in(args) if tensor.dim()]
-            if tensors or not module._modules:  # else a module inside is given some
-                self._begin_step([tuple(tensor.shape) for tensor in tensors])
+            given = any(tensor.dim() for tensor in tensors_in(args))
+            if given or not module._modules:  # else a module inside is given some
+                self._begin_step(guess_samples(args))
 
     def _note_between(self, module: nn.Module) -> None:
         """Note a call of a whole model, or of a copy of one, after an update and before the next step."""
@@ -263,11 +263,11 @@ class ScriptWatch:
         if self.monitor is not None:
             self.monitor.trace_also(self.followers.modules)
 
-    def _begin_step(self, shapes: Sequence[tuple[int, ...]]) -> None:
+    def _begin_step(self, samples: int) -> None:
         self.evaluations.end()
         self._round.begin()
         self._began_evaluating = not self._models.is_training()
-        self._steps.open(count_samples(shapes))
+        self._steps.open(samples)
         self.followers.begin()
 
     def _is_pass(self) -> bool:
@@ -355,26 +355,6 @@ class ScriptWatch:
 
     def _trains_models(self, optimizer: Optimizer) -> bool:
         return not held_by([optimizer]).isdisjoint(map(id, self._models.parameters()))
-
-
-_SEVERAL = 3
-"""Tensors from which a common dimension of all is that of the samples: two may be inputs and their positions."""
-
-
-def count_samples(shapes: Sequence[tuple[int, ...]]) -> int:
-    """The number of samples in a call, from the shapes of what is given: the most usual first dimension.
-
-    Where several tensors have different first dimensions, as sequences with the time first next to their lengths, it is
-    the only size that all of them have among their first two and one has first. So it is if this is the first tensor,
-    as a sequence next to the states of an LSTM, whose first dimension is that of its layers.
-    """
-    first = Counter(shape[0] for shape in shapes)
-    common = set.intersection(*(set(shape[:2]) for shape in shapes)) & first.keys() if shapes else set()
-    if len(shapes) >= _SEVERAL and len(common) == 1:
-        (size,) = common
-        if max(first.values()) == 1 or size == shapes[0][0]:
-            return max(size, 1)
-    return max(first.most_common(1)[0][0], 1) if first else 1
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from diagnostics.causes import Cause
 from diagnostics.errors import InvalidType, ToolkitError
@@ -28,6 +29,7 @@ from diagnostics.recording.process_group import ModuleFacts
 from diagnostics.recording.readout import Readout, Readouts
 from diagnostics.recording.sample_sizes import together
 from diagnostics.recording.tensors import address_of, is_transformed, list_tensors
+from diagnostics.recording.weak_hooks import remove_hooks
 from diagnostics.records import Absent, CallRecord
 
 RowsFunction = Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]
@@ -65,6 +67,7 @@ class Capture:
         self._thread = threading.get_ident()
         self._shared = shared
         self.closed = False
+        self.handles: list[RemovableHandle] = []  # of hooks on tensors that outlive the step
         self.term = WHOLE_LOSS  # what the gradient belongs to that arrives now
         self.calls: dict[str, list[Call]] = {}
         self.declared: list[Tensor] = []  # innermost `Monitor.rows` last
@@ -248,9 +251,15 @@ class Capture:
         with torch.no_grad():
             return sample_index(rows(args, kwargs, output), f"rows[{name!r}]")
 
+    def stop(self) -> None:
+        """Stop listening."""
+        self.closed = True
+        remove_hooks(self.handles)
+        self.handles.clear()
+
     def close(self, readout: Readout) -> None:
         """Stop listening, and add everything that has to be read on the CPU."""
-        self.closed = True
+        self.stop()
         self._before_backward = None
         self._flow.close()
         for calls in self.calls.values():

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from diagnostics.causes import Cause
+from diagnostics.errors import describe
 from diagnostics.recording.calls import unknown_rows
 from diagnostics.recording.readout import Readout
 from diagnostics.records import Absent
@@ -32,6 +34,7 @@ class Listener(Protocol):
 
     closed: bool
     term: str
+    handles: list[RemovableHandle]
 
     def announce_backward(self) -> None:
         """A gradient has reached a watched module."""
@@ -166,7 +169,9 @@ class Call:
         self.requires_grad = True
         if not tensor.is_nested and tensor._is_view():
             self.views.append((tensor.detach(), tensor._version))
-        tensor.register_hook(note)
+        handle = tensor.register_hook(note)
+        if tensor.is_leaf:  # such as a parameter that is returned: it outlives the graph of the step
+            step.handles.append(handle)
 
     def check_views(self) -> None:
         """Mark the call as unknown if an output lost its hook."""
@@ -193,5 +198,4 @@ def in_reentrant_checkpoint() -> bool:
 
 def not_measured(error: Exception) -> Cause:
     """Why a measurement that raised is absent."""
-    lines = str(error).strip().splitlines() or [""]
-    return unknown_rows.NOT_MEASURED.of(reason=f"{type(error).__name__}: {lines[0][:120]}")
+    return unknown_rows.NOT_MEASURED.of(reason=describe(error))

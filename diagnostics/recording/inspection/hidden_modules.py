@@ -9,6 +9,7 @@ ends after `MOST_OBJECTS` objects, `MOST_MEMBERS` members of a container, and `D
 from __future__ import annotations
 
 import functools
+import math
 import types
 import weakref
 from collections import deque
@@ -19,9 +20,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.recording.weak_hooks import WeakHook
 from diagnostics.records import HiddenModule
 
@@ -231,20 +233,42 @@ class HiddenModules:
 
 def _twin(model: nn.Module, hidden: nn.Module) -> str:
     """The registered module of the same class, shapes and nearly the same weights, "" if there is none."""
-    shapes = _shapes(hidden)
+    weights = _weights(hidden)
     for name, module in model.named_modules():
-        if type(module) is type(hidden) and _shapes(module) == shapes and _cosine(module, hidden) > _ALIKE:
+        if weights and type(module) is type(hidden) and _cosine(_weights(module), weights) > _ALIKE:
             return name or type(module).__name__
     return ""
 
 
+def _weights(module: nn.Module) -> Mapping[str, Tensor]:
+    """The parameters of a module by name; none where one has no values yet."""
+    weights = dict(module.named_parameters())
+    return weights if all(map(has_values, weights.values())) else {}
+
+
 @torch.no_grad()
-def _cosine(one: nn.Module, other: nn.Module) -> float:
-    """Cosine of the angle between all weights of two modules of the same shapes."""
-    own = torch.cat([weight.double().flatten().cpu() for weight in one.parameters()])
-    its = torch.cat([weight.double().flatten().cpu() for weight in other.parameters()])
-    return float(nn.functional.cosine_similarity(own, its, 0))
+def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Cosine of the angle between all weights of two modules; 0 where their names or shapes differ.
+
+    One pair of tensors after the other: copies of whole networks may not fit into memory.
+    """
+    if {name: weight.shape for name, weight in one.items()} != {
+        name: weight.shape for name, weight in other.items()
+    }:
+        return 0.0
+    product = own_square = its_square = 0.0
+    for name, weight in one.items():
+        own = weight.flatten()
+        its = other[name].flatten().to(own)
+        product += _inner_product(own, its)
+        own_square += _inner_product(own, own)
+        its_square += _inner_product(its, its)
+    lengths = math.sqrt(own_square * its_square)
+    return product / lengths if lengths else 0.0
 
 
-def _shapes(module: nn.Module) -> Mapping[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in module.named_parameters()}
+def _inner_product(one: Tensor, other: Tensor) -> float:
+    """Real part of the inner product, in single precision: a device may have no other."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one).flatten(), torch.view_as_real(other).flatten()
+    return float(torch.dot(one.float(), other.float()))

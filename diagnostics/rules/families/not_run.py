@@ -30,6 +30,7 @@ NO_STEP_FUNCTION = Cause(
     "they repeat the step, and an audited script has no function that does a step",
 )
 STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
+RULE_FAILED = Cause("rule-failed", "an exception in the rule itself: {reason}")
 COMPILED_CODE = Cause(
     "compiled-code", "they read single operations, and torch.compile compiled some of the code"
 )
@@ -64,6 +65,7 @@ class MissingData:
         regularisers: Declared names that no term of the loss had.
         unmeasured: Terms of the loss whose gradient could not be measured, and why.
         lost: Why steps could not be recorded, with the first and the last of them.
+        failed: What a rule raised, by its id.
         operations: Why the operations of the first steps could not be judged, None where they were.
     """
 
@@ -72,6 +74,7 @@ class MissingData:
     regularisers: Sequence[str]
     unmeasured: Mapping[str, Cause]
     lost: Mapping[str, tuple[int, int]]
+    failed: Mapping[str, str]
     operations: Cause | None
 
 
@@ -102,6 +105,9 @@ def find_not_run(
     found += [
         _note("", every_rule, STEP_LOST.of(reason=reason), span) for reason, span in missing.lost.items()
     ]
+    found += [
+        _note("", [rule], RULE_FAILED.of(reason=reason), steps) for rule, reason in missing.failed.items()
+    ]
     if missing.operations is not None:
         unseen = [rule.id for rule in rules if rule.by_operations]
         found.append(_note("", unseen, missing.operations, steps))
@@ -128,6 +134,7 @@ RULE001 = Rule(
     source="monitor",
     causes=(
         STEP_LOST,
+        RULE_FAILED,
         FEW_STEPS,
         STEPS_LEFT_OUT,
         NO_OPTIMIZER,

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics import Monitor, Response, Severity, audit
-from diagnostics.auditing.audit import count_samples
 from tests.diagnostics.refusals import refused
 
 Batch = tuple[Tensor, Tensor]
@@ -207,10 +206,6 @@ def test_one_batch_in_place_of_batches_is_a_type_error() -> None:
     model, _ = trained()
     with refused(TypeError, "auditing.single-batch", got="Tensor"):
         audit(model, loss, torch.ones(3, 6))
-
-
-def test_samples_are_counted_over_nested_tensors_and_scalars_are_passed_over() -> None:
-    assert count_samples({"x": torch.ones(7, 2), "more": [torch.ones(7), torch.tensor(3.0)]}) == 7
 
 
 def test_every_format_holds_the_finding() -> None:

@@ -67,12 +67,12 @@ def rule(file: Path) -> Rule:
     return load(f"{file}:SIZE001")
 
 
-def train(rule: Rule, scale: float = 100.0, **options: Any) -> Monitor:
+def train(*rules: Rule, scale: float = 100.0, **options: Any) -> Monitor:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4))
     with torch.no_grad():
         model[0].weight.mul_(scale)
-    monitor = Monitor(model, rules=[rule], **options)
+    monitor = Monitor(model, rules=rules, **options)
     for _ in range(4):
         with monitor.step(samples=6):
             model(torch.randn(6, 4)).sum().backward()
@@ -233,3 +233,14 @@ def test_a_class_is_no_rule() -> None:
 def test_a_check_that_gives_something_else_is_refused(rule: Rule) -> None:
     with refused(TypeError, "rules.not-an-observation", rule="SIZE001", got="0"):
         train(remade(rule, check=lambda record, options: ["0"]))
+
+
+@pytest.mark.parametrize("source", ["step", "history"])
+def test_a_rule_that_raises_ends_no_training_and_is_named(rule: Rule, source: str) -> None:
+    kind, other = ("check", "history_check")[:: 1 if source == "step" else -1]
+    failing = remade(rule, id="SIZE002", source=source, **{kind: lambda *given: 1 / 0, other: None})
+    found = train(failing, rule).findings()
+    assert [each.rule for each in found if each.rule.startswith("SIZE")] == ["SIZE001"]
+    (note,) = [each for each in found if each.code == "rule-failed"]
+    assert "SIZE002" in note.message
+    assert "ZeroDivisionError: division by zero" in note.cause

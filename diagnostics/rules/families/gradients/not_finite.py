@@ -65,7 +65,7 @@ WRITTEN_NOT_FINITE = Cause(
 
 def find_not_finite(record: StepRecord, options: Values) -> Iterator[Observation]:
     """REACH003; one observation in the module where the first number arose, if it is known: all others follow."""
-    broken = [name for name, each in record.parameters.items() if each.reach.finite is False and each.changed]
+    broken = [name for name, each in record.parameters.items() if _was_applied(each)]
     if not broken:
         return
     cause = _cause_not_finite(record)
@@ -78,6 +78,19 @@ def find_not_finite(record: StepRecord, options: Values) -> Iterator[Observation
         f" ({first_few(broken)})"
     )
     yield Observation(str(place), float(len(broken)), message, cause, key=cause)
+
+
+def _was_applied(parameter: ParameterRecord) -> bool:
+    """Whether a gradient that was not finite after the backward pass was still so when it moved the parameter.
+
+    A program may clean it before the update. What no known optimiser applied has left its trace in the weights.
+    """
+    if parameter.reach.finite is not False or not parameter.changed:
+        return False
+    place = parameter.place
+    if isinstance(place, Absent) or not place.stepped:
+        return parameter.broken
+    return not isinstance(place.norm, Absent) and place.norm - place.norm != 0.0
 
 
 _RUNAWAY = 1e8
@@ -149,10 +162,10 @@ REACH003 = Rule(
         DIVERGED,
         OVERFLOW,
     ),
-    what="A gradient was NaN or infinite, and the parameter changed in that step.",
+    what="A gradient was NaN or infinite, also when the optimiser applied it.",
     why="The weights are now damaged.",
     example="The logarithm of a probability that underflows.",
-    false_alarms="None known: steps that a GradScaler skips are not reported.",
+    false_alarms="None known: steps that a GradScaler skips, and gradients that are cleaned, are not reported.",
     explains=UNTRAINED | {"GRAD001", "MOVE001", "COLLAPSE001", "SPIKE001", "DRIFT001"},
     spreads="forward",
     irreversible=True,

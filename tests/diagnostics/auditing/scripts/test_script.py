@@ -15,7 +15,6 @@ from diagnostics import Severity
 from diagnostics.auditing.scripts import script_watch
 from diagnostics.auditing.scripts.live_objects import LiveObjects
 from diagnostics.auditing.scripts.script import ScriptAudit, audit_script
-from diagnostics.auditing.scripts.script_watch import count_samples
 from diagnostics.auditing.user_code import CaseError, UserError
 from tests.diagnostics.refusals import refused
 from tests.sampled import one_in
@@ -537,19 +536,3 @@ def test_a_script_that_trains_in_processes_of_its_own(tmp_path: Path) -> None:
     script = write(tmp_path, f"{starts}worker.start()\nworker.join()\n")
     with refused(CaseError, "script.other-processes", count=1):
         audit_script(script)
-
-
-@pytest.mark.parametrize(
-    ("shapes", "samples"),
-    [
-        ([(8, 5), (8,)], 8),
-        ([(9, 32), (32,), (7, 32)], 32),
-        ([(16, 32), (2, 16, 64), (2, 16, 64)], 16),
-        ([(8, 5), (8, 5), (5, 7)], 8),
-        ([(8, 5), (5, 4)], 8),
-        ([(8, 5), (5,)], 8),
-        ([], 1),
-    ],
-)
-def test_the_samples_of_a_call(shapes: list[tuple[int, ...]], samples: int) -> None:
-    assert count_samples(shapes) == samples

@@ -129,6 +129,34 @@ def test_no_code_of_the_user_runs() -> None:
     assert find_hidden(Holder(Trap())) == []
 
 
+def test_layers_that_have_no_weights_yet_are_found_and_are_a_copy_of_none() -> None:
+    class Model(Holder):
+        def __init__(self, held: Any) -> None:
+            super().__init__(held)
+            self.head = nn.LazyLinear(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.core(x)) + self.held[0](x)
+
+    model = Model([nn.LazyLinear(3)])
+    monitor = Monitor(model)
+    for _ in range(2):
+        with monitor.step(samples=4):
+            model(torch.ones(4, 2)).sum().backward()
+    (found,) = monitor.last.hidden
+    assert (found.path, found.parameters, found.calls, found.copy_of) == ("held[0]", 2, 1, "")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.complex64])
+def test_a_copy_in_another_precision_is_a_copy_and_other_weights_are_none(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, other = nn.Sequential(nn.Linear(8, 8, dtype=kind)), nn.Linear(8, 8, dtype=kind)
+    copied = copy.deepcopy(model[0])
+    copied = copied if kind.is_complex else copied.double()
+    assert hidden_modules._twin(model, copied) == "0"
+    assert hidden_modules._twin(model, other) == hidden_modules._twin(model, nn.Linear(8, 4)) == ""
+
+
 def test_calls_weights_and_optimisers_are_counted() -> None:
     teacher, used = linear(), linear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +40,30 @@ def train_chain(model: Chain, zero_from: int, root: bool = False) -> Monitor:
             optimizer.step()
             optimizer.zero_grad()
     return monitor
+
+
+def cleaning(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    """As StyleGAN does: what is not finite becomes a number before it is applied."""
+    loss.backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def cleaning_too_late(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    loss.backward()
+    optimizer.step()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        parameter.grad.nan_to_num_()
+
+
+@pytest.mark.parametrize("optimizers", [{}, {"optimizers": None}])
+def test_gradients_that_are_cleaned_before_the_update_damage_nothing(optimizers: dict[str, None]) -> None:
+    assert "REACH003" not in train(scale=in_loss, update=cleaning, **optimizers)
+    assert "REACH003" in train(scale=in_loss, update=cleaning_too_late, **optimizers)
 
 
 def test_numbers_that_are_not_finite_are_one_finding_where_the_first_arose() -> None:
