@@ -161,7 +161,8 @@ def is_bare_word(text: str) -> bool:
 def _as_it_may_be_meant(name: str, text: str) -> str:
     """Return the option as the user probably meant it: the value quoted for TOML and for the shell."""
     if text.startswith(("[", "{")):
-        return 'close every quote and bracket, e.g. --set \'data.exclude=["a", "b"]\''
+        example = '["a", "b"]' if text.startswith("[") else "{a = 1, b = 2}"
+        return f"close every quote and bracket, e.g. --set {shlex.quote(f'{name}={example}')}"
     if any(unicodedata.category(character) == "Cs" for character in name + text):
         return "write the setting in UTF-8"
     return f"--set {shlex.quote(f'{name}={quote(text.strip(chr(34) + chr(39)))}')}"

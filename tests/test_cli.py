@@ -107,6 +107,8 @@ def test_help_imports_neither_torch_nor_the_data() -> None:
         ),
         (["train", "--preset", "smoke", "--preset", "small"], "cli.repeated-option", ["--preset", 2]),
         (["data", "show", "a", "--subset", "x", "--subset", "y"], "cli.repeated-option", ["--subset", 2]),
+        (["plot", "run", "--out", "a.png", "--line", "=0.95"], "plot.unreadable-line", ["'=0.95'"]),
+        (["plot", "run", "--out", "a.png", "--line", "0.95"], "plot.unreadable-line", ["'0.95'"]),
         (["investigate", "--fail-on", "sometimes"], "cli.unknown-fail-on", ["'sometimes'"]),
         (["data", "show", "zzz"], "data.unknown-task", ["'zzz'", "training", "evaluation"]),
         (["data", "check", "--source", "nowhere"], "data.unknown-source", ["'nowhere'"]),
@@ -168,6 +170,48 @@ def test_a_figure_has_the_name_of_a_png_file(words: str, tmp_path: Path) -> None
     done = etrm(*words.split(), cwd=tmp_path)
     assert (done.code, done.err.splitlines()[-1]) == (2, "  code:    plot.not-png")
     assert_holds(done.err, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "ignored"),
+    [
+        ("bench faults --unlisted --per-case 5 --pretrain-steps 9", "--per-case and --pretrain-steps"),
+        ("bench faults --first-seed 3", "--first-seed"),
+        ("bench faults --time-limit 5", "--time-limit"),
+        ("data check --store folder --source rules --max-side 5", "--source and --max-side"),
+        ("data show a --seed 0", "--seed"),
+        ("predictions run --task a --tasks 3", "--tasks"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(words: str, ignored: str, tmp_path: Path) -> None:
+    done = etrm(*words.split(), cwd=tmp_path)
+    assert (done.code, done.err.splitlines()[-1]) == (2, "  code:    cli.option-without-effect")
+    assert done.err.startswith(f"error: {ignored} ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("my model.py", "etrm investigate 'my model.py':make_model"),
+        ("mine.toml", "--config mine.toml"),
+        ("weights.pt", "etrm checkpoint import weights.pt --out DIR"),
+    ],
+)
+def test_a_file_in_the_place_of_a_run_is_used_in_the_way_of_its_kind(
+    file: str, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).touch()
+    for name in ("config", "investigate", "frozen-decoder"):
+        done = etrm(name, file, cwd=tmp_path)
+        assert (done.code, done.err.splitlines()[-1]) == (2, "  code:    cli.file-without-config")
+        assert_holds(done.err, command)
+
+
+def test_messages_of_the_data_name_the_options_of_the_command() -> None:
+    for words in ("data check --subset foo", "data show a --subset foo"):
+        assert_holds(etrm(*words.split()).err, "--subset 'foo'", "training or evaluation")
+    assert_holds(etrm("data", "check", "--source", "rules", "--max-side", "2").err, "--max-side")
 
 
 @pytest.mark.parametrize(

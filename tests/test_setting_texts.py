@@ -75,6 +75,16 @@ def test_a_quote_or_bracket_without_its_other_half_is_refused(
     assert code_of(word[:at] + mark + word[at:]) == "config.unreadable-value"
 
 
+@pytest.mark.parametrize("text", ["['a", "{a"])
+def test_the_example_is_one_of_the_same_setting(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        value_of(text)
+    setting = shlex.split(caught.value.next_step)[-1]
+    name, value = parse(setting)
+    assert name == "data.source"
+    assert isinstance(value, dict if text.startswith("{") else list)
+
+
 @given(st.text())
 def test_any_value_is_toml_or_a_word_without_significant_characters_or_refused(text: str) -> None:
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ def read_subject(
     inject: list[str] | None,
 ) -> tuple[Config, str]:
     """Return the config under test and its name in the report."""
-    chosen = check_faults(resolve_settings(run, preset, config, overrides_of(settings, inject)).config)
+    chosen = resolve_config(preset, config, settings, inject, run=run)
     if run is not None:
         name = f"{'checkpoint' if is_checkpoint(run) else 'run'} {run}"
     else:
@@ -35,7 +36,16 @@ def resolve_config(
     *,
     run: Path | None = None,
 ) -> Config:
-    return check_faults(resolve_settings(run, preset, path, overrides_of(settings, inject)).config)
+    """Return the config of a run, a preset or a file with its settings, and with more faults injected."""
+    from etrm.config import with_settings
+    from etrm.extensions import absolute
+
+    chosen = resolve_settings(run, preset, path, tuple(settings or ())).config
+    if inject:
+        allow_named(inject)
+        faults = dict.fromkeys((*chosen.faults, *map(absolute, inject)))
+        chosen = with_settings(chosen, faults=tuple(faults))
+    return check_faults(chosen)
 
 
 def resolve_settings(
@@ -59,12 +69,22 @@ def resolve_settings(
             "cli.file-without-config",
             f"{run} is a file, which does not contain the config of a run",
             allowed="a run folder, or a checkpoint in one",
-            next_step=f"etrm checkpoint import {run} --out DIR, then use DIR",
+            next_step=_use_of_file(run),
         )
     from etrm.checkpoints.run_folder import read_config
 
     folder = run.parents[1] if is_checkpoint(run) else run
     return resolve_run(folder, read_config(folder), overrides)
+
+
+def _use_of_file(file: Path) -> str:
+    """Return how to use a file that was given as a run."""
+    name = shlex.quote(str(file))
+    if file.suffix == ".py":
+        return f"name its function: etrm investigate {name}:make_model"
+    if file.suffix == ".toml":
+        return f"--config {name}"
+    return f"of a published checkpoint: etrm checkpoint import {name} --out DIR, then use DIR"
 
 
 def check_faults(config: Config) -> Config:
@@ -77,11 +97,6 @@ def check_faults(config: Config) -> Config:
 
 def is_checkpoint(run: Path) -> bool:
     return run.parent.name == "checkpoints"
-
-
-def overrides_of(settings: list[str] | None, inject: list[str] | None) -> tuple[str, ...]:
-    names = ", ".join(f'"{name}"' for name in inject or ())
-    return (*(settings or ()), *((f"faults=[{names}]",) if inject else ()))
 
 
 def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None = None) -> None:

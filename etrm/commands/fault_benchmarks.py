@@ -17,6 +17,7 @@ from etrm.commands.options import (
     SetOption,
     check_file,
     check_folder,
+    refuse_without_effect,
 )
 from etrm.commands.resumable_work import budget_of, resumable_work
 
@@ -51,6 +52,7 @@ def bench_course(
 
 @bench_app.command("faults")
 def bench_faults(
+    context: typer.Context,
     names: Annotated[
         list[str] | None, typer.Argument(help="Names of faults and controls. Default: all.")
     ] = None,
@@ -104,6 +106,10 @@ def bench_faults(
     from etrm.atomic_files import write_atomically
     from reports.terminal.console import print_page
 
+    if unlisted and tier is None:
+        refuse_without_effect(context, ("per_case", "pretrain_steps"), without="--tier")
+    if not unlisted:
+        refuse_without_effect(context, ("first_seed", "time_limit"), without="--unlisted")
     if unlisted:
         base = resolve_config(preset or (None if config else "smoke"), config, settings, None)
         budget = budget_of(tier, per_case, pretrain_steps) if tier else None

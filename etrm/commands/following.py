@@ -19,6 +19,7 @@ from etrm.commands.options import (
     SetOption,
     check_figure,
     check_folder,
+    refuse_without_effect,
 )
 
 
@@ -109,6 +110,7 @@ def compare(
 
 @app.command(rich_help_panel=FOLLOW)
 def predictions(
+    context: typer.Context,
     run: RunOrCheckpoint,
     settings: SetOption = None,
     tasks: Annotated[int, typer.Option(min=1, help="Number of tasks to draw, the first by id.")] = 6,
@@ -133,6 +135,8 @@ def predictions(
     from reports.terminal.console import open_console
     from reports.write import write_file
 
+    if task:
+        refuse_without_effect(context, ("tasks",), beside="--task")
     allow_code_of(run, allowed=allow_code, settings=settings)
     found, answers = answers_of(run, parse_settings(settings or ()), tasks=tasks, only=task or ())
     console = open_console()
@@ -165,6 +169,8 @@ def plot(
     if line is not None:
         label, _, number = line.rpartition("=")
         try:
+            if not label.strip():
+                raise ValueError("no label")
             reference = (label, float(number))
         except ValueError as error:
             raise ConfigError(

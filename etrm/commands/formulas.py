@@ -26,18 +26,18 @@ from etrm.commands.resumable_work import print_report_paths
 
 @symbolic_app.command()
 def templates(
-    preset: PresetOption = "symbolic",
+    preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
     family: Annotated[str | None, typer.Option(help="Family whose formulas to print, one per line.")] = None,
 ) -> None:
-    """Count the formulas of each family of a library."""
+    """Count the formulas of each family of a library: of the preset symbolic, unless the options name another."""
     from etrm.symbolic import Library
     from etrm.symbolic.solver import SymbolicCore
     from reports.terminal.console import open_console
     from reports.terminal.formula_tables import library_table
 
-    chosen = resolve_config(None if config else preset, config, settings, None).model.symbolic
+    chosen = resolve_config(preset or (None if config else "symbolic"), config, settings, None).model.symbolic
     library = Library.of(chosen)
     if family is None:
         open_console().print(library_table(library, SymbolicCore(chosen).templates.count))

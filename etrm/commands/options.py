@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,8 @@ InjectOption = Annotated[
     typer.Option(
         "--inject",
         metavar="FAULT",
-        help="Fault to inject: a name of `etrm faults`, or of code: my_code.py:MY_FAULT. Repeatable.",
+        help="Fault to inject, besides those of the settings: a name of `etrm faults`, or of code: "
+        "my_code.py:MY_FAULT. Repeatable.",
         autocompletion=complete_fault,
         rich_help_panel=SETTINGS,
     ),
@@ -177,6 +179,41 @@ def check_figure(path: Path | None) -> Path | None:
         check_file(path)
         check_png_name(path)
     return path
+
+
+def find_given(context: typer.Context, names: Collection[str]) -> list[str]:
+    """Return those of some parameters of the current command that the command line gives, as options."""
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            given.append(parameter.opts[0])
+    return given
+
+
+def refuse_without_effect(
+    context: typer.Context, names: Collection[str], *, beside: str = "", without: str = ""
+) -> None:
+    """Refuse parameters of the current command that would be ignored.
+
+    Args:
+        context: the context of the command.
+        names: the parameters.
+        beside: the option next to which they are ignored, if it is one that was given.
+        without: the option without which they are ignored, if it is one that was not given.
+
+    Raises:
+        ConfigError: such a parameter was given.
+    """
+    from etrm.errors import ConfigError
+
+    given = " and ".join(find_given(context, names))
+    if given:
+        raise ConfigError(
+            "cli.option-without-effect",
+            f"{given} would be ignored " + (f"next to {beside}" if beside else f"without {without}"),
+            next_step=f"leave out {given}, or {f'leave out {beside}' if beside else f'add {without}'}",
+        )
 
 
 def check_choice(option: str, given: str, *allowed: str) -> Any:

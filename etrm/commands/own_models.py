@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from etrm.commands.options import find_given
 from etrm.commands.resumable_work import print_report_paths, resumable_work
 
 if TYPE_CHECKING:
@@ -85,14 +86,12 @@ def refuse_other_options(context: typer.Context) -> None:
     """
     from etrm.errors import ConfigError
 
-    sources = {name: context.get_parameter_source(name) for name in context.params if name not in TAKEN}
-    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    given = find_given(context, context.params.keys() - set(TAKEN))
     if given:
-        options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
         raise ConfigError(
             "cli.option-of-our-runs",
             "this option does not apply to a model of your own",
-            got=", ".join(options[name] for name in given),
+            got=", ".join(given),
             allowed="--hypotheses, --seeds, --until-root-cause, --out, --fail-on",
             next_step="leave it out; the adapter holds the settings of the model",
         )

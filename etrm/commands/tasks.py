@@ -17,7 +17,9 @@ from etrm.commands.options import (
     SetOption,
     SideOption,
     SourceOption,
+    check_choice,
     check_folder,
+    refuse_without_effect,
 )
 from etrm.commands.resumable_work import resumable_work
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 @data_app.command()
 def show(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="Id of the task.")],
     source: SourceOption = "arc-agi-1",
     subset: Annotated[
@@ -52,9 +55,14 @@ def show(
 ) -> None:
     """Draw a task in the terminal, or one of its episodes in the form that the model gets."""
     from etrm.data.episodes import build_episode
+    from etrm.data.task_readers import SUBSETS
     from reports.grid_drawing import draw_episode, draw_task
     from reports.terminal.console import open_console
 
+    if augmentation is None:
+        refuse_without_effect(context, ("query", "seed"), without="--augmentation")
+    if subset is not None:
+        check_choice("--subset", subset, *SUBSETS)
     allow_named([source])
     found = _find_task(task, source, subset)
     if augmentation is None:
@@ -67,6 +75,7 @@ def show(
 
 @data_app.command()
 def check(
+    context: typer.Context,
     source: SourceOption = "arc-agi-1",
     subset: Annotated[
         str | None,
@@ -89,9 +98,14 @@ def check(
     from etrm.data import check_leakage, describe
     from etrm.data.sources import list_subsets
     from etrm.data.store import EpisodeStore
+    from etrm.data.task_readers import SUBSETS
     from reports.terminal.console import open_console
     from reports.terminal.data_tables import store_table, summary_table
 
+    if store is not None:
+        refuse_without_effect(context, ("source", "subset", "max_side"), beside="--store")
+    if subset is not None:
+        check_choice("--subset", subset, *SUBSETS)
     allow_named([source])
     if store is None:
         sets = _load_all(source, [subset] if subset else list_subsets(source), max_side)

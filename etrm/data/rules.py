@@ -237,9 +237,9 @@ def list_sides(source: str, max_side: int) -> range:
         raise DataError(
             "data.no-task-left",
             f"{source}: no task is left",
-            got=f"data.max_side {max_side}",
+            got=f"a largest side of {max_side}",
             allowed=f"at least {SIDES[0]}",
-            next_step=f"--set data.max_side={SIDES[0]}",
+            next_step="raise data.max_side, which is --max-side in etrm data check",
         )
     return range(SIDES[0], min(SIDES[1], max_side) + 1)
 

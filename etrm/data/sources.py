@@ -182,7 +182,7 @@ def load_tasks(
             "data.unknown-subset",
             f"unknown subset {subset!r}",
             allowed=", ".join(SUBSETS),
-            next_step="--set evaluate.subset=evaluation",
+            next_step="choose one of these",
         )
     if is_rules(source):
         tasks = draw_rule_tasks(source, subset, max_side, max_tasks, RULE_DEMOS if demos is None else demos)
@@ -192,9 +192,9 @@ def load_tasks(
     if not fitting:
         raise DataError(
             "data.no-task-left",
-            f"{source} ({subset}): no task fits data.max_side",
+            f"{source} ({subset}): no task is small enough",
             got=f"{len(everything)} tasks, none with all grids within {max_side}x{max_side}",
-            next_step="raise data.max_side",
+            next_step="raise data.max_side, which is --max-side in etrm data check",
         )
     return TaskSet(tuple(fitting[:max_tasks]), source, subset, version)
 

@@ -21,9 +21,9 @@ def open_console(stderr: bool = False, pipe_width: int = 120, quiet: bool = Fals
 
     make = partial(Console, stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False)
     console = make()
-    return (
-        console if console.is_terminal else make(width=pipe_width)
-    )  # tables in pipes and logs keep their columns
+    if not console.is_terminal:  # so that tables in pipes and logs keep their columns
+        console = make(width=pipe_width)
+    return console
 
 
 def print_page(text: str) -> None:

@@ -18,6 +18,11 @@ from tests.command_line import etrm
 from tests.errors import assert_holds
 
 
+def test_a_preset_and_a_file_of_templates_are_refused_together(tmp_path: Path) -> None:
+    done = etrm("symbolic", "templates", "--preset", "symbolic", "--config", "f.toml", cwd=tmp_path)
+    assert (done.code, done.err.splitlines()[-1]) == (2, "  code:    config.preset-and-file")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, so that some answers are wrong."""

@@ -202,7 +202,7 @@ def test_a_rule_has_a_readable_name() -> None:
 def test_parts_that_do_not_exist_and_sides_too_small_are_refused() -> None:
     with raises_code(DataError, "data.unknown-rules", repr("colour"), "dihedral+colours"):
         load_tasks("rules:colour")
-    with raises_code(DataError, "data.no-task-left", 3, got="data.max_side 2"):
+    with raises_code(DataError, "data.no-task-left", 3, "data.max_side", got="a largest side of 2"):
         load_tasks("rules", max_side=2)
 
 
