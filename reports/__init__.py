@@ -36,7 +36,7 @@ def render(result: Result, folder: Path, previous: Result | None = None) -> list
     return write(files(result, previous), folder)
 
 
-def read_and_render(folder: Path) -> Result:
+def read_and_render(folder: Path | str) -> Result:
     """Render ``folder/result.json`` into ``folder`` and return it.
 
     If the folder also contains ``result.previous.json``, the index shows what changed since then.
@@ -46,6 +46,7 @@ def read_and_render(folder: Path) -> Result:
     """
     from etrm.investigation.result import PREVIOUS, Result
 
+    folder = Path(folder)
     result, earlier = Result.read(folder / "result.json"), folder / PREVIOUS
     render(result, folder, Result.read(earlier) if earlier.exists() else None)
     return result

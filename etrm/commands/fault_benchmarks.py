@@ -64,8 +64,8 @@ def bench_faults(
         typer.Option(
             "--unlisted",
             help="Instead of the known faults, draw random changes to the code, and unusual healthy configs. A name "
-            "is then a kind of case: change, healthy (a config that starts from the one given here), or preset (a "
-            "healthy config that starts from any preset).",
+            "is then a kind of case: change, healthy (a config that starts from the one given here, by default that of "
+            "smoke), or preset (a healthy config that starts from any preset).",
         ),
     ] = False,
     seeds: Annotated[

@@ -25,7 +25,8 @@ MACHINES = "Where runs start"
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        help="Preset to start from: smoke, small, rules, overfit, symbolic or symbolic-rules.",
+        help="Preset to start from, small if neither it nor --config is given: smoke, small, rules, overfit, symbolic "
+        "or symbolic-rules.",
         autocompletion=complete_preset,
         rich_help_panel=SETTINGS,
     ),
@@ -33,7 +34,9 @@ PresetOption = Annotated[
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        help='TOML file of settings. preset = "NAME" in it extends that preset.', rich_help_panel=SETTINGS
+        help='TOML file of settings. preset = "NAME" in it extends that preset; without it, the file extends the '
+        "defaults, which have the published size.",
+        rich_help_panel=SETTINGS,
     ),
 ]
 SetOption = Annotated[

@@ -270,6 +270,9 @@ def test_every_setting_that_nobody_gave_is_named(tmp_path: Path) -> None:
     assert error.code == "import.absent-settings"
     assert_holds(error.got, "num_heads, H_cycles, L_cycles, halt.max_steps, context_tokens, positions")
     assert "--set model.H_cycles=..." in error.next_step
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    shown = str(error).replace(str(tmp_path / "step_7"), "trm.pt").splitlines()[:2]
+    assert "\n".join(("", f"error: {shown[0]}", shown[1], "")) in page
 
 
 @pytest.mark.parametrize("name", ["all_config.yaml", "config.json", "step_7.json"])

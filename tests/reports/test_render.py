@@ -77,7 +77,7 @@ def test_a_result_that_went_through_json_renders_the_same(
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     (other / "result.json").write_text(example.to_json(), "utf-8")
-    again = read_and_render(other)
+    again = read_and_render(str(other))
     assert again.to_json() == example.to_json()
     (other / "result.json").unlink()
     assert contents(other) == contents(rendered)
