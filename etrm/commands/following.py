@@ -136,7 +136,7 @@ def predictions(
     from reports.write import write_file
 
     if task:
-        refuse_without_effect(context, ("tasks",), beside="--task")
+        refuse_without_effect(context, ("tasks",), next_to="--task")
     allow_code_of(run, allowed=allow_code, settings=settings)
     found, answers = answers_of(run, parse_settings(settings or ()), tasks=tasks, only=task or ())
     console = open_console()

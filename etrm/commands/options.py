@@ -195,14 +195,14 @@ def find_given(context: typer.Context, names: Collection[str]) -> list[str]:
 
 
 def refuse_without_effect(
-    context: typer.Context, names: Collection[str], *, beside: str = "", without: str = ""
+    context: typer.Context, names: Collection[str], *, next_to: str = "", without: str = ""
 ) -> None:
     """Refuse parameters of the current command that would be ignored.
 
     Args:
         context: the context of the command.
         names: the parameters.
-        beside: the option next to which they are ignored, if it is one that was given.
+        next_to: the option next to which they are ignored, if it is one that was given.
         without: the option without which they are ignored, if it is one that was not given.
 
     Raises:
@@ -214,8 +214,8 @@ def refuse_without_effect(
     if given:
         raise ConfigError(
             "cli.option-without-effect",
-            f"{given} would be ignored " + (f"next to {beside}" if beside else f"without {without}"),
-            next_step=f"leave out {given}, or {f'leave out {beside}' if beside else f'add {without}'}",
+            f"{given} would be ignored " + (f"next to {next_to}" if next_to else f"without {without}"),
+            next_step=f"leave out {given}, or {f'leave out {next_to}' if next_to else f'add {without}'}",
         )
 
 

@@ -103,7 +103,7 @@ def check(
     from reports.terminal.data_tables import store_table, summary_table
 
     if store is not None:
-        refuse_without_effect(context, ("source", "subset", "max_side"), beside="--store")
+        refuse_without_effect(context, ("source", "subset", "max_side"), next_to="--store")
     if subset is not None:
         check_choice("--subset", subset, *SUBSETS)
     allow_named([source])
