@@ -10,6 +10,7 @@ from pathlib import Path
 from diagnostics.audit_command import add_options, run, split_arguments
 from diagnostics.errors import ToolkitError
 from diagnostics.reference.explanations import explain_code, list_groups, toolkit_groups
+from diagnostics.report.whole_files import write_whole
 from diagnostics.rules import load
 from diagnostics.rules.documents import documents
 from diagnostics.rules.page import page
@@ -61,9 +62,7 @@ def _write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = documents()
     for name, text in texts.items():
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+        write_whole(folder / name, text)
     for path in folder.glob("*.md"):
         if path.name not in texts:
             path.unlink()

@@ -16,6 +16,7 @@ from diagnostics.errors import ToolkitError
 from diagnostics.object_loading import load_object
 from diagnostics.report.baselines import read_baseline, write_baseline
 from diagnostics.report.text import is_colored, terminal_width
+from diagnostics.report.whole_files import check_target, write_whole
 from diagnostics.rules import load
 
 TARGETS = (
@@ -100,6 +101,8 @@ def run(chosen: argparse.Namespace, arguments: Sequence[str] = ()) -> int:
         code.
     """
     try:
+        for file in filter(None, (chosen.out, chosen.write_baseline)):
+            check_target(file)
         options = choose_options(
             chosen.steps,
             chosen.watch,
@@ -118,9 +121,7 @@ def run(chosen: argparse.Namespace, arguments: Sequence[str] = ()) -> int:
         shown: dict[str, Any] = {} if chosen.out else {"width": terminal_width(), "color": is_colored()}
         text = found.render(chosen.format, artifact_of(chosen.target), **shown)
         if chosen.out:
-            partial = chosen.out.with_name(f"{chosen.out.name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(chosen.out)
+            write_whole(chosen.out, text)
         if chosen.write_baseline:
             write_baseline(chosen.write_baseline, found.findings)
     except UserError as error:

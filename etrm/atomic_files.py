@@ -47,7 +47,7 @@ def check_target(path: Path, *, folder: bool = False) -> None:
             "output.not-writable",
             f"{path} cannot be written",
             got=reason,
-            next_step="name a file or folder in a folder that you may write to",
+            next_step=f"name a {'folder' if folder else 'file'} in a folder that you may write to",
         )
 
 

@@ -14,13 +14,18 @@ from typing import Any
 from diagnostics.errors import InvalidValue
 from diagnostics.findings import Finding, fingerprint_of, ordered
 from diagnostics.report.baseline_version_1 import codes_of
+from diagnostics.report.whole_files import write_whole
 
 VERSION = 2  # 1 had sentences instead of codes
 _WRITE = "write it again: diagnostics.write_baseline, or etrm audit ... --write-baseline FILE"
 
 
 def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:
-    """Write the findings that are known today, so that a run can leave them out."""
+    """Write the findings that are known today, so that a run can leave them out.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     entries = [
         {
             "fingerprint": finding.fingerprint,
@@ -32,9 +37,7 @@ def write_baseline(path: str | Path, findings: Iterable[Finding]) -> None:
         for finding in ordered(findings)
     ]
     text = json.dumps({"version": VERSION, "findings": entries}, indent=2)
-    partial = Path(f"{path}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text + "\n")
 
 
 def read_baseline(path: str | Path) -> frozenset[str]:

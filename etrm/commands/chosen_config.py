@@ -83,7 +83,7 @@ def _use_of_file(file: Path) -> str:
     if file.suffix == ".py":
         return f"name its function: etrm investigate {name}:make_model"
     if file.suffix == ".toml":
-        return f"--config {name}"
+        return f"give the file with --config {name}"
     return f"of a published checkpoint: etrm checkpoint import {name} --out DIR, then use DIR"
 
 

@@ -84,6 +84,8 @@ def test_a_report_and_a_baseline_are_files(file: Path, capsys: pytest.CaptureFix
         (["{file}:make_case", "--expect-partial", "encodr"], "encoder"),
         (["{file}:make_case", "--baseline", "{file}.no"], "No such file"),
         (["{file}:make_case", "--rule", "{file}:Net"], "diagnostics.Rule"),
+        (["{file}:fails", "--out", "."], "Is a directory"),  # before the case runs
+        (["{file}:fails", "--write-baseline", "{file}/known.json"], "Not a directory"),
         (["{file}:fails"], "no_such_name"),
     ],
 )
