@@ -288,7 +288,7 @@ def read_record(path: Path) -> dict[str, Any]:
     file = path / "run.json"
     try:
         found = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     if not isinstance(found, dict):
         raise _damaged(file, type(found).__name__)

@@ -6,7 +6,6 @@ is read with ``weights_only=True``, which cannot execute code.
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.format import WEIGHTS, Checkpoint, WeightsKind
+from etrm.checkpoints.run_folder import read_record
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.errors import CheckpointError
 
@@ -61,6 +61,7 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
 
     Raises:
         CheckpointError: the path is not a readable checkpoint, or one of our checkpoints was changed.
+        RunFolderError: ``run.json`` of the run folder is damaged.
     """
     folder = _checkpoint_folder(path)
     if folder is None:
@@ -80,7 +81,7 @@ def read_weights(path: Path, kind: WeightsKind) -> Weights:
         verified=True,
         step=state["step"],
         settings=state["model_settings"],
-        data_hash=_data_hash(folder.parent.parent / "run.json"),
+        data_hash=read_record(folder.parent.parent).get("data_hash"),
     )
 
 
@@ -123,22 +124,6 @@ def _checkpoint_folder(path: Path) -> Path | None:
             next_step="train a TRM first: etrm train --set model.variant=trm",
         )
     return found[-1]
-
-
-def _data_hash(path: Path) -> str | None:
-    """Return the data hash in ``run.json``, or None if there is no such file."""
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text("utf-8")).get("data_hash")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            "checkpoint.unreadable",
-            f"{path} cannot be read",
-            got=f"{type(error).__name__}: {error}",
-            next_step="use an earlier checkpoint, or copy the file again",
-        ) from error
-    return None if found is None else str(found)
 
 
 def _why_not(error: Exception) -> str:

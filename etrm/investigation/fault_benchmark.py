@@ -19,7 +19,7 @@ from etrm.config import Config, load, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import OPERATING_ERRORS, ConfigError, EtrmError, Interrupted, ProcessError, RunFolderError
 from etrm.evaluation import binomial_interval
-from etrm.investigation.folder_claim import hold_folder
+from etrm.investigation.folder_claim import hold_folder, read_claim
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.records import Verdict
 from etrm.investigation.result import Result
@@ -314,12 +314,12 @@ def claim_cases(root: Path, identity: Mapping[str, Any]) -> list[dict[str, Any]]
     """Return the outcomes that the folder of a benchmark holds, as JSON values.
 
     Raises:
-        RunFolderError: they are those of something else.
+        RunFolderError: they are those of something else, or the file is damaged.
     """
     file = root / CASES
     if not file.exists():
         return []
-    found = json.loads(file.read_text("utf-8"))
+    found = read_claim(file)
     differ = [name for name, value in identity.items() if found.get(name) != value]
     if differ:
         raise RunFolderError(

@@ -56,12 +56,34 @@ def claim_folder(out: Path, subject: Config, name: str, launcher: Launcher, tier
     }
     with hold_folder(out):
         with _explain_refused_writes(out):
-            found = json.loads(file.read_text("utf-8")) if file.exists() else wanted
+            found = read_claim(file) if file.exists() else wanted
             _check(out, found, wanted)
             known = found | {LENGTHS: found.get(LENGTHS, {}) | wanted[LENGTHS]}
             if known != found or not file.exists():
                 write_atomically(file, json.dumps(known, indent=1, sort_keys=True) + "\n")
         yield
+
+
+def read_claim(file: Path) -> dict[str, Any]:
+    """Read a file that says whose runs a folder holds.
+
+    Raises:
+        RunFolderError: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        found, got = None, str(error)
+    else:
+        got = type(found).__name__
+    if not isinstance(found, dict):
+        raise RunFolderError(
+            "investigate.damaged-file",
+            f"{file} is damaged, so it is unknown whose runs the folder holds",
+            got=got,
+            next_step="restore the file from a backup, or give another --out",
+        )
+    return found
 
 
 LENGTHS = "lengths"

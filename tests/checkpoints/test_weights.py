@@ -13,7 +13,7 @@ from torch import nn
 
 from etrm.checkpoints.format import Checkpoint, WeightsKind, save
 from etrm.checkpoints.weights import load_weights, read_weights
-from etrm.errors import CheckpointError
+from etrm.errors import CheckpointError, RunFolderError
 from tests.errors import raises_code
 
 SETTINGS = {"hidden_size": 2}
@@ -61,7 +61,7 @@ def test_a_checkpoint_that_does_not_say_how_it_was_trained_is_refused(tmp_path: 
 
 def test_a_damaged_record_of_the_run_is_named(run: Path) -> None:
     (run / "run.json").write_text("{")
-    with raises_code(CheckpointError, "checkpoint.unreadable", run / "run.json"):
+    with raises_code(RunFolderError, "run.damaged-file", run / "run.json"):
         read_weights(run, "raw")
 
 

@@ -76,6 +76,13 @@ def test_a_folder_of_an_earlier_version_is_accepted_and_has_lengths_from_then_on
         claim(tmp_path, SCREENING)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\0"])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "subject.json").write_text(text, "utf-8")
+    with raises_code(RunFolderError, "investigate.damaged-file", tmp_path / "subject.json"):
+        claim(tmp_path, SCREENING)
+
+
 def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
     with hold_folder(tmp_path / "out"), raises_code(FolderInUseError, "run.in-use", tmp_path / "out"):
         hold_folder(tmp_path / "out").__enter__()

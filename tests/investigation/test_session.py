@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from etrm.checkpoints.folder_lock import lock_folder
 from etrm.config import load, with_settings
 from etrm.errors import NonFiniteError
 from etrm.investigation.runs import pretrained_decoder as pretrain
@@ -39,6 +40,17 @@ def test_a_decoder_is_trained_once_and_kept(
     other = replace(without_decoder, root=without_decoder.root / "other")
     monkeypatch.setattr(Investigation, "run", None)  # nothing is left to train
     assert other.decoder == without_decoder.decoder
+
+
+def test_a_decoder_that_another_investigation_trains_is_waited_for_and_left_alone(
+    without_decoder: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pretrain.folder_of(pretrain.trm_config(without_decoder.subject, 4))
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("etrm.investigation.session.pretrained", lambda *arguments: folder)
+    with lock_folder(folder):
+        assert without_decoder.decoder == folder
+    assert [path.name for path in folder.iterdir()] == ["lock"]
 
 
 def test_a_run_that_was_stopped_is_none(
