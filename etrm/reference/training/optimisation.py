@@ -44,10 +44,15 @@ FROZEN_PARTS = "core.", "encoder."
 
 def frozen_part(step: int, train: TrainConfig) -> str | None:
     """The prefix of the parameters that the 0-based ``step`` does not train, None where it trains all."""
+    return next((part for part in FROZEN_PARTS if step < frozen_steps(part, train)), None)
+
+
+def frozen_steps(name: str, train: TrainConfig) -> int:
+    """The number of first steps that do not train a parameter, by its name."""
     decoder, encoder = FROZEN_PARTS
-    if step < train.freeze_decoder_steps:
-        return decoder
-    return encoder if step < train.freeze_encoder_steps else None
+    if name.startswith(decoder):
+        return train.freeze_decoder_steps
+    return train.freeze_encoder_steps if name.startswith(encoder) else 0
 
 
 def clipped(gradients: Mapping[str, Tensor], train: TrainConfig) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from etrm.reference.training.stages.before_model import (
 )
 from etrm.reference.training.stages.checked_step import CheckedStep, covers_core
 from etrm.reference.training.stages.model_pass import ModelPass, compare_precision
+from etrm.reference.training.stages.random_numbers import compare_least_steps, compare_noise
 
 
 def compare_step(step: RecordedStep, config: Config, rows: ReferenceLoader | None = None) -> list[Departure]:
@@ -57,6 +58,8 @@ def _compare_stages(checked: CheckedStep) -> Iterator[Departure]:
         yield from compare_given_carry(checked)
         yield from compare_precision(checked)
         yield from ModelPass(checked).departures()
+    yield from compare_noise(checked)
+    yield from compare_least_steps(checked)
     yield from compare_halting(checked)
     yield from compare_labels(checked)
     yield from compare_loss(checked)

@@ -13,6 +13,7 @@ import torch
 from etrm.config import KINDS, Config, load, with_settings
 from etrm.model import layers
 from etrm.model.act import Carry
+from etrm.model.recursive import RecursiveModel
 from etrm.reference.data.loader import ReferenceLoader, choose_training_tasks
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.training.stages.differences import Limits
@@ -489,6 +490,74 @@ def test_an_update_says_which_parameters_it_leaves_where_they_were(left_out: boo
     weights = [one for one in found if not one.tensor.endswith(("exp_avg", "exp_avg_sq"))]
     assert weights
     assert all(one.unmoved is left_out and one.tensor.startswith("encoder.") for one in weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2"])
+def test_a_counter_of_updates_that_stands_still_is_the_update(optimizer: str) -> None:
+    def change(trainer: Trainer) -> None:
+        update = trainer.recipe.update
+
+        def changed(optimizers: Any, frozen: str | None) -> None:
+            update(optimizers, frozen)
+            for state in optimizers[0].state.values():
+                state["step"].zero_()
+
+        trainer.recipe = replace(trainer.recipe, update=changed)
+
+    found = departures(config_of(train={"optimizer": optimizer}), 1, change)
+    assert {one.stage for one in found} == {PipelineStage.UPDATE}
+    assert all(one.tensor.endswith(".step") for one in found)
+
+
+def test_updates_are_counted_from_the_end_of_a_frozen_stage_and_from_imported_weights() -> None:
+    config = config_of(train={"freeze_decoder_steps": 2})
+    assert departures(config, 4) == []
+    trainer = Trainer(config)
+    trainer.state.step = 3
+    with record_step(trainer) as step:
+        trainer.advance()
+    assert compare_step(step, config) == []
+
+
+@pytest.mark.parametrize("part", ["encoder.", "core.H_init"])
+def test_weights_that_are_not_averaged_are_the_average(part: str) -> None:
+    def change(trainer: Trainer) -> None:
+        for name in [name for name in trainer.ema.sums if name.startswith(part)]:
+            del trainer.ema.sums[name]
+        kept = [value for name, value in trainer.model.state_dict().items() if name in trainer.ema.sums]
+
+        def update(model: Any) -> None:
+            trainer.ema.updates += 1
+            torch._foreach_lerp_([*trainer.ema.sums.values()], kept, 1 - trainer.ema.decay)
+
+        trainer.ema.update = update  # type: ignore[method-assign]
+
+    found = departures(config_of(), 1, change)
+    assert {one.stage for one in found} == {PipelineStage.AVERAGE}
+    assert all(one.tensor.startswith(part) for one in found)
+
+
+def test_noise_that_is_the_same_in_every_step_is_the_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = RecursiveModel.draw_noise
+
+    def repeated(self: RecursiveModel, rows: int, pairs: int) -> torch.Tensor | None:
+        with torch.random.fork_rng():
+            return drawn(self, rows, pairs)
+
+    monkeypatch.setattr(RecursiveModel, "draw_noise", repeated)
+    [found] = departures(config_of(model={"encoder": {"kind": "lpn_variational"}}), 1)
+    assert (found.stage, found.where) == (PipelineStage.CONTEXT, "after the step")
+
+
+def test_least_steps_that_are_the_same_in_every_step_are_the_halting(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = RecursiveModel.draw_minimum
+
+    def repeated(self: RecursiveModel, rows: int, generator: torch.Generator) -> torch.Tensor | None:
+        return drawn(self, rows, generator.clone_state())
+
+    monkeypatch.setattr(RecursiveModel, "draw_minimum", repeated)
+    [found] = departures(config_of(), 1)
+    assert (found.stage, found.where) == (PipelineStage.HALTING, "after the step")
 
 
 def test_an_average_that_stands_still_is_the_average(monkeypatch: pytest.MonkeyPatch) -> None:

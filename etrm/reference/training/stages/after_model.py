@@ -8,12 +8,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from etrm.device import to_host
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.training.logged_numbers import GRADIENT_NORM, compute_logged
 from etrm.reference.training.objective import row_losses
-from etrm.reference.training.optimisation import averaged, clipped, rate_factor, rate_of, update
-from etrm.reference.training.stages.checked_step import CheckedStep, covers_core
+from etrm.reference.training.optimisation import (
+    averaged,
+    clipped,
+    frozen_steps,
+    rate_factor,
+    rate_of,
+    update,
+)
+from etrm.reference.training.stages.checked_step import CheckedStep, covers_core, covers_model
 from etrm.reference.training.stages.differences import (
     compare_exactly,
     compare_values,
@@ -28,14 +34,9 @@ from etrm.reference.training.stages.differences import (
 
 
 def compare_halting(checked: CheckedStep) -> Iterator[Departure]:
-    """The least numbers of steps, and which rows end; of a variant from outside only those that must end."""
+    """Which rows end; of a variant from outside only those that must end."""
     stage, halt, known = PipelineStage.HALTING, checked.model.halt, covers_core(checked.config)
-    wanted = _draw_least_steps(checked) if known else None
     for recorded in checked.step.parts:
-        if wanted is not None:
-            mine, given = wanted[recorded.rows], recorded.minimum
-            if given is None or not torch.equal(to_host(given), mine):
-                yield Departure(stage, "least numbers of steps", 1.0, 0.0)
         begun = checked.carry["steps"][recorded.rows].masked_fill(checked.carry["halted"][recorded.rows], 0)
         steps = begun + 1
         last = steps >= halt.max_steps
@@ -47,18 +48,6 @@ def compare_halting(checked: CheckedStep) -> Iterator[Departure]:
         halted = recorded.carry_out["halted"]
         yield from compare_exactly(stage, "steps", recorded.carry_out["steps"], steps)
         yield from compare_exactly(stage, "halted", halted, ends if known else halted | last)
-
-
-def _draw_least_steps(checked: CheckedStep) -> Tensor | None:
-    """(B,) the least number of steps of each row, from the generator of the step; None without exploration."""
-    halt = checked.model.halt
-    if checked.fixed_time or halt.exploration <= 0 or halt.max_steps <= 1:
-        return None
-    generator = torch.Generator()
-    generator.set_state(checked.before.random_halting)
-    held = torch.rand(checked.step.batch_size, generator=generator) < halt.exploration
-    drawn = torch.randint(2, halt.max_steps + 1, (checked.step.batch_size,), generator=generator)
-    return torch.where(held, drawn, torch.zeros_like(drawn))
 
 
 def compare_labels(checked: CheckedStep) -> Iterator[Departure]:
@@ -112,7 +101,7 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
                 yield Departure(stage, name, ratio(norm([new - old]), norm([old])), 0.0, "without a gradient")
             continue
         moments = checked.before.moments
-        count = int(moments.get(f"{name}.step", torch.zeros(()))) + 1
+        count = _count_updates(checked, name)
         wanted = update(
             old.double(),
             dense(gradient).double(),
@@ -126,6 +115,11 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
         size = moved_apart(new, wanted.weight, old)
         if not size <= checked.limits.exact:
             yield Departure(stage, name, size, checked.limits.exact, unmoved=still)
+        if wanted.mean is not None:
+            counted = checked.after.moments.get(f"{name}.step")
+            if counted is None or int(counted) != count:
+                where = f"{None if counted is None else int(counted)} instead of {count}"
+                yield Departure(stage, f"{name}.step", 1.0, 0.0, where, unmoved=still)
         for kind, value in (("exp_avg", wanted.mean), ("exp_avg_sq", wanted.square)):
             real = checked.after.moments.get(f"{name}.{kind}")
             if value is not None:
@@ -134,13 +128,34 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
                     yield Departure(stage, f"{name}.{kind}", size, checked.limits.exact, unmoved=still)
 
 
+def _count_updates(checked: CheckedStep, name: str) -> int:
+    """The updates of a parameter, that of this step included.
+
+    It is updated in each step in which it is not frozen, as the average is in every step. An encoder that is called only
+    where rows begin has steps without a gradient, and code from outside may have some, so there the optimiser's own
+    number counts.
+    """
+    before, encodes = checked.before, name.startswith("encoder.")
+    known = covers_model(checked.config) if encodes else covers_core(checked.config)
+    if known and not (encodes and checked.model.variant == "etrm_cached"):
+        began = before.step - before.average_updates  # more than 0 where a run starts from imported weights
+        return before.step + 1 - max(began, frozen_steps(name, checked.train))
+    return int(before.moments.get(f"{name}.step", torch.zeros(()))) + 1
+
+
 def compare_average(checked: CheckedStep) -> Iterator[Departure]:
     """The averaged weights."""
     stage = PipelineStage.AVERAGE
     yield from compare_values(
         stage, "updates of the average", checked.after.average_updates, checked.before.average_updates + 1
     )
+    floats = {name for name, value in checked.before.weights.items() if value.is_floating_point()}
+    for name in sorted(floats ^ checked.before.averages.keys()):
+        where = "is not averaged" if name in floats else "is no weight"
+        yield Departure(stage, name, 1.0, 0.0, where)
     for name, old in checked.before.averages.items():
+        if name not in floats:
+            continue
         wanted = averaged(old.double(), checked.after.weights[name].double(), checked.train.ema_decay)
         size = moved_apart(checked.after.averages[name], wanted, old)
         if not size <= checked.limits.exact:

@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from etrm.device import to_device
 from etrm.reference.data.posed_queries import pose
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.model.context import ContextResult, encode, look_up, start_state
@@ -143,8 +142,6 @@ class ModelPass:
     def _forward_and_backward(self) -> Iterator[Departure]:
         for name in self.checked.trained:
             self.weights[name].requires_grad_()
-        if self.encodes:
-            yield from self._noise()
         for recorded in self.checked.step.parts:
             rows = len(recorded.batch.inputs)
             for start in range(0, rows, ROWS_AT_A_TIME):
@@ -157,20 +154,6 @@ class ModelPass:
             yield from self._gradient()
         for name in self.checked.trained:
             self.weights[name] = self.weights[name].detach()
-
-    def _noise(self) -> Iterator[Departure]:
-        """The random numbers of a variational encoder, which are drawn for the whole batch."""
-        given = [recorded.batch.demos.noise for recorded in self.checked.step.parts]
-        if all(noise is None for noise in given):
-            return
-        generator = torch.Generator()
-        generator.set_state(self.checked.before.random_torch)
-        shape = next(noise.shape[1:] for noise in given if noise is not None)
-        wanted = torch.randn(self.checked.step.batch_size, *shape, generator=generator)
-        for recorded, noise in zip(self.checked.step.parts, given, strict=True):
-            if noise is not None:
-                mine = to_device(wanted[recorded.rows], noise.device)
-                yield from compare_exactly(PipelineStage.CONTEXT, "noise", noise, mine)
 
     def _rows(self, recorded: RecordedPart, chosen: slice) -> Iterator[Departure]:
         """Context, core and loss of some rows; adds their gradient to the weights."""
