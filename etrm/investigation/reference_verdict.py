@@ -336,6 +336,8 @@ def _hypothesis(departures: Sequence[Departure], subject: Config) -> str | None:
     names = [found.tensor for found in at_stage]
     if first.stage is PipelineStage.HALTING and any(name.startswith("q") for name in names):
         return None
+    if first.stage is PipelineStage.MODEL and first.tensor.startswith("core."):
+        return "H1"
     named = "H2" if _trains_no_encoder(first, departures) else HYPOTHESES[first.stage]
     return "H4" if named == "H2" and not subject.model.has_encoder else named
 

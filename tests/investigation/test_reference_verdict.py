@@ -127,6 +127,11 @@ def test_a_halting_logit_belongs_to_no_hypothesis_and_the_end_of_a_row_to_the_da
     assert judged(Departure(PipelineStage.HALTING, "halted", 1.0, 0.0)).hypothesis == "H5"
 
 
+@pytest.mark.parametrize(("name", "hypothesis"), [("core.lm_head.weight", "H1"), ("encoder.z_init", "H7")])
+def test_a_weight_that_the_settings_do_not_have_is_that_of_its_part(name: str, hypothesis: str) -> None:
+    assert judged(Departure(PipelineStage.MODEL, name, 1.0, 0.0)).hypothesis == hypothesis
+
+
 def test_of_a_late_departure_the_control_says_nothing() -> None:
     late = ComparedStep(90, 0, (Departure(PipelineStage.LOSS, "loss", 1.0, 0.0, step=90),), 1)
     found = judge_reference(ReferenceFacts((late,)), SMOKE)

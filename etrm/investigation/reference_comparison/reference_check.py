@@ -23,6 +23,7 @@ from etrm.investigation.reference_comparison.evaluate_command import (
     compare_requested_fits,
 )
 from etrm.investigation.reference_comparison.finished_run import compare_log, compare_resumed, find_step
+from etrm.investigation.reference_comparison.first_weights import compare_seeded, compare_structure
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
 from etrm.investigation.reference_comparison.later_training import (
@@ -145,6 +146,8 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
     def compare_run() -> Iterable[Departure]:
         trainer = Trainer(with_settings(config, monitor={"enabled": False}))
         saved = CheckpointCheck(trainer.state, noise=draws_noise(trainer.model))
+        comparisons.run(lambda: compare_structure(trainer, check.config))
+        comparisons.run(lambda: compare_seeded(trainer, check.config))
         comparisons.run(lambda: _check_loading(trainer))
         comparisons.run(lambda: check_schedule(trainer, check.config.train))
         for _ in range(2):
