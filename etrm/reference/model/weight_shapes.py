@@ -1,6 +1,6 @@
 """The weights that a model has, by the settings alone: their names and shapes.
 
-Shapes: P context tokens, D hidden, V tokens of the vocabulary, T places of the core, Z latent, I inner width of a SwiGLU.
+Buffers that are no part of a checkpoint, such as rotary tables, are not listed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.training.logged_numbers import GRADIENT_NORM, compute_logged
@@ -131,9 +130,9 @@ def compare_update(checked: CheckedStep) -> Iterator[Departure]:
 def _count_updates(checked: CheckedStep, name: str) -> int:
     """The updates of a parameter, that of this step included.
 
-    It is updated in each step in which it is not frozen, as the average is in every step. An encoder that is called only
-    where rows begin has steps without a gradient, and code from outside may have some, so there the optimiser's own
-    number counts.
+    It is updated in each step in which it is not frozen, as the average is in every step. An encoder that is called
+    only where rows begin has steps without a gradient, and code from outside may have some, so there the optimiser's
+    own number counts.
     """
     before, encodes = checked.before, name.startswith("encoder.")
     known = covers_model(checked.config) if encodes else covers_core(checked.config)

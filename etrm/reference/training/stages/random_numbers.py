@@ -1,4 +1,4 @@
-"""The random numbers of a step: which it draws, and that its generators stand behind them afterwards."""
+"""The random numbers that a step draws, and the states of its generators after them."""
 
 from __future__ import annotations
 
