@@ -12,6 +12,9 @@ from etrm.errors import LeakageError
 TWINS = ("070dd51e",)
 """Tasks of ARC-AGI-1 evaluation that its training set contains under another id, 40853293."""
 
+NAMED = 10
+"""Tasks that an error names."""
+
 
 @dataclass(frozen=True)
 class Leakage:
@@ -56,17 +59,30 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
     found = find_leakage(train, held_out, allow)
     if not found.ids:
         return
-    named = ", ".join(found.ids[:10]) + (", …" if len(found.ids) > 10 else "")
+    twins = [_find_trained(train, held_out.get(task)) for task in found.ids[:NAMED]]
+    named = ", ".join(
+        task if twin == task else f"{task} (trained as {twin})"
+        for task, twin in zip(found.ids, twins, strict=False)
+    )
+    more = ", …" if len(found.ids) > NAMED else ""
     raise LeakageError(
         "data.leakage",
         f"{len(found.ids)} of {len(held_out)} evaluation tasks ({held_out.source}, {held_out.subset}) "
         f"are also training tasks ({train.source}, {train.subset})",
-        got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}",
+        got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}{more}",
         allowed="sets that share no task",
         next_step="in a folder, put them into its subfolders training and evaluation; or leave them out of training "
-        "with --set 'data.exclude=[\"ID\"]' (the same grids can have another id there), or allow them with --set "
-        "'evaluate.allow_trained=[\"ID\"]'",
+        f"with --set 'data.exclude=[\"{twins[0]}\"]', or allow them with --set "
+        f"'evaluate.allow_trained=[\"{found.ids[0]}\"]'",
     )
+
+
+def _find_trained(train: TaskSet, task: Task) -> str:
+    """Return the id under which a held-out task is in the training set; its own if several tasks share its pairs."""
+    same = [
+        own.id for own in train if own.id == task.id or _grids_leak(task, {pair.hash for pair in own.pairs})
+    ]
+    return task.id if task.id in same or not same else same[0]
 
 
 def _grids_leak(task: Task, pairs: set[str]) -> bool:
