@@ -19,6 +19,7 @@ from etrm.batch import IGNORE
 from etrm.config import AdaptedPart, Config, with_settings
 from etrm.data import Sample, Task, build_evaluation_samples, pose_demonstrations
 from etrm.device import to_device, to_host
+from etrm.investigation.reference_comparison.known_shares import compare_known_shares
 from etrm.investigation.reference_comparison.known_updates import compare_context_updates, compare_optimizer
 from etrm.investigation.reference_comparison.plain_values import plain_row
 from etrm.model.variant import Variant
@@ -218,6 +219,7 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
     with _left_alone(model, "searching", found):
         found += _compare_starts(trainer, samples, config)
         found += _compare_fit(model, samples, config)
+        found += compare_known_shares(model, samples[0], config)
         search = ContextSearch(model, config, trainer.tasks)
         contexts = search.search(samples).context
         answers = search.answer([_hide_answer(sample) for sample in samples])

@@ -13,7 +13,7 @@ from torch import Tensor
 from etrm.config import ModelConfig, TrainConfig
 from etrm.reference.data.posed_queries import PosedQueries
 from etrm.reference.model.network import Weights, core_step
-from etrm.reference.training.objective import NOT_SCORED, row_losses
+from etrm.reference.training.objective import row_losses
 
 DECAY, EPSILON = 0.9, 1e-8
 """Both decays of Adam, and its epsilon, as the package chose them for contexts."""
@@ -25,11 +25,11 @@ class AnsweredDemos:
 
     Attributes:
         losses: (N,) cross entropy in nats per token, averaged over the ACT steps.
-        solved: (N,) bool, whether the last answer is right.
+        logits: (N, S, vocabulary) of the last ACT step.
     """
 
     losses: Tensor
-    solved: Tensor
+    logits: Tensor
 
 
 def answer_demos(
@@ -44,8 +44,7 @@ def answer_demos(
         z_H, z_L = result.z_H.detach(), result.z_L.detach()
         found = row_losses(result.logits, result.q[:, 0], posed.labels, None, None, train)
         losses.append(found.cross_entropy)
-    right = (result.logits.argmax(-1) == posed.labels) | (posed.labels == NOT_SCORED)
-    return AnsweredDemos(torch.stack(losses).mean(0), right.all(1))
+    return AnsweredDemos(torch.stack(losses).mean(0), result.logits)
 
 
 class ContextUpdates:
