@@ -46,9 +46,11 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
 from etrm.investigation.reference_comparison.whole_schedule import check_schedule
 from etrm.investigation.runs.zero_weights import fill_zeros
 from etrm.model.core import VOCABULARY
-from etrm.reference.data.held_out_tasks import compare_choice, compare_rules
+from etrm.reference.data.held_out_tasks import compare_choice
 from etrm.reference.data.leaked_tasks import compare_split
 from etrm.reference.data.loaded_rows import LoadedRow, compare_passes, compare_task_sets
+from etrm.reference.data.loader import choose_tasks_of
+from etrm.reference.data.rule_family import compare_rule_tasks
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
 from etrm.reference.evaluation.answers import compare_answers
 from etrm.reference.evaluation.evaluation_stages import RecordedEvaluation, compare_evaluation
@@ -362,10 +364,14 @@ def _check_decoder(trainer: Trainer, source: Path | None) -> Sequence[Departure]
 
 
 def _check_tasks(trainer: Trainer, check: StepCheck) -> Sequence[Departure]:
-    used = trainer.config
+    used, data = trainer.config, check.config.data
     found = compare_task_sets(trainer.tasks, check.rows.tasks)
-    if is_rules(used.data.source):
-        found += compare_rules(trainer.tasks, PipelineStage.DATA)
+    if is_rules(data.source) and data.stream is None:
+        # The reference chooses among these, and draws only the tasks of a stream itself.
+        drawn = choose_tasks_of(data.source, data.subset, data.max_side, data.max_tasks)
+        found += compare_rule_tasks(
+            drawn, PipelineStage.DATA, count=data.max_tasks, demos=None, max_side=data.max_side
+        )
     return [*found, *compare_split(trainer.tasks, load_held_out_tasks(used), used.evaluate.allow_trained)]
 
 

@@ -1,4 +1,4 @@
-"""The reference of a stream of rule tasks: one task at a time, cell by cell, and checked by the oracle of the family.
+"""The reference of a stream of rule tasks: one task at a time, cell by cell.
 
 The random numbers are part of the specification (:mod:`etrm.data.rule_batches`); what is made of them is not shared.
 """
@@ -13,16 +13,6 @@ from typing import Any
 import numpy as np
 
 from etrm.config import DataConfig
-from etrm.data.rules import (
-    CONDITIONS,
-    FILLED,
-    SEED,
-    SHIFTS,
-    SIDES,
-    TaskRule,
-    find_explanations,
-    parse_combinations,
-)
 from etrm.data.sources import TaskSet
 from etrm.data.task import Pair, Task
 from etrm.reference.data.canvas import UNCHANGED
@@ -33,6 +23,17 @@ from etrm.reference.data.loader import (
     choose_training_tasks,
     list_asked,
     order_queries,
+)
+from etrm.reference.data.rule_family import (
+    CONDITIONS,
+    FILLED,
+    LONGEST,
+    SEED,
+    SHIFTS,
+    SHORTEST,
+    PlainRule,
+    list_combinations,
+    list_explanations,
 )
 
 BLOCK = 512  # places of a block
@@ -87,8 +88,8 @@ class StreamReference(ReferenceLoader):
 
 
 def _list_sides(data: DataConfig) -> range:
-    largest = min(SIDES[1], data.max_side, *(stage.max_side for stage in data.curriculum[-1:]))
-    return range(SIDES[0], largest + 1)
+    largest = min(LONGEST, data.max_side, *(stage.max_side for stage in data.curriculum[-1:]))
+    return range(SHORTEST, largest + 1)
 
 
 def _count(data: DataConfig) -> int | None:
@@ -99,7 +100,7 @@ def _count(data: DataConfig) -> int | None:
 @lru_cache(maxsize=4096)
 def make_stream_task(data: DataConfig, side: int, number: int) -> Task:
     """Return the task with a number of one side: the first one drawn for its place that is a task of the family."""
-    combinations = parse_combinations(data.source)
+    combinations = list_combinations(data.source)
     parts = combinations[number % len(combinations)]
     demos = data.demos[number // len(combinations) % len(data.demos)]
     block, place = divmod(number, BLOCK)
@@ -108,13 +109,13 @@ def make_stream_task(data: DataConfig, side: int, number: int) -> Task:
         numbers = [values[place] for values in _draw_numbers(words, max(data.demos) + 1, side)]
         rule, inputs = _make_rule(parts, numbers), _make_inputs(numbers)
         inputs = [*inputs[:demos], inputs[-1]]
-        if frozenset(rule.kinds) != parts or rule.held_out != (data.subset == "evaluation"):
+        if rule.parts != parts or rule.held_out != (data.subset == "evaluation"):
             continue
         pairs = tuple(Pair(grid, rule.apply(grid)) for grid in inputs)
-        if np.array_equal(pairs[-1].input, pairs[-1].grids[1]) or find_explanations(pairs[:-1]) != [rule]:
+        if np.array_equal(pairs[-1].input, pairs[-1].grids[1]) or list_explanations(pairs[:-1]) != [rule]:
             continue
-        name = number * (SIDES[1] - SIDES[0] + 1) + side - SIDES[0]
-        return Task(f"{name:06d}-{rule.id}", pairs[:-1], pairs[-1:])
+        name = number * (LONGEST - SHORTEST + 1) + side - SHORTEST
+        return Task(f"{name:06d}-{rule.name}", pairs[:-1], pairs[-1:])
     raise AssertionError("counting has no end")
 
 
@@ -136,17 +137,17 @@ def _draw_numbers(words: tuple[int, ...], grids: int, side: int) -> tuple[np.nda
     )
 
 
-def _make_rule(parts: frozenset[str], numbers: list[Any]) -> TaskRule:
+def _make_rule(parts: frozenset[str], numbers: list[Any]) -> PlainRule:
     order, became, size, turn, shift, condition, colour, _, _ = numbers
     palette, images = _sort_colours(order), _sort_colours(became)
     pairs = [(palette[place], images[place]) for place in range(size)]
     moves = [change for change in SHIFTS if change != (0, 0)]
     changed = all(a != b for a, b in pairs)
-    return TaskRule(
-        dihedral=int(turn) if "dihedral" in parts else 0,
+    return PlainRule(
+        turn=int(turn) if "dihedral" in parts else 0,
         shift=moves[shift] if "shift" in parts else (0, 0),
         colours=tuple(sorted(pairs)) if "colours" in parts and changed else (),
-        recolour=(list(CONDITIONS)[condition], int(colour)) if "recolour" in parts else None,
+        recolour=(CONDITIONS[condition], int(colour)) if "recolour" in parts else None,
     )
 
 

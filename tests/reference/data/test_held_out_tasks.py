@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,12 +52,14 @@ def test_solutions_of_other_test_pairs_are_a_departure(
     )
 
 
-def test_of_drawn_rules_the_subset_is_compared() -> None:
-    config = with_settings(load("rules"), evaluate={"max_tasks": 5})
-    for subset in ("training", "evaluation"):
-        tasks = load_tasks("rules:colours", subset, 3, 4)
-        assert compare_choice(tasks, config) == []
-        (found,) = compare_choice(
-            replace(tasks, subset="other" if subset == "evaluation" else "evaluation"), config
-        )
-        assert (found.stage, found.size) == (PipelineStage.QUERIES, 1.0)
+def test_drawn_rules_are_what_their_names_and_the_settings_say() -> None:
+    config = with_settings(
+        load("rules"),
+        data={"max_side": 3},
+        evaluate={"source": "rules:colours", "max_tasks": 4, "demos": 2},
+    )
+    tasks = load_held_out_tasks(config)
+    assert compare_choice(tasks, config) == []
+    [found] = compare_choice(load_tasks("rules:colours", "evaluation", 3, 4), config)
+    assert (found.stage, found.size) == (PipelineStage.QUERIES, 1.0)
+    assert found.where.endswith("has 3 demonstrations and 1 queries, not 2 and 1")
