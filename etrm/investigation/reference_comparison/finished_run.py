@@ -23,6 +23,8 @@ from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
 from etrm.reference.training.logged_numbers import GRADIENT_NORM
+from etrm.reference.training.probed_numbers import compare_probe
+from etrm.reference.training.stages.checked_step import covers_model
 from etrm.reference.training.stages.differences import LIMITS
 from etrm.training.monitoring.step_check import StepCheck, read_compared
 from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
@@ -94,7 +96,7 @@ def compare_resumed(path: Path) -> list[Departure]:
         opened = RunFolder(copied, config, resume=True)
         try:
             # Processes that draw samples ahead would only be started and ended; they change no sample.
-            trainer = Trainer(with_settings(config, data={"workers": 0}), opened)
+            trainer = Trainer(with_settings(config, data={"workers": 0}, monitor={"probe_every": 1}), opened)
             trainer.resume()
             trainer.start_record(trains=True)
             left = [line["step"] for line in read_metrics(copied)]
@@ -122,7 +124,10 @@ def find_step(checkpoint: Path) -> int:
 def _compare_next_steps(
     trainer: Trainer, config: Config, logged: Sequence[Mapping[str, Any]]
 ) -> list[Departure]:
-    """Compare the first steps of a resumed run with the reference and with the log of the run, if any are left."""
+    """Compare the first steps of a resumed run with the reference and with the log of the run, if any are left.
+
+    After the last of them, the numbers of the probe are compared too.
+    """
     check, resumed = StepCheck(config), trainer.step
     taken = list[Mapping[str, Any]]()
     for _ in range(min(RESUMED_STEPS, config.train.steps - resumed)):
@@ -132,6 +137,8 @@ def _compare_next_steps(
     limit = REPEATS if trainer.model.device.type == "cpu" else LIMITS[config.train.precision].gradient
     for line in (line for line in logged if taken and line["step"] == taken[0]["step"]):
         repeated += _compare_numbers(line, taken[0], limit, f"resumed at step {resumed}")
+    if taken and config.monitor.enabled and config.model.has_encoder and covers_model(config):
+        repeated += compare_probe(taken[-1], trainer.model.state_dict(), check.config, check.rows.tasks)
     return repeated + [
         replace(one, step=None, where=f"{one.where} resumed at step {resumed}".lstrip())
         for compared in check.compared

@@ -42,7 +42,14 @@ def pose(rows: Sequence[Sequence[ShownPair]], data: DataConfig, device: torch.de
     with itself.
     """
     posed = [_pose_row(shown, data) for shown in rows]
-    queries = [query for found in posed for query in found]
+    owner = [row for row, found in enumerate(posed) for _ in found]
+    return join_queries([query for found in posed for query in found], owner, data, device)
+
+
+def join_queries(
+    queries: Sequence[ReferenceRow], owner: Sequence[int], data: DataConfig, device: torch.device
+) -> PosedQueries:
+    """Pad queries to the longest of them, each with the row that answers it."""
     longest = max(len(query.tokens) for query in queries)
 
     def padded(values: Sequence[Integers], fill: int) -> Tensor:
@@ -56,7 +63,7 @@ def pose(rows: Sequence[Sequence[ShownPair]], data: DataConfig, device: torch.de
         positions=padded([query.positions for query in queries], 0),
         labels=padded([query.labels for query in queries], UNSCORED),
         valid=torch.arange(longest, device=device) < lengths[:, None] if masked else None,
-        owner=torch.tensor([row for row, found in enumerate(posed) for _ in found], device=device),
+        owner=torch.tensor(owner, device=device),
     )
 
 
