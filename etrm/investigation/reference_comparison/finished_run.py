@@ -22,8 +22,8 @@ from etrm.config import Config, with_settings
 from etrm.device import to_host
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.reference.departure import Departure, PipelineStage, find_carry_stage
+from etrm.reference.evaluation.probed_numbers import compare_probe
 from etrm.reference.training.logged_numbers import GRADIENT_NORM
-from etrm.reference.training.probed_numbers import compare_probe
 from etrm.reference.training.stages.checked_step import covers_model
 from etrm.reference.training.stages.differences import LIMITS
 from etrm.training.monitoring.step_check import StepCheck, read_compared

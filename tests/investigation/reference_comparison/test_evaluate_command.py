@@ -18,7 +18,7 @@ from etrm.investigation.reference_comparison.evaluate_command import compare_req
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.training.scoring import fitted_scores, score_run
+from etrm.training.scoring import fitted_scores, opened_run, score_run
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import train
@@ -99,8 +99,8 @@ def test_weights_that_are_asked_for_and_ignored_are_the_answers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run's own settings name the averaged weights, so that only other settings show it."""
-    load = score_run.load_model
-    monkeypatch.setattr(score_run, "load_model", lambda path, kind, which: load(path, "ema", which=which))
+    load = opened_run.load_model
+    monkeypatch.setattr(opened_run, "load_model", lambda path, kind, which: load(path, "ema", which=which))
     found = compare_requested(folder)
     assert found[0].stage is PipelineStage.ANSWERS
     assert list_places(found) == {"reported by the command with other settings"}
@@ -112,7 +112,7 @@ def test_a_setting_of_the_data_that_is_ignored_is_the_held_out_tasks(
     def load(config: Config) -> TaskSet:
         return load_held_out_tasks(with_settings(config, data={"max_side": 4}))
 
-    monkeypatch.setattr(score_run, "load_held_out_tasks", load)
+    monkeypatch.setattr(opened_run, "load_held_out_tasks", load)
     [found] = compare_requested(folder)
     assert (found.stage, found.tensor) == (PipelineStage.QUERIES, "held-out tasks")
 

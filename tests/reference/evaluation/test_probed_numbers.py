@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from etrm.reference.departure import Departure, PipelineStage
-from etrm.reference.training.probed_numbers import compare_probe
+from etrm.reference.evaluation.probed_numbers import compare_probe
 from etrm.training.monitoring import observer
 from etrm.training.trainer import Trainer
 from tests.reference.training.test_step import config_of
