@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -175,20 +175,13 @@ def _shift(call: CallRecord, samples: int) -> CallRecord:
 
 
 def _merge_calls(calls: Sequence[CallRecord]) -> CallRecord:
-    gradients = [_row_gradients(call) for call in calls]
-    arrived = any(isinstance(call.row_gradients, Tensor) for call in calls)
-    return CallRecord(
-        grad_enabled=any(call.grad_enabled for call in calls),
-        requires_grad=any(call.requires_grad for call in calls),
-        reached=any(call.reached for call in calls),
-        gradient=any(call.gradient for call in calls),
-        rows=_joined([call.rows for call in calls], sum),
-        samples=_joined([call.samples for call in calls], torch.cat),
-        row_gradients=_joined(gradients, torch.cat) if arrived else calls[0].row_gradients,
-        recomputed=all(call.recomputed for call in calls),
-        unknown=next((call.unknown for call in calls if call.unknown is not None), None),
-        largest=max(call.largest for call in calls),
-    )
+    if any(isinstance(call.row_gradients, Tensor) for call in calls):
+        calls = [replace(call, row_gradients=_row_gradients(call)) for call in calls]
+    merged = {
+        item.name: _MERGED[item.name]([getattr(call, item.name) for call in calls])
+        for item in fields(CallRecord)
+    }
+    return CallRecord(**merged)
 
 
 def _row_gradients(call: CallRecord) -> Tensor | Absent:
@@ -202,6 +195,25 @@ def _joined(parts: Sequence[Any], join: Any) -> Any:
     """All of them joined, or why one of them is absent."""
     absent = [part for part in parts if isinstance(part, Absent)]
     return absent[0] if absent else join(parts)
+
+
+_MERGED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "grad_enabled": any,
+    "requires_grad": any,
+    "reached": any,
+    "gradient": any,
+    "rows": lambda parts: _joined(parts, sum),
+    "samples": lambda parts: _joined(parts, torch.cat),
+    "row_gradients": lambda parts: _joined(parts, torch.cat),
+    "recomputed": all,
+    "unknown": lambda parts: next((part for part in parts if part is not None), None),
+    "checkpointed": any,
+    "raw": all,
+    "in_sampling": all,
+    "passes": lambda parts: frozenset().union(*parts),
+    "largest": max,
+}
+"""Field of a `CallRecord` -> function from its values on all processes to that of the whole call."""
 
 
 def _merge_outputs(outputs: Sequence[OutputSums | Absent]) -> OutputSums | Absent:

@@ -83,6 +83,7 @@ def train_share(rank: int, size: int, out: Path) -> None:
                     name: {key: number(value) for key, value in module.scalars().items()}
                     | {"state": module.state, "evaluating": list(module.evaluating)}
                     | {"rows": [number(call.rows) for call in module.calls]}
+                    | {"of calls": [[call.raw, call.checkpointed, *call.passes] for call in module.calls]}
                     | {
                         "sizes": [
                             call.row_gradients.tolist() if isinstance(call.row_gradients, Tensor) else "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import nn
 
 from diagnostics import Absent, Monitor
+from diagnostics.recording.calls import unknown_rows
 from diagnostics.recording.process_group import ModuleFacts, OutputSums, StepFacts, _merge_outputs, merge
+from diagnostics.records import CallRecord
 from tests.diagnostics.recording.group_script import train_share
 from tests.diagnostics.refusals import refused
 from tests.forked import forking
@@ -100,6 +103,31 @@ def test_inputs_are_the_same_if_they_are_known_to_be_on_every_process(
     merged = _merge_outputs(outputs)
     assert isinstance(merged, OutputSums)
     assert merged.inputs_differ == whole
+
+
+def test_no_field_of_a_call_is_lost() -> None:
+    call = CallRecord(
+        grad_enabled=True,
+        requires_grad=True,
+        reached=True,
+        gradient=True,
+        rows=2,
+        samples=torch.arange(2),
+        row_gradients=torch.ones(2),
+        recomputed=True,
+        unknown=unknown_rows.NESTED,
+        checkpointed=True,
+        raw=True,
+        in_sampling=True,
+        passes=frozenset({0, 2}),
+        largest=1.0,
+    )
+    facts = StepFacts(2, {"core": ModuleFacts((call,), [], Absent("none"))}, (), frozenset(), None, {})
+    (merged,) = merge([facts]).modules["core"].calls
+    for item in fields(CallRecord):
+        whole, own = getattr(merged, item.name), getattr(call, item.name)
+        assert torch.equal(whole, own) if isinstance(own, torch.Tensor) else whole == own, item.name
+        assert item.default is MISSING or own != item.default, item.name  # a lost one would be the default
 
 
 def test_a_process_that_began_no_backward_pass_takes_from_others_what_was_left_and_who_feeds_whom() -> None:
