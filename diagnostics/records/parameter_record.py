@@ -111,7 +111,7 @@ class ParameterRecord:
         rounding: Machine epsilon of its type, the relative distance of neighbouring numbers.
         layer_size: The largest `size` among the parameters of its layer, itself included.
         kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
-            numbers: 1 if nothing wrote to it after them.
+            numbers without those that were put back exactly: 1 if nothing wrote to it after them, 0 if all were.
         replaced: Whether the model holds another tensor in its place since the monitor was made.
         carried: What the gradient held in addition to its own update's, when its optimiser applied it.
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),

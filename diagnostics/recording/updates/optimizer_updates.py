@@ -46,18 +46,24 @@ class UpdateKeys:
         return readout.column([math.nan] * readout.steps)
 
     def kept(self, readout: Readouts, count: int) -> list[Any]:
-        """For each of `count` parameters the share of its update that is left, once the readout was fetched."""
+        """For each of `count` parameters the share of its update that is left, once the readout was fetched.
+
+        Numbers that are exactly what they were do not count, as long as there are others: a program that puts back some
+        rows of a table, or a mask over weights, does so on purpose, and an average leaves a share of every number.
+        """
         if not self.keys:
             return [_NO_STEP] * count
         kept: list[Any] = [_NO_CHANGE] * count
         for (order, sizes), keys in zip(self.sizes, self.keys, strict=True):
             entry, applied, left = (readout.rows(key) for key in keys)
-            updates = rests = _norms(entry - applied, sizes)
+            updates = counted = rests = _norms(entry - applied, sizes)
             if not torch.equal(applied, left):  # something wrote to them after the optimisers
                 rests = _norms(entry - left, sizes)
-            for place, update, rest in zip(order, updates, rests, strict=True):
-                if size := readout.column(update):
-                    kept[place] = readout.column(rest) / size
+                counted = _norms(torch.where(entry == left, 0.0, entry - applied), sizes)
+            for place, update, size, rest in zip(order, updates, counted, rests, strict=True):
+                if readout.column(update):
+                    share = readout.column(size)
+                    kept[place] = readout.column(rest) / share if share else 0.0
         return kept
 
 

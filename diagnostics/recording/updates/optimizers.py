@@ -27,12 +27,30 @@ def list_optimizers(given: Any) -> list[Optimizer]:
     return [_unwrap(each) for each in several]
 
 
+def list_inner(optimizer: Optimizer) -> list[Optimizer]:
+    """The optimisers that one holds, as SAM and Lookahead do, which step for it: inside of its own step, or alone."""
+    found = [optimizer]
+    for each in found:
+        held = (value for value in vars(each).values() if isinstance(value, Optimizer))
+        found += [value for value in held if not any(value is known for known in found)]
+    return [each for each in found[1:] if _takes_hooks(each)]
+
+
+def _takes_hooks(optimizer: Any) -> bool:
+    """Whether the base class of an optimiser was initialised, so that its steps call hooks."""
+    return isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer)
+
+
 def _unwrap(given: Any) -> Optimizer:
     found = given
     for _ in range(_DEEPEST):
-        if isinstance(found, Optimizer) and "_optimizer_step_pre_hooks" in vars(found):
+        if _takes_hooks(found):
             return found
         found = getattr(found, "optimizer", None)
+    if isinstance(given, Optimizer):
+        inner = list_inner(given)
+        if inner:
+            return inner[0]
     raise InvalidType(
         "monitor.not-an-optimizer",
         "optimizer must be a torch.optim.Optimizer or a sequence of them, found {got}; give None for another kind",

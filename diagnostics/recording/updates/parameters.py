@@ -22,7 +22,7 @@ from diagnostics.recording.readout import Readout
 from diagnostics.recording.tensors import Scalars, count_nonzero, measure_norms, stored_values
 from diagnostics.recording.updates.gradient_passes import GradientPasses
 from diagnostics.recording.updates.optimizer_updates import AppliedUpdates
-from diagnostics.recording.updates.optimizers import calling_scaler
+from diagnostics.recording.updates.optimizers import calling_scaler, list_inner
 from diagnostics.recording.updates.parameter_movement import Movement
 from diagnostics.recording.updates.parameter_records import ParameterStep, Settings, plain_number, reach
 from diagnostics.recording.updates.watched_parameters import Tracked, has_values
@@ -62,6 +62,7 @@ class ParameterWatch:
         self._scaler_sought = 0
         # The optimiser that calls a closure now. It outlasts a step: in a script, a step begins with a forward pass.
         self._caller: tuple[int, Optimizer] | None = None
+        self._running: dict[int, int] = {}  # number of an optimiser -> id of that which steps for it now
         self._active = False
         self._reset()
         weakref.finalize(self, remove_hooks, self._handles)
@@ -89,8 +90,13 @@ class ParameterWatch:
     def attach(self) -> None:
         """Register the hooks."""
         for number, optimizer in enumerate(self._optimizers):
-            self._handles.append(optimizer.register_step_pre_hook(WeakHook(self._before_optimizer, number)))
-            self._handles.append(optimizer.register_step_post_hook(WeakHook(self._after_optimizer)))
+            given = {id(other) for other in self._optimizers if other is not optimizer}
+            for each in [optimizer, *list_inner(optimizer)]:
+                if id(each) not in given:
+                    before = WeakHook(self._before_optimizer, number)
+                    after = WeakHook(self._after_optimizer, number)
+                    self._handles.append(each.register_step_pre_hook(before))
+                    self._handles.append(each.register_step_post_hook(after))
         self._hook_parameters()
 
     def detach(self) -> None:
@@ -106,6 +112,7 @@ class ParameterWatch:
 
     def abandon(self) -> None:
         """Forget the step in progress."""
+        self._running.clear()
         if self._active:  # an exception ended it
             self._passes.abandon()
             self._movement.forget()
@@ -222,6 +229,8 @@ class ParameterWatch:
     def _before_optimizer(
         self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        if self._running.setdefault(number, id(optimizer)) != id(optimizer):
+            return  # another one steps, and calls this one
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         self._caller = None if closure is None else (number, optimizer)
         if not self._active:
@@ -255,7 +264,12 @@ class ParameterWatch:
         if scale is not None:
             self._scales[number] = scale.detach().clone()
 
-    def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _after_optimizer(
+        self, number: int, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._running.get(number, id(optimizer)) != id(optimizer):
+            return
+        self._running.pop(number, None)
         caller, self._caller = self._caller, None
         if self._active and caller is not None and self._found is not None:
             self._apply(caller[0], *self._found)

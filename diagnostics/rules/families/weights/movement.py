@@ -255,7 +255,7 @@ def find_undone_updates(record: StepRecord, options: Values) -> Iterator[Observa
 
     def judge(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
         kept = parameter.kept
-        lost = not isinstance(kept, Absent) and kept < options["below"]
+        lost = not isinstance(kept, Absent) and 0.0 < kept < options["below"]  # an average leaves a share
         return OVERWRITTEN if lost and receives(parameter) and parameter.changed else None
 
     yield from grouped("keep next to nothing of the optimiser's update", judge)(record, options)
@@ -278,6 +278,8 @@ def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | 
 def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if parameter.expect_frozen or not parameter.changed or record.is_declared_target(parameter.owner):
         return None
+    if receives(parameter) and not isinstance(parameter.place, Absent) and not parameter.place.stepped:
+        return None  # it has a gradient, and an optimiser that the monitor does not know may apply it
     cause = movement_cause(parameter)
     if (
         cause in (TRAINED, TRAINED_ELSEWHERE)
@@ -419,8 +421,8 @@ MOVE005 = Rule(
     needs_optimizer=True,
     of_updates=True,
     causes=(OVERWRITTEN,),
-    what="At the end of the step less than a tenth of the optimiser's change is left, measured on the first 64"
-    " numbers of a parameter. If nothing is left, MOVE001 reports it.",
+    what="At the end of the step less than a tenth of the optimiser's change is left, measured on those of the first"
+    " 64 numbers of a parameter that were not put back exactly. If nothing is left, MOVE001 reports it.",
     why="The loss falls as slowly as with a tiny learning rate, and neither gradients nor rates show it.",
     example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diagnostics import Monitor
+from diagnostics import Monitor, Severity
 from tests.diagnostics.rules.trainings import (
     HEALTHY,
     Cases,
@@ -41,6 +41,32 @@ def test_a_gradient_clipped_to_nothing_is_lost_with_any_optimiser(norm: float) -
 
 def test_what_is_undone_in_whole_did_not_move() -> None:
     assert updated(mostly_undone(1.0))() & {"MOVE001", "MOVE005"} == {"MOVE001"}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.95])
+@pytest.mark.parametrize("restored", ["rows", "mask"])
+def test_numbers_that_are_put_back_on_purpose_are_no_update_that_is_undone(
+    restored: str, share: float
+) -> None:
+    """As new words in a table whose other rows stay, and as pruned weights; an average of all is a fault."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(80, 6))
+    kept = torch.rand(6, 80) > 0.9 if restored == "mask" else torch.arange(6)[:, None] == 5
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        before = model[0].weight.detach().clone()
+        with monitor.step(samples=8):
+            model(torch.randn(8, 80)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                if share:
+                    model[0].weight.lerp_(before, share)
+                else:
+                    model[0].weight.copy_(torch.where(kept, model[0].weight, before))
+    found = [each.rule for each in monitor.findings() if each.severity > Severity.NOTE]
+    assert found == (["MOVE005"] if share else [])
 
 
 def test_a_small_loss_is_no_gradient_that_was_lost() -> None:
