@@ -90,6 +90,8 @@ class LossCall:
         at_input, at_result: The gradient that the first backward pass brought to both.
         target_origins: What the numbers of the target come from.
         memory: Address of the memory that the target was a view of, -1 where it has none.
+        held: The target itself; its memory is not given to another tensor as long as the call is kept.
+        alone: Whether its input is what a module returned, changed by nothing but functions of this one tensor.
     """
 
     operation: Operation
@@ -111,6 +113,8 @@ class LossCall:
     at_result: Arrived = field(default_factory=Arrived)
     target_origins: frozenset[str] = frozenset()
     memory: int = -1
+    held: Tensor | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from diagnostics.auditing.probes.operations.placed import Placed
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
 from diagnostics.auditing.tracing.recorded_calls import LossCall
 from diagnostics.causes import Cause
+from diagnostics.recording.tensors import address_of
 
 EQUAL_TARGETS = Cause("equal-targets", "all targets of all batches are {value:g}: {operation}")
 TARGET_IS_INPUT = Cause("target-is-input", "each target is the input at the same position: {operation}")
@@ -239,7 +240,21 @@ def _equal_targets(traces: Sequence[OperationTrace]) -> Iterator[Cause]:
         bool((each == first).all()) for each in values
     ):
         return
+    if float(first) == 0.0 and _measure_residuals(traces):
+        return
     yield EQUAL_TARGETS.of(value=float(first), operation=calls[0].operation)
+
+
+def _measure_residuals(traces: Sequence[OperationTrace]) -> bool:
+    """Whether zeros are no data, but what residuals are compared with: an equation is in the input of the loss.
+
+    Data comes with a batch, while these are one tensor that the program keeps; and a loss on data receives what the
+    model returned, not something computed from it and from other numbers.
+    """
+    losses = [trace.losses.compared for trace in traces]
+    kept = [{address_of(call.held) for call in calls if call.held is not None} for calls in losses]
+    regress = all(call.operation.name in AVERAGED for calls in losses for call in calls)
+    return regress and kept.count(kept[0]) == len(kept) and not any(all(c.alone for c in calls) for calls in losses)
 
 
 def _one_class(traces: Sequence[OperationTrace]) -> Iterator[Cause]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import Any
 
@@ -155,6 +155,8 @@ class LossCalls:
             at_result=Arrived(result),
             target_origins=step.origins.of(target),
             memory=memory_of(target),
+            held=target.detach(),
+            alone=_is_alone(values, step.flow.nearest_nodes([values])),
         )
 
     def _is_misread(self, call: TorchCall, values: Tensor) -> bool:
@@ -174,6 +176,14 @@ class LossCalls:
             not bool((known == each.sort().values).all(1).any()) and bool(torch.isin(each, rows).all())
             for each in shown
         )
+
+
+def _is_alone(values: Tensor, outputs: Collection[Any]) -> bool:
+    """Whether between values and one of these nodes of the graph are functions of one tensor alone, as views."""
+    node = values.grad_fn
+    while node is not None and node not in outputs:
+        node = node.next_functions[0][0] if len(node.next_functions) == 1 else None
+    return node is not None
 
 
 def _features_of(module: nn.Module) -> int | None:

@@ -178,6 +178,30 @@ def test_equal_targets() -> None:
     }
 
 
+ZEROS = torch.zeros(B, 3)
+
+
+def residual(model: nn.Module, x: Tensor) -> Tensor:
+    """Of a differential equation: the derivative of what the model gives, minus a known function."""
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    return slope[:, :3] - x.sin()[:, :3]
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected"),
+    [
+        (lambda m, b: F.mse_loss(residual(m, b[0]), ZEROS), set()),
+        (lambda m, b: F.mse_loss(residual(m, b[0]), ZEROS) + F.mse_loss(m(b[0] * 0), ZEROS), set()),
+        (lambda m, b: F.mse_loss(m(b[0]), ZEROS), {"equal-targets"}),
+        (lambda m, b: F.mse_loss(residual(m, b[0]), b[1]), {"equal-targets"}),
+    ],
+    ids=["of an equation", "with a condition at the edge", "of outputs", "of data"],
+)
+def test_zeros_that_a_program_keeps_are_compared_with_residuals(compare: Step, expected: set[str]) -> None:
+    assert codes(compare, targets=lambda x: torch.zeros(B, 3)) == expected
+
+
 def test_targets_that_are_decided_by_the_answers_of_the_model_may_be_equal() -> None:
     def step(model: nn.Module, batch: Any) -> Tensor:
         scores = model(batch[0])
