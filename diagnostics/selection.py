@@ -201,10 +201,29 @@ _ROLES = (*_FOLLOWERS, "reference", "frozen", "old", "slow", "delayed")
 """Words in the name of a copy that must not move with the original."""
 
 
-def has_role(name: str, words: Sequence[str] = _ROLES) -> bool:
-    """Whether a name says that its weights must lag behind others."""
-    parts = [part for each in name.lower().split(".") for part in each.split("_")]
-    return any(part in words for part in parts)
+_SOURCES = ("source", "src", "input")
+"""Words for what is translated into a target; next to one of them, a target is no network that follows another."""
+_NEIGHBOURS = ("context", "query")
+"""The same of embeddings: words next to a target word, or what is compared with it."""
+
+
+def has_role(name: str, words: Sequence[str] = _ROLES, beside: Iterable[str] = ()) -> bool:
+    """Whether a name says that its weights must lag behind others.
+
+    Args:
+        beside: Names of the others, as far as they are known.
+    """
+    roles = {part for part in _parts(name) if part in words}
+    if "target" in roles:
+        embeds = any(part.startswith("emb") for part in _parts(name))
+        sides = _SOURCES + _NEIGHBOURS if embeds else _SOURCES
+        if any(part in sides for other in beside for part in _parts(other)):
+            roles.remove("target")
+    return bool(roles)
+
+
+def _parts(name: str) -> list[str]:
+    return [part for each in name.lower().split(".") for part in each.split("_")]
 
 
 def find_followers(model: nn.Module) -> dict[str, str]:
@@ -217,7 +236,7 @@ def find_followers(model: nn.Module) -> dict[str, str]:
                 continue
             alike = [name for name, child in children.items() if _are_alike(children[own], child)]
             sources = [name for name in alike if not has_role(name)]
-            if len(sources) == 1:
+            if len(sources) == 1 and has_role(own, _FOLLOWERS, sources):
                 prefix = f"{path}." if path else ""
                 found[f"{prefix}{own}"] = f"{prefix}{sources[0]}"
     return found

@@ -254,7 +254,11 @@ def _measure_residuals(traces: Sequence[OperationTrace]) -> bool:
     losses = [trace.losses.compared for trace in traces]
     kept = [{address_of(call.held) for call in calls if call.held is not None} for calls in losses]
     regress = all(call.operation.name in AVERAGED for calls in losses for call in calls)
-    return regress and kept.count(kept[0]) == len(kept) and not any(all(c.alone for c in calls) for calls in losses)
+    return (
+        regress
+        and kept.count(kept[0]) == len(kept)
+        and not any(all(c.alone for c in calls) for calls in losses)
+    )
 
 
 def _one_class(traces: Sequence[OperationTrace]) -> Iterator[Cause]:

@@ -138,7 +138,8 @@ def is_target(record: StepRecord, module: str) -> bool:
         return False
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
-    copy = module in record.copies and (state == "no_grad" or has_role(module))
+    source = record.copies.get(module, "")
+    copy = bool(source) and (state == "no_grad" or has_role(module, beside=[source]))
     return bool(own) and outside and (copy or any(each.changed for each in own))
 
 

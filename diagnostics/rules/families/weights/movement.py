@@ -234,7 +234,8 @@ def _judge_outside(record: StepRecord, module: str) -> Cause:
         not isinstance(each.place, Absent) and each.place.gradient == "nonzero"
         for each in record.held_by(source)
     )
-    return TARGET_WITH_GRAPH.of(source=source) if source and trained and has_role(module) else IN_NO_GROUP
+    follows = bool(source) and trained and has_role(module, beside=[source])
+    return TARGET_WITH_GRAPH.of(source=source) if follows else IN_NO_GROUP
 
 
 def _has_none_of_its_own(record: StepRecord, parameter: ParameterRecord, place: OptimizerPlace) -> bool:

@@ -67,6 +67,49 @@ def test_names_tell_what_an_alias_is() -> None:
     assert found(sibling, expect_tied=[("mix", "again")]) == {}
 
 
+class Translation(nn.Module):
+    """Source and target words in one vocabulary, with one table for both."""
+
+    def __init__(self, first: str, second: str, shared: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        one, other = nn.Embedding(9, 4), nn.Embedding(9, 4)
+        other.weight = one.weight
+        self.add_module(first, one)
+        self.add_module(second, one if shared == "module" else other)
+        self.head = nn.Linear(4, 9)
+        self.tables = (first, second)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        one, other = (getattr(self, name)(ids) for name in self.tables)
+        return self.head(torch.tanh(one + other))
+
+
+@pytest.mark.parametrize(
+    ("names", "severity"),
+    [
+        (("source_embedding", "target_embedding"), Severity.NOTE),
+        (("src_embed", "target_embed"), Severity.NOTE),
+        (("context_embeddings", "target_embeddings"), Severity.NOTE),
+        (("context_net", "target_net"), Severity.CRITICAL),
+        (("embedding", "target_embedding"), Severity.CRITICAL),
+        (("source_embedding", "ema_embedding"), Severity.CRITICAL),
+    ],
+)
+def test_a_target_of_a_translation_is_no_target_network(names: tuple[str, str], severity: Severity) -> None:
+    for shared, rule in (("module", "SHARE003"), ("weight", "SHARE001")):
+        model = Translation(*names, shared)
+        optimizer = torch.optim.Adam(model.parameters())
+        monitor = Monitor(model, optimizer)
+        for _ in range(6):
+            with monitor.step(samples=5):
+                nn.functional.cross_entropy(model(torch.arange(5)), torch.arange(5)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        seen = {each.rule: each.severity for each in monitor.findings(select=["SHARE*", "TARGET*"])}
+        assert seen == {rule: severity}
+
+
 def test_wrong_declarations_are_refused() -> None:
     with raises_code(InvalidValue, "monitor.tie-of-one"):
         Monitor(Language(), expect_tied=["embed"])
