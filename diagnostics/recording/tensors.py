@@ -99,6 +99,16 @@ def stored_values(tensor: Tensor) -> Tensor:
     return tensor.values() if tensor.layout in _COMPRESSED else tensor
 
 
+def real_view(values: Tensor) -> Tensor:
+    """Complex numbers as their real and imaginary parts, in a last dimension of 2; other numbers as they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor:
+    """The sum of the products of two tensors of one shape; of complex numbers its real part."""
+    return (real_view(one) * real_view(other)).sum()
+
+
 def as_number(value: Tensor | float) -> float:
     """A loss as a number."""
     return float(value.detach() if isinstance(value, Tensor) else value)

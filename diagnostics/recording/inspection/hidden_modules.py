@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from diagnostics.recording.tensors import inner_product, real_view
 from diagnostics.recording.updates.watched_parameters import has_values
 from diagnostics.recording.weak_hooks import WeakHook
 from diagnostics.records import HiddenModule
@@ -258,17 +259,10 @@ def _cosine(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
         return 0.0
     product = own_square = its_square = 0.0
     for name, weight in one.items():
-        own = weight.flatten()
-        its = other[name].flatten().to(own)
-        product += _inner_product(own, its)
-        own_square += _inner_product(own, own)
-        its_square += _inner_product(its, its)
+        own = real_view(weight).float()  # a device may have no double precision
+        its = real_view(other[name]).to(own)
+        product += float(inner_product(own, its))
+        own_square += float(inner_product(own, own))
+        its_square += float(inner_product(its, its))
     lengths = math.sqrt(own_square * its_square)
     return product / lengths if lengths else 0.0
-
-
-def _inner_product(one: Tensor, other: Tensor) -> float:
-    """Real part of the inner product, in single precision: a device may have no other."""
-    if one.is_complex():
-        one, other = torch.view_as_real(one).flatten(), torch.view_as_real(other).flatten()
-    return float(torch.dot(one.float(), other.float()))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diagnostics.errors import InvalidValue
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.tensors import measure_norms
+from diagnostics.recording.tensors import inner_product, measure_norms
 from diagnostics.recording.updates.parameters import ParameterWatch
 from diagnostics.records import Absent, Number, TargetRecord, root_sum_squares
 from diagnostics.selection import check_patterns
@@ -179,7 +179,7 @@ def _measure(
         gaps=readout.add_scalars(measure_norms(gaps)),
         falls=readout.add_scalars(measure_norms(falls)),
         sources=readout.add_scalars(measure_norms([source for _, source in pairs])),
-        products=readout.add_scalars([(gap * fall).sum() for gap, fall in zip(gaps, falls, strict=True)]),
+        products=readout.add_scalars(list(map(inner_product, gaps, falls))),
         earlier=readout.add_scalars(measure_norms(earlier)),
         changes=readout.add_scalars(measure_norms(changes)),
         declared=declared,

@@ -19,7 +19,7 @@ from diagnostics.errors import InvalidType, InvalidValue
 from diagnostics.recording.calls.capture import Capture
 from diagnostics.recording.random_numbers import same_random_numbers
 from diagnostics.recording.readout import Readout
-from diagnostics.recording.tensors import count_nonzero, measure_norms, stored_values
+from diagnostics.recording.tensors import count_nonzero, inner_product, measure_norms, stored_values
 from diagnostics.recording.terms.term_records import Term, TermStep
 from diagnostics.recording.updates.parameters import ParameterWatch
 from diagnostics.selection import check_list
@@ -227,7 +227,7 @@ def has_reentrant_checkpoint(value: Tensor) -> bool:
 
 
 def _dot(gradient: Tensor, fall: Tensor) -> Tensor:
-    return (gradient.to_dense() * fall).sum() if gradient.is_sparse else (gradient * fall).sum()
+    return inner_product(gradient.to_dense() if gradient.is_sparse else gradient, fall)
 
 
 @contextmanager

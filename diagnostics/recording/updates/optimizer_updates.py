@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diagnostics.recording.readout import Readout, Readouts
+from diagnostics.recording.tensors import real_view
 from diagnostics.records import Absent
 
 _SOME = 64  # numbers per parameter: the share is nearly the same for all of its numbers, and 64 cost next to nothing
@@ -111,7 +112,7 @@ class AppliedUpdates:
             if _is_plain(parameter):
                 order, some = places.setdefault(parameter.device, ([], []))
                 order.append(position)
-                some.append(parameter.detach().view(-1)[:_SOME])
+                some.append(real_view(parameter.detach()).view(-1)[:_SOME])
         self._plain = [parameters[position] for order, _ in places.values() for position in order]
         self._some = [some for _, some in places.values()]
         self._sizes = [(order, [len(part) for part in some]) for order, some in places.values()]
@@ -141,5 +142,5 @@ class AppliedUpdates:
 
 def _is_plain(parameter: Tensor) -> bool:
     """Whether it is a block of memory with numbers."""
-    plain = type(parameter) in (Tensor, torch.nn.Parameter)
+    plain = type(parameter) in (Tensor, torch.nn.Parameter) and not parameter.is_conj()
     return plain and parameter.numel() > 0 and parameter.is_contiguous()

@@ -45,7 +45,7 @@ class ParameterWatch:
         self._tracked = [
             item
             for item in tracked
-            if has_values(item.parameter) and item.parameter.is_floating_point() and item.parameter.numel()
+            if has_values(item.parameter) and _holds_numbers(item.parameter) and item.parameter.numel()
         ]
         self._parameters: list[Tensor] = [item.parameter for item in self._tracked]
         self._position = {id(parameter): index for index, parameter in enumerate(self._parameters)}
@@ -367,3 +367,7 @@ class ParameterWatch:
         """The id of every tensor that an optimiser holds."""
         groups = (group for optimizer in self._optimizers for group in optimizer.param_groups)
         return {id(parameter) for group in groups for parameter in group["params"]}
+
+
+def _holds_numbers(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()

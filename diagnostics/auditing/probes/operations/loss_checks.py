@@ -22,6 +22,7 @@ from diagnostics.auditing.tracing.recorded_calls import LossCall, PairCall
 from diagnostics.causes import Cause
 from diagnostics.findings import Finding
 from diagnostics.recording.random_numbers import RandomState
+from diagnostics.recording.tensors import real_view
 from diagnostics.rules.rule import CRITICAL, NOTE, WARNING, Family, Rule
 
 LOSS_FUNCTION_RAISED = Cause(
@@ -363,7 +364,7 @@ def _parts(watched: Mapping[str, nn.Module]) -> Iterator[list[nn.Parameter]]:
 
 def _is_seen(gradient: Tensor) -> bool:
     """Whether it has a norm: the squares of gradients below 1e-22 are 0."""
-    return float(gradient.float().norm()) > 0.0
+    return float(real_view(gradient).float().norm()) > 0.0
 
 
 @torch.no_grad()
@@ -373,8 +374,8 @@ def _ratio(
     """Change of the loss along the gradient, over the expected one; None where it is lost in rounding."""
     gradients = [each.grad.clone() for each in part if each.grad is not None]
     was = [each.detach().clone() for each in part]
-    norm = float(torch.stack([each.float().norm() for each in gradients]).norm())
-    size = float(torch.stack([each.float().norm() for each in was]).norm())
+    norm = float(torch.stack([real_view(each).float().norm() for each in gradients]).norm())
+    size = float(torch.stack([real_view(each).float().norm() for each in was]).norm())
     step = min(_DROP * max(abs(value), _DROP) / norm, _LARGEST_STEP * size)
     values = []
     for sign in (1.0, -1.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -479,3 +480,46 @@ def test_an_optimiser_that_calls_a_closure_applies_its_gradient(
     record = monitor.last
     assert {each.place.gradient for each in record.parameters.values() if each.place} == {"nonzero"}
     assert "MOVE002" not in [finding.rule for finding in monitor.findings()]
+
+
+class Spectral(nn.Module):
+    """Multiplies frequencies by complex weights, as a Fourier neural operator does."""
+
+    def __init__(self, cut: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, dtype=torch.cfloat))
+        self.cut = cut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        filtered = torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=8)
+        return filtered.detach() if self.cut else filtered
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"), [("", None), ("cut", "GRAD001"), ("left out", "MOVE001"), ("undone", "MOVE005")]
+)
+def test_complex_weights_are_watched(fault: str, expected: str | None) -> None:
+    trained = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 8), Spectral(fault == "cut"), nn.Linear(8, 2))
+        held = model[2].parameters() if fault == "left out" else model.parameters()
+        optimizer = torch.optim.Adam(held, 1e-2)
+        monitor = Monitor(model, optimizer) if watched else None
+        for _ in range(8):
+            before = model[1].weight.detach().clone()
+            with monitor.step(samples=6) if monitor else contextlib.nullcontext():
+                model(torch.randn(6, 8)).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                if fault == "undone":
+                    model[1].weight.data.lerp_(before, 0.95)
+        trained.append(model)
+        if monitor is not None:
+            (found,) = {each.rule for each in monitor.findings() if each.module == "1"} or {None}
+            assert found == expected
+            moved = monitor.last.parameters["1.weight"]
+            assert moved.update_norm == pytest.approx(
+                float((before - model[1].weight.detach()).abs().square().sum() ** 0.5)
+            )
+    assert all(map(torch.equal, trained[0].parameters(), trained[1].parameters()))
