@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.optim import Optimizer
@@ -36,7 +36,7 @@ def list_inner(optimizer: Optimizer) -> list[Optimizer]:
     return [each for each in found[1:] if _takes_hooks(each)]
 
 
-def _takes_hooks(optimizer: Any) -> bool:
+def _takes_hooks(optimizer: Any) -> TypeGuard[Optimizer]:
     """Whether the base class of an optimiser was initialised, so that its steps call hooks."""
     return isinstance(optimizer, Optimizer) and "_optimizer_step_pre_hooks" in vars(optimizer)
 
