@@ -207,17 +207,17 @@ _NEIGHBOURS = ("context", "query")
 """The same of embeddings: words next to a target word, or what is compared with it."""
 
 
-def has_role(name: str, words: Sequence[str] = _ROLES, beside: Iterable[str] = ()) -> bool:
+def has_role(name: str, words: Sequence[str] = _ROLES, others: Iterable[str] = ()) -> bool:
     """Whether a name says that its weights must lag behind others.
 
     Args:
-        beside: Names of the others, as far as they are known.
+        others: Names of the other modules, as far as they are known.
     """
     roles = {part for part in _parts(name) if part in words}
     if "target" in roles:
         embeds = any(part.startswith("emb") for part in _parts(name))
         sides = _SOURCES + _NEIGHBOURS if embeds else _SOURCES
-        if any(part in sides for other in beside for part in _parts(other)):
+        if any(part in sides for other in others for part in _parts(other)):
             roles.remove("target")
     return bool(roles)
 

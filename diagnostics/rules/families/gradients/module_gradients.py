@@ -139,7 +139,7 @@ def is_target(record: StepRecord, module: str) -> bool:
     own = record.held_by(module)
     outside = all(isinstance(each.place, Absent) and each.place.code == "in-no-group" for each in own)
     source = record.copies.get(module, "")
-    copy = bool(source) and (state == "no_grad" or has_role(module, beside=[source]))
+    copy = bool(source) and (state == "no_grad" or has_role(module, others=[source]))
     return bool(own) and outside and (copy or any(each.changed for each in own))
 
 

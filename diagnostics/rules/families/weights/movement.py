@@ -234,7 +234,7 @@ def _judge_outside(record: StepRecord, module: str) -> Cause:
         not isinstance(each.place, Absent) and each.place.gradient == "nonzero"
         for each in record.held_by(source)
     )
-    follows = bool(source) and trained and has_role(module, beside=[source])
+    follows = bool(source) and trained and has_role(module, others=[source])
     return TARGET_WITH_GRAPH.of(source=source) if follows else IN_NO_GROUP
 
 

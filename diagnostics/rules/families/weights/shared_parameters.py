@@ -28,7 +28,7 @@ def find_shared(record: StepRecord, options: Values) -> Iterator[Observation]:
     for (first, *others), names in groups.items():
         text = f"{first}: {len(names)} parameters belong to another watched module too ({first_few(names)})"
         cause = SHARED_TENSOR.of(modules=", ".join(others))
-        roles = [has_role(each, beside=(first, *others)) for each in (first, *others)]
+        roles = [has_role(each, others=(first, *others)) for each in (first, *others)]
         severity = CRITICAL if any(roles) and not all(roles) else None
         yield Observation(first, float(len(names)), text, cause, key=cause, severity=severity)
 

@@ -29,7 +29,7 @@ def find_aliases(record: StepRecord, options: Values) -> Iterator[Observation]:
     for first, others in record.aliases.items():
         names = (first, *others)
         declared = {target.name for target in record.targets if target.declared} & set(names)
-        roles = [name for name in names if has_role(name, beside=names) or name in declared]
+        roles = [name for name in names if has_role(name, others=names) or name in declared]
         cause, severity = ALIAS, _severity(names)
         module = first
         if roles and len(roles) < len(names):
@@ -50,7 +50,7 @@ def _severity(names: tuple[str, ...]) -> Severity:
     """
     parents = {name.rpartition(".")[0] for name in names}
     listed = any(name.rpartition(".")[2].isdigit() for name in names)
-    translated = any(has_role(name) and not has_role(name, beside=names) for name in names)
+    translated = any(has_role(name) and not has_role(name, others=names) for name in names)
     return WARNING if len(parents) == 1 and not listed and not translated else NOTE
 
 
