@@ -43,6 +43,7 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
     record_known_answers,
     record_own_answers,
 )
+from etrm.investigation.reference_comparison.training_updates import compare_training_updates
 from etrm.investigation.reference_comparison.whole_schedule import check_schedule
 from etrm.investigation.runs.zero_weights import fill_zeros
 from etrm.model.core import VOCABULARY
@@ -152,6 +153,7 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         comparisons.run(lambda: compare_seeded(trainer, check.config))
         comparisons.run(lambda: _check_loading(trainer))
         comparisons.run(lambda: check_schedule(trainer, check.config.train))
+        comparisons.run(lambda: compare_training_updates(trainer, check.config))
         for _ in range(2):
             comparisons.run(lambda: _train(trainer, check, FIRST_STEPS // 2))
             comparisons.run(lambda: compare_known_losses(trainer))
