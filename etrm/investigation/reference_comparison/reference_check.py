@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from etrm.checkpoints.run_folder import read_config, read_metrics
 from etrm.config import Config, is_rules, with_settings
 from etrm.device import to_host
-from etrm.errors import EtrmError
+from etrm.errors import EtrmError, NonFiniteError
 from etrm.investigation.reference_comparison.checkpoint_check import CheckpointCheck, draws_noise
 from etrm.investigation.reference_comparison.evaluate_command import (
     compare_requested,
@@ -115,11 +115,18 @@ class ReferenceFacts:
 
 
 class _Comparisons:
-    """Departures of several comparisons, and the errors that ended some of them: code under test may raise anything."""
+    """Departures of several comparisons, and the errors that ended some of them: code under test may raise anything.
+
+    Attributes:
+        found: the departures.
+        errors: the errors.
+        diverged: whether one of them is that a loss, a gradient or a weight is not finite.
+    """
 
     def __init__(self) -> None:
         self.found: list[Departure] = []
         self.errors: list[str] = []
+        self.diverged = False
 
     @property
     def error(self) -> str:
@@ -133,6 +140,7 @@ class _Comparisons:
         except Exception as error:  # noqa: BLE001  (see the class)
             what = error.brief if isinstance(error, EtrmError) else f"{type(error).__name__}: {error}"
             self.errors += what.splitlines()[:1]
+            self.diverged |= isinstance(error, NonFiniteError)
 
 
 def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
@@ -156,12 +164,16 @@ def check_start(config: Config, given: Config | None = None) -> ReferenceFacts:
         comparisons.run(lambda: compare_training_updates(trainer, check.config))
         for _ in range(2):
             comparisons.run(lambda: _train(trainer, check, FIRST_STEPS // 2))
+            if comparisons.diverged:
+                break
             comparisons.run(lambda: compare_known_losses(trainer))
             comparisons.run(saved.capture)
         comparisons.run(lambda: _check_tasks(trainer, check))
         comparisons.run(lambda: _check_loader(trainer, check))
         if given is not None and (given.data.workers or given.data.store):
             comparisons.run(lambda: _check_own_loader(given))
+        if comparisons.diverged:
+            return ()  # answers from weights that are too large to compute with are no fault of the evaluator
         comparisons.run(lambda: _check_evaluation(trainer))
         if not comparisons.found and not any(step.departures for step in check.compared):
             comparisons.run(lambda: _check_later(trainer, check, saved))

@@ -92,6 +92,15 @@ def test_a_wrong_baseline_is_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.stage in (PipelineStage.VOTES, PipelineStage.SCORE)
 
 
+@pytest.mark.parametrize("kind", ["standard", "hybrid_variational"])
+def test_a_run_that_diverges_departs_nowhere(kind: str) -> None:
+    """The reference computes no numbers either."""
+    train = {"lr": 1e30, "warmup_steps": 0}
+    found = check_start(config_of(model={"encoder": {"kind": kind}}, train=train))
+    assert (found.departures, found.compared) == ([], 2)
+    assert "not finite" in found.error
+
+
 def test_no_step_after_one_that_departs_is_compared() -> None:
     found = check_start(config_of(faults=("context-ignored",)))
     assert found.compared == 1

@@ -104,11 +104,11 @@ def compare_values(stage: PipelineStage, tensor: str, real: object, wanted: obje
 
 
 def compare_exactly(stage: PipelineStage, tensor: str, real: Tensor, wanted: Tensor) -> Iterator[Departure]:
-    """A departure where two tensors are not equal bit for bit."""
+    """A departure where two tensors are not equal bit for bit; what is no number in both is equal."""
     if real.shape != wanted.shape:
         yield Departure(stage, tensor, math.inf, 0.0, f"shape {tuple(real.shape)}, not {tuple(wanted.shape)}")
         return
-    differs = real != wanted
+    differs = (real != wanted) & ((real == real) | (wanted == wanted))
     if bool(differs.any()):
         row = int(differs.reshape(len(real), -1).any(1).nonzero()[0])
         yield Departure(stage, tensor, float(differs.double().mean()), 0.0, f"row {row}")
@@ -137,7 +137,9 @@ def ratio(difference: float, base: float) -> float:
 
 
 def share_of(real: float, wanted: float) -> float:
-    """The difference of two numbers as a share of the second."""
+    """The difference of two numbers as a share of the second; none where neither is a number, or both are infinite."""
+    if real == wanted or (math.isnan(real) and math.isnan(wanted)):
+        return 0.0
     return ratio(abs(real - wanted), abs(wanted))
 
 
