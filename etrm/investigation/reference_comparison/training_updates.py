@@ -21,7 +21,7 @@ from etrm.reference.training.optimisation import Updated, update
 from etrm.reference.training.stages.differences import LIMITS, dense, double, moved_apart
 from etrm.training.trainer import Trainer
 
-RATE = 1.0
+RATE = 1.0  # weights of a new model are smaller, so that a decay counts as much as the gradient
 SIZES = 1.0, 0.1
 """Sizes of the gradients of two updates, so that the decays of both running means count."""
 PUZZLES, TOUCHED = 3, (2, 0)  # rows of a puzzle table, and those in a batch
