@@ -26,6 +26,7 @@ from etrm.investigation.reference_comparison.finished_run import compare_log, co
 from etrm.investigation.reference_comparison.first_weights import compare_seeded, compare_structure
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
+from etrm.investigation.reference_comparison.known_steps import compare_known_steps
 from etrm.investigation.reference_comparison.later_training import (
     continues,
     enlarge_readers,
@@ -412,6 +413,7 @@ def _check_evaluation(trainer: Trainer) -> Sequence[Departure]:
     found += _compare_own_answers(trainer, record_own_answers(trainer))
     found += compare_trivial(trainer.config)
     found += compare_misleading_scores(trainer)
+    found += compare_known_steps(trainer.config)
     found += compare_choice(load_held_out_tasks(trainer.config), trainer.config)
     return [*found, *compare_loaded_weights(trainer)]
 
