@@ -126,6 +126,7 @@ def _compare_other_settings(path: Path, config: Config) -> list[Departure]:
             "checkpoint": "newest" if newest else "best",
             "halting": "early" if section.halting == "all_steps" else "all_steps",
             "max_tasks": FITTED_TASKS,
+            "augmentations": min(2, section.augmentations),
             "allow_trained": ("all",),  # the smaller tasks may be others than those that training left out
         },
         "data": {"max_side": max([smallest, *(stage.max_side for stage in data.curriculum[-1:])])},
