@@ -21,10 +21,10 @@ class AnsweredSteps:
     Attributes:
         inputs: the (S,) tokens of each query.
         labels: the (S,) labels of each query.
-        in_region: whether the true output of each query fits into its region.
+        in_region: the flag of each query whether its true output fits into its region.
         tokens: the (S,) tokens of the answers, by step and query.
         q_halt: the halting logits, by step and query.
-        moved: how far the state moves, by step and query.
+        moved: the relative change of the state, by step and query.
     """
 
     inputs: Sequence[Integers]
