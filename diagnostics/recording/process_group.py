@@ -210,6 +210,7 @@ _MERGED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
     "checkpointed": any,
     "raw": all,
     "in_sampling": all,
+    "perturbed": any,
     "passes": lambda parts: frozenset().union(*parts),
     "largest": max,
 }

@@ -41,6 +41,8 @@ class CallRecord:
         passes: Numbers in the step, from 0, of the backward passes that reached an output.
         raw: Whether no input requires gradient or is what an earlier call of the module returned.
         in_sampling: Whether it ran in a call of the whole model with gradients disabled that was given integers alone.
+        perturbed: Whether an input was computed from a tensor that collects gradient and is no parameter, as an
+            adversarial perturbation, and from nothing that a watched module returned.
         largest: The largest of `row_gradients`, 0 where there are none.
     """
 
@@ -56,6 +58,7 @@ class CallRecord:
     checkpointed: bool = False
     raw: bool = False
     in_sampling: bool = False
+    perturbed: bool = False
     passes: frozenset[int] = frozenset()
     largest: float = 0.0
 

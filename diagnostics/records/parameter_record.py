@@ -47,15 +47,15 @@ class BackwardPasses:
 
     Attributes:
         total: Number of passes.
-        discarded: Passes whose whole gradient was cleared before an optimiser applied any of it, in a step in which
-            an optimiser applied that of others.
+        discarded: Numbers in the step of the passes whose whole gradient was cleared before an optimiser applied any
+            of it, in a step in which an optimiser applied that of others.
         repeated: Whether a pass brought exactly the gradient of the pass before it once more.
         lost: Per pass of which some gradient was applied: its number in the step, and the parameters whose gradient was
             cleared before it was applied.
     """
 
     total: int = 0
-    discarded: int = 0
+    discarded: frozenset[int] = frozenset()
     repeated: bool = False
     lost: tuple[tuple[int, frozenset[str]], ...] = ()
 

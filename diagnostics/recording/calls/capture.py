@@ -175,6 +175,8 @@ class Capture:
         self._watch_outputs(call, name, module, outputs, given, (args, kwargs))
         if self._flow.tracing:
             self._flow.note(name, given, outputs)
+        if not call.raw and not self._flow.into.get(name):
+            call.perturbed = _reads_collecting(given)
 
     def _watch_outputs(
         self,
@@ -373,6 +375,7 @@ class Capture:
             checkpointed=call.checkpointed,
             raw=call.raw,
             in_sampling=call.in_sampling,
+            perturbed=call.perturbed,
             passes=frozenset(call.passes),
             largest=largest,
         )
@@ -419,6 +422,26 @@ def sample_index(index: Tensor, source: str) -> Tensor:
             got=found,
         )
     return index.detach().to(torch.float32, copy=True)
+
+
+_MOST_NODES = 32
+"""Operations between a perturbation and the model: a sum, a clamp, a normalisation."""
+
+
+def _reads_collecting(given: Sequence[Tensor]) -> bool:
+    """Whether some tensor is, or was computed in a few operations from, one that collects gradient and is no parameter."""
+    leaves = [tensor for tensor in given if tensor.requires_grad and tensor.grad_fn is None]
+    waiting = [tensor.grad_fn for tensor in given if tensor.grad_fn is not None]
+    seen: set[Any] = set(waiting)
+    while waiting and len(seen) <= _MOST_NODES:
+        node = waiting.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            leaves.append(leaf)
+        new = {before for before, _ in node.next_functions if before is not None} - seen
+        seen |= new
+        waiting += new
+    return any(not isinstance(leaf, nn.Parameter) for leaf in leaves)
 
 
 def _is_other_thread(thread: int) -> bool:

@@ -95,6 +95,7 @@ class Call:
         "index",
         "key",
         "passes",
+        "perturbed",
         "raw",
         "recomputed",
         "requires_grad",
@@ -121,6 +122,7 @@ class Call:
         self.passes: set[int] = set()
         self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
         self.in_sampling = False  # in a call of the whole model on integers, with gradients disabled
+        self.perturbed = False  # an input comes from a tensor that collects gradient, and from no watched module
         self.returned: list[int] = []  # addresses of its outputs
         self.blind = False  # an output lost its hook
         self.key = -1  # of the index
@@ -141,6 +143,7 @@ class Call:
             self.checkpointed,
             self.raw,
             self.in_sampling,
+            self.perturbed,
             self.rows,
             self.unknown,
             self.unmatched_reason,

@@ -92,11 +92,12 @@ class PassHistory:
                 proportional &= self._apply(event.optimizer, sizes, carried)
         self._clear(gone)
         self._forget()
-        discarded = sum(
-            bool(each.reached) and each.lost >= set(each.reached) and not each.applied for each in mine
-        )
+        discarded = [
+            each.task for each in mine if each.reached and each.lost >= set(each.reached) and not each.applied
+        ]
         unchanged = _weights_unchanged(events)
-        thrown = discarded if stepped and proportional and unchanged and discarded < len(mine) else 0
+        judged = bool(stepped) and proportional and unchanged and len(discarded) < len(mine)
+        thrown = frozenset(discarded if judged else ())
         lost = tuple(
             (each.task, frozenset(names[index] for index in each.lost)) for each in mine if each.applied
         )

@@ -119,6 +119,7 @@ def test_no_field_of_a_call_is_lost() -> None:
         checkpointed=True,
         raw=True,
         in_sampling=True,
+        perturbed=True,
         passes=frozenset({0, 2}),
         largest=1.0,
     )

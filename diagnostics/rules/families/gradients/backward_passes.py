@@ -69,12 +69,20 @@ def _judge_clearing(record: StepRecord, parameter: ParameterRecord) -> Cause | N
 def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observation]:
     """GRAD006."""
     passes = record.passes
-    if passes.discarded:
-        message = f"model: {passes.discarded} of {passes.total} backward passes of a step are cleared and never applied"
-        yield Observation("", float(passes.discarded), message, PASS_DISCARDED, key="discarded")
+    # what a pass brought to a perturbation of the inputs is used, whatever becomes of the rest
+    discarded = len(passes.discarded - _perturbing(record))
+    if discarded:
+        message = f"model: {discarded} of {passes.total} backward passes of a step are cleared and never applied"
+        yield Observation("", float(discarded), message, PASS_DISCARDED, key="discarded")
     if passes.repeated:
         message = "model: a backward pass brings exactly the gradient of the pass before it again"
         yield Observation("", 1.0, message, PASS_TWICE, key="twice")
+
+
+def _perturbing(record: StepRecord) -> set[int]:
+    """The passes that came to a call on perturbed inputs."""
+    calls = (call for module in record.modules.values() for call in module.calls if call.perturbed)
+    return {number for call in calls for number in call.passes}
 
 
 def _wasted(parameter: ParameterRecord) -> bool:

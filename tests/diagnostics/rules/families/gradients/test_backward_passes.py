@@ -49,6 +49,32 @@ def rules(update: Update) -> Training:
     return lambda **options: {finding.rule for finding in run(update, **options).findings()}
 
 
+def train_on_perturbed(perturb: str) -> set[str]:
+    """Fast adversarial training: the first of two passes finds the perturbation that the second one trains on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        x, labels = torch.randn(6, 4), torch.randint(3, (6,))
+        with monitor.step(samples=6):
+            change = torch.zeros_like(x, requires_grad=perturb == "inputs")
+            for _ in range(2):
+                nn.functional.cross_entropy(model((x + change).clamp(-3, 3)), labels).backward()
+                optimizer.zero_grad()
+                if change.grad is not None:
+                    change.data += 0.1 * change.grad.sign()
+            nn.functional.cross_entropy(model(x + change), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {each.code for each in monitor.findings() if each.severity > Severity.NOTE}
+
+
+def test_a_pass_whose_gradient_of_the_inputs_is_used_is_not_wasted() -> None:
+    assert train_on_perturbed("inputs") == set()
+    assert train_on_perturbed("nothing") == {"pass-discarded"}
+
+
 def discarded(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
     loss.backward(retain_graph=True)
     optimizer.zero_grad()
