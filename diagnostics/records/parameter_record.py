@@ -113,6 +113,7 @@ class ParameterRecord:
         kept: Share of what the optimisers changed that is left when the step ends, by the norm of its first 64
             numbers without those that were put back exactly: 1 if nothing wrote to it after them, 0 if all were.
         replaced: Whether the model holds another tensor in its place since the monitor was made.
+        remade: Whether the step itself replaced it, by a tensor to which no gradient came.
         carried: What the gradient held in addition to its own update's, when its optimiser applied it.
         assigned: Whether the gradient that the optimiser applied was assigned in this step (torch.func, a projection),
             not made by a backward pass.
@@ -136,6 +137,7 @@ class ParameterRecord:
     layer_size: float
     kept: Number
     replaced: bool
+    remade: bool = False
     carried: Carried = "no"
     assigned: bool = False
     largest: float = 0.0

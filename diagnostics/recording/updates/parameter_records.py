@@ -38,6 +38,7 @@ class ParameterStep:
     Attributes:
         tracked: The parameters, with their names and owners.
         requires_grad, replaced: As they were at the end of the step.
+        remade: Positions of those that the step itself replaced, by others without gradient.
         groups: Position -> optimiser and group that hold it.
         settings: Optimiser and group -> rate, weight decay, eps and averaging factors.
         steps: Number of steps of each optimiser, stops_itself whether it is one that decides when to stop.
@@ -62,6 +63,7 @@ class ParameterStep:
     tracked: Sequence[Tracked]
     requires_grad: tuple[bool, ...]
     replaced: tuple[bool, ...]
+    remade: frozenset[int]
     groups: Mapping[int, tuple[int, int]]
     settings: Mapping[tuple[int, int], Settings]
     steps: tuple[int, ...]
@@ -94,6 +96,7 @@ class ParameterStep:
             passes,
             self.requires_grad,
             self.replaced,
+            self.remade,
             tuple(self.groups.items()),
             tuple(isinstance(value, Absent) for each in self.settings.values() for value in each),
             self.steps,
@@ -171,6 +174,7 @@ class ParameterStep:
                 layer_size=layers[item.layer],
                 kept=kept[index],
                 replaced=self.replaced[index],
+                remade=index in self.remade,
                 carried=carried.get(index, "no"),
                 assigned=index in self.assigned,
                 read=index in self.read,

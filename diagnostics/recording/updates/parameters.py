@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class ParameterWatch:
         self._scaler_sought = 0
         # The optimiser that calls a closure now. It outlasts a step: in a script, a step begins with a forward pass.
         self._caller: tuple[int, Optimizer] | None = None
+        self._successors: dict[int, weakref.ref[Tensor]] = {}  # what was in the place of a parameter after a step
         self._running: dict[int, int] = {}  # number of an optimiser -> id of that which steps for it now
         self._active = False
         self._reset()
@@ -81,6 +83,7 @@ class ParameterWatch:
         self._steps = [0] * len(self._optimizers)
         self._leftover: tuple[list[int], Scalars] | None = None
         self._assigned: set[int] = set()
+        self._fed: set[int] = set()  # positions of parameters whose successor has a gradient
         self._scales: dict[int, Tensor] = {}
         self._idle: dict[int, int] = {}
         self._found: tuple[list[int], Scalars] | None = None  # gradients that a closure may add to
@@ -180,12 +183,30 @@ class ParameterWatch:
         self._callback_queued = False
         marked, self._marked = sorted(self._marked), set()
         self._arrived.update(marked)
+        self._fed.update(index for index in self._successors if self._is_fed(index))
         written, self._written_now = self._written_now, set()
         self._written |= written
         if self._active and written:
             self._measure(marked)
         elif self._active:  # torch.autograd.grad() reads gradients, and leaves .grad as it was
             self._passes.forget_pass()
+
+    def _is_fed(self, index: int) -> bool:
+        successor = self._tracked[index].successor
+        return successor is not None and successor.grad is not None
+
+    def _find_remade(self, replaced: Sequence[bool]) -> frozenset[int]:
+        """Positions of the parameters in whose place the step has put another one, which got no gradient."""
+        found = set()
+        for index in compress(range(len(replaced)), replaced):
+            successor, before = self._tracked[index].successor, self._successors.get(index)
+            if successor is not None:
+                if (before is None or before() is not successor) and not (
+                    index in self._fed or self._is_fed(index)
+                ):
+                    found.add(index)
+                self._successors[index] = weakref.ref(successor)
+        return frozenset(found)
 
     def measure_again(self) -> None:
         """Gradients have changed since the backward pass, by a sum over processes: take them as they are now."""
@@ -327,10 +348,12 @@ class ParameterWatch:
             if not self._steps[number]:
                 self._note_groups(number, optimizer)
         moves = self._movement.finish()
+        replaced = tuple([item.replaced for item in self._tracked])
         return ParameterStep(
             tracked=self._tracked,
             requires_grad=tuple([parameter.requires_grad for parameter in self._parameters]),
-            replaced=tuple([item.replaced for item in self._tracked]),
+            replaced=replaced,
+            remade=self._find_remade(replaced),
             groups=self._groups,
             settings=self._group_settings,
             steps=tuple(self._steps),

@@ -48,6 +48,13 @@ class Tracked:
         return (held if isinstance(held, dict) else {}), self.name.rpartition(".")[2]
 
     @property
+    def successor(self) -> Tensor | None:
+        """The other parameter that its layer has in its place by now, if there is one."""
+        held, own = self._place
+        found: Tensor | None = held.get(own)
+        return None if found is self.parameter else found
+
+    @property
     def replaced(self) -> bool:
         """Whether its layer has another tensor in its place by now."""
         held, own = self._place

@@ -16,6 +16,10 @@ REPLACED_PARAMETER = Cause(
     "the model holds another tensor instead, because the parameter was replaced after the monitor was made",
     remedy="Make the monitor and the optimiser after parameters are replaced.",
 )
+REMADE = Cause(
+    "remade-in-step",
+    "each step puts another tensor in its place, and no gradient comes to that: an average (EMA), as of a codebook",
+)
 NOT_IN_LOSS = Cause("not-in-loss", "the loss does not use it, or its result is detached inside the module")
 FIRST_STATE = Cause(
     "first-state",
@@ -62,6 +66,8 @@ def _is_open(record: StepRecord, parameter: ParameterRecord) -> bool:
 def _judge_missing(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if not _is_open(record, parameter) or parameter.reach.kind != "none" or parameter.assigned:
         return None
+    if parameter.remade:
+        return REMADE
     return REPLACED_PARAMETER if parameter.replaced else NOT_IN_LOSS
 
 
@@ -171,9 +177,9 @@ REACH001 = Rule(
     "Trainable parameters without gradient",
     "parameters",
     "Use them in the loss, or set requires_grad to False.",
-    grouped("have no gradient", _judge_missing),
+    grouped("have no gradient", _judge_missing, notes=(REMADE,)),
     lasting(5),
-    causes=(REPLACED_PARAMETER, NOT_IN_LOSS, ZERO_AT_START),
+    causes=(REPLACED_PARAMETER, REMADE, NOT_IN_LOSS, ZERO_AT_START),
     what="Trainable parameters got no gradient in the step, in a module that otherwise trains.",
     why="The loss does not depend on them.",
     example="The last layer norm of an encoder whose output is taken before it.",

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from diagnostics import Monitor
+from diagnostics import Monitor, Severity
 from tests.diagnostics.rules.trainings import (
+    WIDTH,
     Cases,
     Net,
     changed,
@@ -54,6 +55,53 @@ def test_a_bias_that_the_difference_of_two_means_cancels_is_no_dead_unit(normed:
             optimizer.zero_grad()
     found = {each.rule for each in monitor.findings() if each.module == "2"}
     assert found & {"REACH002", "REACH004"} == {"REACH004"}
+
+
+class Codebook(nn.Module):
+    """Moves each code to an average of what it stands for, in each forward pass; `learns` if gradient comes to it."""
+
+    def __init__(self, learns: bool) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(8, 4)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.learns = learns
+
+    def forward(self, x: Tensor) -> Tensor:
+        nearest = torch.cdist(x, self.codes.weight).argmin(1)
+        average = 0.9 * self.codes.weight + 0.1 * x[nearest.clamp(max=len(x) - 1)].mean(0)
+        self.codes.weight = nn.Parameter(average.detach())
+        chosen = self.codes(nearest)
+        return self.scale * (chosen if self.learns else x + (chosen - x).detach())
+
+
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("model_clears", [True, False])
+def test_a_tensor_that_each_step_puts_in_place_of_a_parameter(learns: bool, model_clears: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Codebook(learns), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    for _ in range(8):
+        with monitor.step(samples=6):
+            model(torch.randn(6, 4)).square().mean().backward()
+            optimizer.step()
+            (model if model_clears else optimizer).zero_grad()
+    found = {(each.code, each.severity) for each in monitor.findings(select=["REACH001"])}
+    noted, accused = ("remade-in-step", Severity.NOTE), ("replaced-parameter", Severity.WARNING)
+    assert found == {accused if learns else noted}
+
+
+def test_a_parameter_that_was_replaced_once_is_no_average() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monitor = Monitor(model, optimizer)
+    model.head.weight = nn.Parameter(torch.randn(3, WIDTH))
+    for _ in range(8):
+        with monitor.step(samples=6):
+            model(torch.randn(6, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [each.code for each in monitor.findings(select=["REACH001"])] == ["replaced-parameter"]
 
 
 def codes_of_zeros(reader: nn.Module) -> set[str]:
