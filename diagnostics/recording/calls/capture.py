@@ -429,7 +429,7 @@ _MOST_NODES = 32
 
 
 def _reads_collecting(given: Sequence[Tensor]) -> bool:
-    """Whether some tensor is, or was computed in a few operations from, one that collects gradient and is no parameter."""
+    """Whether some tensor is one that collects gradient and is no parameter, or was computed from one in few steps."""
     leaves = [tensor for tensor in given if tensor.requires_grad and tensor.grad_fn is None]
     waiting = [tensor.grad_fn for tensor in given if tensor.grad_fn is not None]
     seen: set[Any] = set(waiting)

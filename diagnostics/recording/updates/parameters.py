@@ -63,7 +63,9 @@ class ParameterWatch:
         self._scaler_sought = 0
         # The optimiser that calls a closure now. It outlasts a step: in a script, a step begins with a forward pass.
         self._caller: tuple[int, Optimizer] | None = None
-        self._successors: dict[int, weakref.ref[Tensor]] = {}  # what was in the place of a parameter after a step
+        self._successors: dict[
+            int, weakref.ref[Tensor]
+        ] = {}  # what was in the place of a parameter after a step
         self._running: dict[int, int] = {}  # number of an optimiser -> id of that which steps for it now
         self._active = False
         self._reset()

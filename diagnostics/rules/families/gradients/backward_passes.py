@@ -72,7 +72,9 @@ def find_wasted_passes(record: StepRecord, options: Values) -> Iterator[Observat
     # what a pass brought to a perturbation of the inputs is used, whatever becomes of the rest
     discarded = len(passes.discarded - _perturbing(record))
     if discarded:
-        message = f"model: {discarded} of {passes.total} backward passes of a step are cleared and never applied"
+        message = (
+            f"model: {discarded} of {passes.total} backward passes of a step are cleared and never applied"
+        )
         yield Observation("", float(discarded), message, PASS_DISCARDED, key="discarded")
     if passes.repeated:
         message = "model: a backward pass brings exactly the gradient of the pass before it again"

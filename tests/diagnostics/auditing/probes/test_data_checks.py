@@ -117,6 +117,23 @@ def test_a_label_among_the_features(noise: float, expected: list[str]) -> None:
     assert rules(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches) == expected
 
 
+@pytest.mark.parametrize("form", ["one-hot", "bits"])
+@pytest.mark.parametrize(("others", "expected"), [(0, []), (5, ["LEAK003"])])
+def test_messages_that_are_to_be_transmitted_are_no_label_among_features(
+    form: str, others: int, expected: list[str]
+) -> None:
+    """An autoencoder over a noisy channel is given the message as a one-hot vector, or as bits."""
+    torch.manual_seed(0)
+    batches = []
+    for _ in range(3):
+        messages = torch.randint(8, (48,))
+        bits = (messages[:, None] >> torch.arange(3)) & 1
+        sent = F.one_hot(messages, 8) if form == "one-hot" else bits
+        batches.append((torch.cat([sent.float(), torch.randn(48, others)], 1), messages))
+    model = nn.Sequential(nn.Linear(batches[0][0].shape[1], 4), nn.Linear(4, 8))
+    assert rules(model, lambda m, b: F.cross_entropy(m(b[0]), b[1]), batches) == expected
+
+
 @pytest.mark.parametrize("samples", [4, 8])
 def test_features_that_look_like_the_label_by_chance(samples: int) -> None:
     torch.manual_seed(0)
