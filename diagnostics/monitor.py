@@ -180,7 +180,7 @@ class Monitor:
         self._recorder.attach()
 
     def detach(self) -> None:
-        """Remove every hook. What was recorded stays."""
+        """Remove every hook, as torch.jit.script(model) requires. What was recorded stays."""
         self._settle()
         self._recorder.detach()
 

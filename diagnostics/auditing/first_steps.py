@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -69,7 +69,7 @@ class FirstSteps:
         self._steps: list[ObservedStep] = []
         self._samples: set[int] = set()
         self._found: list[Finding] = []
-        compiled = any(_is_compiled(module) for module in model.modules())
+        compiled = any(map(_is_compiled, model.modules())) or isinstance(model, torch.jit.ScriptModule)
         self.unfollowed: Cause | None = COMPILED_CODE if compiled else None
         self._open = not compiled
         self._compiled_before = _compiled_frames()
@@ -86,7 +86,15 @@ class FirstSteps:
             yield
             return
         trace = _BoundedTrace()
-        with trace_operations(self._model, trace, self.others), noting(self._model) as noted:
+        with ExitStack() as recording:
+            try:
+                recording.enter_context(trace_operations(self._model, trace, self.others))
+                noted = recording.enter_context(noting(self._model))
+            except Exception as error:  # noqa: BLE001 - what cannot be recorded must not end the training
+                recording.close()
+                self._end(RECORDING_FAILED.of(error=type(error).__name__))
+                yield
+                return
             yield
         seen = {name: noted[name] for name in ("looked_up", "inputs") if name in noted}
         self._steps.append(ObservedStep(None, torch.zeros(()), trace, **seen))

@@ -7,7 +7,7 @@ together, in the order of the steps.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,15 +125,21 @@ class Recorder:
             return
         self.attached = True
         for name, module in self._modules.items():
-            hook = WeakHook(self._note_call, name)
-            try:
-                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            except RuntimeError:  # of a ScriptModule that was compiled
+            if not self._hook(
+                module.register_forward_hook, WeakHook(self._note_call, name), with_kwargs=True
+            ):
                 self._blind.add(name)
-        begins, ends = WeakHook(self._note_model_begins), WeakHook(self._note_model_call)
-        self._handles.append(self._model.register_forward_pre_hook(begins))
-        self._handles.append(self._model.register_forward_hook(ends, with_kwargs=True))
+        self._hook(self._model.register_forward_pre_hook, WeakHook(self._note_model_begins))
+        self._hook(self._model.register_forward_hook, WeakHook(self._note_model_call), with_kwargs=True)
         self._parameters.attach()
+
+    def _hook(self, register: Callable[..., RemovableHandle], hook: WeakHook, **options: bool) -> bool:
+        """Register a hook; False where that is refused, as by a ScriptModule."""
+        try:
+            self._handles.append(register(hook, **options))
+        except RuntimeError:
+            return False
+        return True
 
     def detach(self) -> None:
         """Remove every hook."""

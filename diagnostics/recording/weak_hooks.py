@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -47,6 +49,27 @@ class WeakHook(_LeftBehind):
         owner = self._owner()
         if owner is not None:
             self._function(owner, *self._fixed, *given)
+
+
+@contextmanager
+def hooks_aside(module: nn.Module) -> Iterator[None]:
+    """Within the block, a module and those inside of it have no hook of the toolkit: torch.jit.script refuses them."""
+    kept: list[tuple[dict[int, Any], dict[int, Any]]] = []
+    for each in module.modules():
+        for hooks in (each._forward_hooks, each._forward_pre_hooks):
+            before = dict(hooks)
+            for key in [key for key, hook in before.items() if isinstance(hook, _LeftBehind)]:
+                del hooks[key]
+            if len(hooks) < len(before):
+                kept.append((hooks, before))
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            own = {key: hook for key, hook in before.items() if key in hooks or isinstance(hook, _LeftBehind)}
+            after = own | hooks  # in the order that they had
+            hooks.clear()  # a handle refers to this dictionary
+            hooks.update(after)
 
 
 def remove_hooks(handles: Sequence[RemovableHandle]) -> None:

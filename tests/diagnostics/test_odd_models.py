@@ -89,6 +89,11 @@ def scripted() -> Made:
     return stepping(model, lambda: model(torch.randn(6, 4)).pow(2).mean())
 
 
+def scripted_whole() -> Made:
+    model = torch.jit.script(net())
+    return stepping(model, lambda: model(torch.randn(6, 4)).pow(2).mean())
+
+
 def lazy() -> Made:
     model = net(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
     return stepping(model, lambda: model(torch.randn(6, 4)).pow(2).mean())
@@ -118,12 +123,15 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+WATCHED = {**MODELS, "whole script": scripted_whole}
+
+
+@pytest.mark.parametrize("name", WATCHED)
 def test_it_is_watched_quietly_and_trains_as_without(name: str) -> None:
     weights = []
     for watched in (True, False):
         torch.manual_seed(0)
-        model, optimizer, samples, step = MODELS[name]()
+        model, optimizer, samples, step = WATCHED[name]()
         torch.manual_seed(1)
         monitor = Monitor(model, optimizer) if watched else None
         for _ in range(8):

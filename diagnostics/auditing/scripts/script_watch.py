@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
@@ -41,6 +41,7 @@ from diagnostics.auditing.scripts.update_round import UpdateRound
 from diagnostics.findings import Finding
 from diagnostics.monitor import Monitor
 from diagnostics.recording.tensors import tensors_in
+from diagnostics.recording.weak_hooks import hooks_aside
 
 _PATIENCE = 256
 """Backward passes without an update after which none is expected: few loops accumulate so many."""
@@ -103,6 +104,7 @@ class ScriptWatch:
         self._listening.enter_context(torch.compiler.set_stance("force_eager"))
         warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
         self._listening.enter_context(self._counting_processes())
+        self._listening.enter_context(_scripting_without_hooks())
         self._listening.enter_context(self._renewed.watch())
         self._listening.enter_context(self._loaded.watch(lambda: self.updates > 0))
         for handle in (
@@ -355,6 +357,18 @@ class ScriptWatch:
 
     def _trains_models(self, optimizer: Optimizer) -> bool:
         return not held_by([optimizer]).isdisjoint(map(id, self._models.parameters()))
+
+
+@contextmanager
+def _scripting_without_hooks() -> Iterator[None]:
+    script = torch.jit.script
+
+    def scripted(obj: Any, optimize: None = None, _frames_up: int = 0, **options: Any) -> Any:
+        with hooks_aside(obj) if isinstance(obj, nn.Module) else nullcontext():
+            return script(obj, optimize, _frames_up + 1, **options)
+
+    with patch.object(torch.jit, "script", scripted):
+        yield
 
 
 @contextmanager

@@ -82,7 +82,8 @@ def track(
     """
     names = [name for name, _ in model.named_parameters()]
     check_patterns("expect_frozen", expect_frozen, names)
-    following = {id(each) for name in targets for each in model.get_submodule(name).parameters()}
+    layers = dict(model.named_modules(remove_duplicate=False))  # a ScriptModule has no get_submodule()
+    following = {id(each) for name in targets for each in layers[name].parameters()}
     watched = {id(each) for module in modules.values() for each in module.parameters()} | following
     holders: dict[int, list[str]] = {}
     for name, module in modules.items():
@@ -93,7 +94,7 @@ def track(
         frozen = any(covers(pattern, name) for pattern in expect_frozen)
         if frozen or whole or id(parameter) in watched:
             shared = _apart(name, holders.get(id(parameter), ()))
-            holder = model.get_submodule(name.rpartition(".")[0])
+            holder = layers[name.rpartition(".")[0]]
             owner, target = innermost(name, modules), id(parameter) in following
             tracked.append(Tracked(name, parameter, owner, frozen, shared, holder, target))
     return tracked

@@ -31,9 +31,7 @@ NO_STEP_FUNCTION = Cause(
 )
 STEP_LOST = Cause("step-lost", "a step is not recorded: {reason}")
 RULE_FAILED = Cause("rule-failed", "an exception in the rule itself: {reason}")
-COMPILED_CODE = Cause(
-    "compiled-code", "they read single operations, and torch.compile compiled some of the code"
-)
+COMPILED_CODE = Cause("compiled-code", "they read single operations, and some of the code is compiled")
 TRANSFORMED_CODE = Cause(
     "transformed-code", "they read single operations, and some are in torch.func or a graph of a GPU"
 )

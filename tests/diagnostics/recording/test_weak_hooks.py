@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from diagnostics import Monitor, audit
+from diagnostics.recording.weak_hooks import hooks_aside
 
 
 def net() -> nn.Sequential:
@@ -94,3 +95,24 @@ def test_a_step_may_save_its_model_while_its_operations_are_recorded() -> None:
     assert all(b"diagnostics" not in each for each in files)
     pickle.loads(files[-1])(torch.ones(1, 3))
     assert len(monitor.history) == 10
+
+
+def test_hooks_are_put_aside_and_back_in_their_order() -> None:
+    model = net()
+    calls: list[str] = []
+    handles = [model[0].register_forward_hook(lambda *given: calls.append("before"))]
+    monitor = Monitor(model)
+    handles.append(model[0].register_forward_hook(lambda *given: calls.append("after")))
+    hooks = [*model[0]._forward_hooks]
+    with hooks_aside(model):
+        assert len(model[0]._forward_hooks) == 2
+        assert not model._forward_hooks
+        later = model[0].register_forward_hook(lambda *given: calls.append("later"))
+        handles[1].remove()
+    assert [*model[0]._forward_hooks] == [*hooks[:-1], later.id]
+    with monitor.step(samples=5):
+        model(torch.randn(5, 3)).sum().backward()
+    assert calls == ["before", "later"]
+    assert len(monitor.calls("0")) == 1
+    monitor.detach()
+    assert len(model[0]._forward_hooks) == 2

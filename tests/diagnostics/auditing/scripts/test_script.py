@@ -536,3 +536,33 @@ def test_a_script_that_trains_in_processes_of_its_own(tmp_path: Path) -> None:
     script = write(tmp_path, f"{starts}worker.start()\nworker.join()\n")
     with refused(CaseError, "script.other-processes", count=1):
         audit_script(script)
+
+
+SCRIPTING = """
+@torch.jit.script
+def double(x: torch.Tensor) -> torch.Tensor:
+    return 2 * half(2 * x)
+
+def halves():
+    def inner(x: torch.Tensor) -> torch.Tensor:
+        return half(x)
+    return torch.jit.script(inner)
+
+for number, (x, y) in enumerate(batches()):
+    optimizer.zero_grad()
+    (net(double(x)) - halves()(y)).square().mean().backward()
+    optimizer.step()
+    if number % 8 == 4:
+        assert torch.equal(torch.jit.script(net)(x), net(x))
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_a_script_that_compiles_its_model_while_it_trains(tmp_path: Path) -> None:
+    helper = "\ndef half(x: torch.Tensor) -> torch.Tensor:\n    return x / 2\n"
+    found = audit_script(write(tmp_path, helper, SCRIPTING), steps=None)
+    assert len(found.history) == 24
+    assert faults(found) == set()
+    left_out = "optimizer = torch.optim.Adam(net.decoder.parameters())"
+    found = audit_script(write(tmp_path, helper, left_out, SCRIPTING), steps=None)
+    assert faults(found) == {("MOVE001", "encoder", "in-no-group")}
