@@ -15,7 +15,7 @@ class Translator(nn.Module):
         self.mix = nn.GRU(80, 80, batch_first=True)
 
     def forward(self, words, before):
-        read, state = self.mix(self.source_embedding(words))
+        _, state = self.mix(self.source_embedding(words))
         written, _ = self.mix(self.target_embedding(before), state)
         return written @ self.target_embedding.weight.T
 
