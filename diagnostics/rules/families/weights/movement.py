@@ -279,8 +279,6 @@ def _judge_unstepped(record: StepRecord, parameter: ParameterRecord) -> Cause | 
 def _judge_unexplained(record: StepRecord, parameter: ParameterRecord) -> Cause | None:
     if parameter.expect_frozen or not parameter.changed or record.is_declared_target(parameter.owner):
         return None
-    if receives(parameter) and not isinstance(parameter.place, Absent) and not parameter.place.stepped:
-        return None  # it has a gradient, and an optimiser that the monitor does not know may apply it
     cause = movement_cause(parameter)
     if (
         cause in (TRAINED, TRAINED_ELSEWHERE)
