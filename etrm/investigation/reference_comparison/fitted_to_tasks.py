@@ -78,11 +78,13 @@ def compare_fits(trainer: Trainer) -> list[Departure]:
     )
     fitting = [task for task in load_held_out_tasks(config) if len(set(task.demos)) > 1]
     tasks = sorted(fitting, key=lambda task: sum(grid.size for grid in task.grids))[:TASKS]
-    if not tasks or not config.model.has_encoder:
+    if not tasks:
         return []
-    found = _compare_adaptation(trainer.model, tasks, config, "weights")
-    for adapted in ("encoder", "context"):
-        found += _compare_adaptation(trainer.model, tasks[:1], config, adapted)
+    found = list[Departure]()
+    if config.model.has_encoder:
+        found += _compare_adaptation(trainer.model, tasks, config, "weights")
+        for adapted in ("encoder", "context"):
+            found += _compare_adaptation(trainer.model, tasks[:1], config, adapted)
     return [*found, *compare_context_updates(), *_compare_search(trainer, tasks, config)]
 
 

@@ -43,7 +43,7 @@ def start_contexts(
     number of the search and name. The first search of a row has none unless it starts from noise.
 
     Args:
-        weights: the tensors of a model with an encoder, in float32.
+        weights: the tensors of a model, in float32.
         config: the settings; ``evaluate.search`` says how a search starts.
         trained: the tasks that the model was trained on.
         searched: the rows, each of which has ``restarts`` searches.
@@ -77,9 +77,10 @@ def _leave_out(row: LoadedRow, restart: int, hold_out: bool) -> LoadedRow:
 
 
 def _encode_typical(weights: Weights, config: Config, trained: TaskSet) -> Tensor:
-    """The contexts (n, P, D) of the test queries of some training tasks, evenly spread."""
+    """The contexts (n, P, D) of the test queries of some training tasks, evenly spread; a table has a row for each."""
     chosen = list(trained)[:: max(1, len(trained) // TYPICAL)][:TYPICAL]
-    request = EvaluationRequest(replace(trained, tasks=tuple(chosen)), config.data, 1, config.train.seed)
+    table = None if config.model.has_encoder else trained
+    request = EvaluationRequest(replace(trained, tasks=tuple(chosen)), config.data, 1, config.train.seed, table)
     rows = [
         LoadedRow(row.tokens, row.positions, row.labels, row.demos, row.drawing.puzzle_id, row.drawing.serial)
         for row in list_evaluated(request)

@@ -54,7 +54,7 @@ def fit(**changes: Any) -> list[Departure]:
             "model": {"variant": "etrm_cached"},
             "evaluate": {"halting": "early", "search": {"hold_out": True, "start": "encoder"}},
         },
-        {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted, or searched yet
+        {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted
     ],
 )
 def test_healthy_fits_depart_nowhere(changes: dict[str, Any]) -> None:
