@@ -56,19 +56,20 @@ def compare_requested(path: Path) -> list[Departure]:
     """Compare what ``etrm evaluate`` reports of a run folder with evaluations of the weights as the config says.
 
     It also reports the model as it was before training, whose weights follow from the seed, and trivial baselines. Then
-    it is asked for other settings than those of the run. All are of a few tasks. Only models with an encoder are
-    compared, since a puzzle table may lack the tasks.
+    it is asked for other settings than those of the run. All are of a few tasks. A model is not compared if its puzzle
+    table has no rows for them.
     """
     config = read_config(path)
-    if not config.model.has_encoder:
-        return []
     few: Changes = {"evaluate": {"max_tasks": min(TASKS, config.evaluate.max_tasks or TASKS)}}
-    scores = score_run(path, few)
     expected = _ExpectedRun.open(path, few)
     used, model = expected.config, expected.model
+    if not expected.answerable:
+        return []
+    scores = score_run(path, few)
+    puzzles = 0 if model.puzzle_table is None else len(model.puzzle_table.weights)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(used.train.seed)
-        untrained = to_device(build_variant(used.model), model.device).eval()
+        untrained = to_device(build_variant(used.model, puzzles=puzzles), model.device).eval()
     wanted = expected.evaluate(model)
     trivial = EvaluationRequest(expected.held_out, used.data, 1, used.train.seed, ks=(1,))
     return [
@@ -108,6 +109,16 @@ class _ExpectedRun:
         config = with_settings(trained_with, **changes)
         return cls(config, model, trained, load_held_out_tasks(config))
 
+    @property
+    def answerable(self) -> bool:
+        """Whether the model can answer the tasks: it has an encoder, or a row for each of them and its votes."""
+        known, numbered = {task.id for task in self.trained}, self.config.data.augmentations
+        return self.config.model.has_encoder or (
+            numbered != "fresh"
+            and self.config.evaluate.augmentations <= numbered
+            and all(task.id in known for task in self.held_out)
+        )
+
     def evaluate(self, model: Variant) -> CountedScores:
         """Evaluate a model on the tasks."""
         predictor = make_predictor(model, self.config.evaluate)
@@ -131,7 +142,10 @@ def _compare_other_settings(path: Path, config: Config) -> list[Departure]:
         },
         "data": {"max_side": max([smallest, *(stage.max_side for stage in data.curriculum[-1:])])},
     }
-    real, wanted = evaluate_run(path, changes), _ExpectedRun.open(path, changes)
+    wanted = _ExpectedRun.open(path, changes)
+    if not wanted.answerable:
+        return []
+    real = evaluate_run(path, changes)
     where = f"{REPORTED} with other settings"
     found = compare_task_sets(real.held_out, wanted.held_out, PipelineStage.QUERIES, "held-out tasks")
     return found or [*_compare_reports(plain_report(real.report), wanted.evaluate(wanted.model), where)]

@@ -80,7 +80,9 @@ def _encode_typical(weights: Weights, config: Config, trained: TaskSet) -> Tenso
     """The contexts (n, P, D) of the test queries of some training tasks, evenly spread; a table has a row for each."""
     chosen = list(trained)[:: max(1, len(trained) // TYPICAL)][:TYPICAL]
     table = None if config.model.has_encoder else trained
-    request = EvaluationRequest(replace(trained, tasks=tuple(chosen)), config.data, 1, config.train.seed, table)
+    request = EvaluationRequest(
+        replace(trained, tasks=tuple(chosen)), config.data, 1, config.train.seed, table
+    )
     rows = [
         LoadedRow(row.tokens, row.positions, row.labels, row.demos, row.drawing.puzzle_id, row.drawing.serial)
         for row in list_evaluated(request)

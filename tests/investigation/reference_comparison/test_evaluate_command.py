@@ -52,6 +52,22 @@ def test_rules_have_one_vote_in_a_fit_too(tmp_path: Path) -> None:
     assert compare_requested_fits(tmp_path / "run") == []
 
 
+def test_a_table_that_has_rows_for_the_tasks_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(
+        model={"variant": "trm"},
+        data={"augmentations": 2},
+        train={"steps": 2, "lr": 1e-2},
+        evaluate={"subset": "training", "max_tasks": 2, "allow_trained": ("all",)},
+    )
+    train(config, tmp_path / "run")
+    assert compare_requested(tmp_path / "run") == []
+    load = opened_run.load_model
+    monkeypatch.setattr(opened_run, "load_model", lambda path, kind, which: load(path, "ema", which=which))
+    assert compare_requested(tmp_path / "run")[0].stage is PipelineStage.ANSWERS
+
+
 def test_a_submission_without_the_fits_is_the_evaluation(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

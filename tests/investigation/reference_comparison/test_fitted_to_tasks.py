@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from etrm.config import with_settings
+from etrm.config import Config, with_settings
+from etrm.data import TaskSet
 from etrm.investigation.reference_comparison import fitted_to_tasks
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
+from etrm.model.variant import Variant
 from etrm.reference.departure import Departure, PipelineStage
+from etrm.reference.evaluation import search_starts
 from etrm.training.context_fit import ContextAdam, _Search
 from etrm.training.scoring import adaptation, context_search
 from etrm.training.scoring.context_search import ContextSearch
@@ -54,7 +58,6 @@ def fit(**changes: Any) -> list[Departure]:
             "model": {"variant": "etrm_cached"},
             "evaluate": {"halting": "early", "search": {"hold_out": True, "start": "encoder"}},
         },
-        {"model": {"variant": "trm"}, "data": {"augmentations": 2}},  # nothing is adapted
     ],
 )
 def test_healthy_fits_depart_nowhere(changes: dict[str, Any]) -> None:
@@ -125,6 +128,22 @@ def test_votes_of_the_searches_that_fit_worst_are_the_votes(monkeypatch: pytest.
 
     monkeypatch.setattr(fitted_to_tasks, "choose_votes", choose)
     assert [(found.stage, found.tensor) for found in fit()] == [(PipelineStage.VOTES, "searches that vote")]
+
+
+def test_rows_of_a_table_that_others_have_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third task is typical, and the first rows of the table are read."""
+
+    def compute(model: Variant, config: Config, trained: TaskSet) -> torch.Tensor:
+        few = replace(trained, tasks=tuple(trained)[::3])
+        return typical(model, config, few)
+
+    typical = context_search.compute_typical_contexts
+    monkeypatch.setattr(context_search, "TYPICAL", 2)
+    monkeypatch.setattr(search_starts, "TYPICAL", 2)
+    trm: dict[str, Any] = {"model": {"variant": "trm"}, "data": {"augmentations": 2}}
+    assert fit(**trm) == []
+    monkeypatch.setattr(context_search, "compute_typical_contexts", compute)
+    assert [found.tensor for found in fit(**trm)] == ["first context of a search"]
 
 
 @pytest.mark.usefixtures("adapted_only")
