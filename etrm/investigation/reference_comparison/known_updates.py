@@ -13,17 +13,20 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.evaluation.adapted_weights import BETAS, WEIGHT_DECAY
 from etrm.reference.training.context_steps import ContextUpdates
+from etrm.reference.training.stages.differences import norm as norm_of
 from etrm.training.context_fit import ContextAdam
 
 SIZES = 1.0, 0.01, 100.0, 0.1, 10.0
 """Sizes of the known gradients, one after the other, so that the decays of both running means count."""
 RATE = 0.1  # that of a search by default
 LIMIT = 1e-5  # relative; of float32 operations on single numbers
+CLIPPED = 1.001
+"""The largest norm of a gradient that is clipped to 1: the rest is rounding of a sum in float32."""
 
 
 @contextmanager
 def compare_optimizer(rate: float, found: list[Departure]) -> Iterator[None]:
-    """A context in which the optimiser that adapts weights must have its settings at every step.
+    """A context in which the optimiser that adapts weights must have its settings and clipped gradients at every step.
 
     Args:
         rate: the learning rate.
@@ -39,6 +42,12 @@ def compare_optimizer(rate: float, found: list[Departure]) -> Iterator[None]:
                 for name, value in wanted.items()
                 if group.get(name) != value
             )
+        gradients = [
+            p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        norm = norm_of(gradients)
+        if norm > CLIPPED:
+            wrong.append(f"norm {norm:g} of a gradient, not at most 1")
 
     handle = register_optimizer_step_pre_hook(check)
     try:

@@ -12,14 +12,14 @@ from etrm.training import context_fit
 from etrm.training.context_fit import ContextAdam
 
 
-def adapt_with(**settings: object) -> list[Departure]:
+def adapt_with(slope: float = 0.5, **settings: object) -> list[Departure]:
     found = list[Departure]()
     weight = nn.Parameter(torch.ones(2))
     with compare_optimizer(0.1, found):
         optimizer = torch.optim.AdamW(
             [weight], **{"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.0, **settings}
         )
-        weight.sum().backward()
+        (slope * weight).sum().backward()
         optimizer.step()
     torch.optim.SGD([weight], lr=1.0).step()  # outside, it is no matter
     return found
@@ -33,6 +33,11 @@ def test_the_optimizer_of_adapting_has_its_settings() -> None:
 def test_another_setting_departs(changed: dict[str, object]) -> None:
     [found] = adapt_with(**changed)
     assert found.where.startswith(next(iter(changed)))
+
+
+def test_a_gradient_that_is_not_clipped_departs() -> None:
+    [found] = adapt_with(slope=1.0)
+    assert found.where.startswith("norm 1.41421 of a gradient")
 
 
 def test_contexts_move_as_in_the_reference() -> None:
