@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diagnostics.recording.readout import Readout, Readouts
-from diagnostics.recording.tensors import Scalars, measure_norms, stored_values
+from diagnostics.recording.tensors import Scalars, measure_norms, real_view, stored_values
 from diagnostics.recording.updates.pass_history import PassEvent, PassHistory, is_plain
 from diagnostics.records import BackwardPasses, Carried
 
@@ -106,8 +106,8 @@ class GradientPasses:
             gradient = parameters[index].grad
             if gradient is not None:
                 self._seen[index] = _identity(gradient)
-        version = parameters[indices[0]]._version if indices else 0
-        self._events.append(PassEvent("end", indices, norms, version=version, task=task))
+        version, shown = _state_of(parameters[indices[0]]) if indices else (0, ())
+        self._events.append(PassEvent("end", indices, norms, version=version, shown=shown, task=task))
 
     def step(
         self,
@@ -135,6 +135,17 @@ class GradientPasses:
             event.norms = []
         gone = [index for index, parameter in enumerate(parameters) if parameter.grad is None]
         return PassEvents(self._events, gone, self._history)
+
+
+_SHOWN = 8
+"""Numbers of a weight that show a write which torch does not count, as one to `.data`; on the CPU, where none waits."""
+
+
+def _state_of(weight: Tensor) -> tuple[int, tuple[float, ...]]:
+    """The version of a weight, and some numbers: one of both differs if all of it was written to."""
+    plain = weight.is_cpu and type(weight) in (Tensor, nn.Parameter) and weight.is_contiguous()
+    shown = real_view(weight.detach()).view(-1)[:_SHOWN].tolist() if plain else ()
+    return weight._version, tuple(shown)
 
 
 def _identity(gradient: Tensor) -> tuple[weakref.ref[Tensor], int]:

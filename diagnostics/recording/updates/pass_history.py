@@ -46,7 +46,8 @@ class PassEvent:
     cleared: set[int] = field(default_factory=set)  # of "begin": their gradient is gone or another tensor
     optimizer: int = -1
     task: int = -1  # number of the pass in torch
-    version: int = 0  # of a weight that the pass reached: whether weights were changed since
+    version: int = 0  # of the first weight that the pass reached: whether weights were changed since
+    shown: tuple[float, ...] = ()  # some numbers of it
     key: int = -1
 
 
@@ -175,13 +176,14 @@ def is_plain(events: Sequence[PassEvent], gone: Collection[int]) -> bool:
 
 def _weights_unchanged(events: Sequence[PassEvent]) -> bool:
     """Whether nothing but an optimiser wrote to the weights between the passes (SAM does, between its two)."""
-    versions: list[int] = []
+    versions: set[int] = set()
+    shown: dict[int, tuple[float, ...]] = {}
     for event in events:
         if event.kind == "step":
-            versions = []
+            versions, shown = set(), {}
         elif event.kind == "end" and event.indices:
-            versions.append(event.version)
-            if len(set(versions)) > 1:
+            versions.add(event.version)
+            if len(versions) > 1 or shown.setdefault(event.indices[0], event.shown) != event.shown:
                 return False
     return True
 

@@ -116,16 +116,18 @@ def parts(gan: Gan, how: str) -> None:
         if how == "cleared":
             gan.od.zero_grad()
         (gan.judge(torch.randn(8, 4)) / 3).backward()
-        if how == "perturbed":
+        if how.startswith("perturbed"):
             with torch.no_grad():  # as SAM moves to the worst neighbour, and clears on the way
                 for weight in gan.d.parameters():
-                    weight.add_(1e-3)
+                    (weight.data if how == "perturbed data" else weight).add_(1e-3)
             if _ < 2:
                 gan.od.zero_grad()
     gan.od.step()
 
 
-@pytest.mark.parametrize(("how", "discarded"), [("summed", 0), ("cleared", 2), ("perturbed", 0)])
+@pytest.mark.parametrize(
+    ("how", "discarded"), [("summed", 0), ("cleared", 2), ("perturbed", 0), ("perturbed data", 0)]
+)
 def test_passes_of_one_update(how: str, discarded: int) -> None:
     found, monitor = watch(lambda gan: parts(gan, how))
     assert (monitor.last.passes.total, len(monitor.last.passes.discarded)) == (3, discarded)
