@@ -183,6 +183,7 @@ def test_no_other_error_is_raised() -> None:
         ("selection.py", "_no_match"),
         ("step_reader.py", "_damaged"),
         ("tally.py", "_refuse"),
+        ("whole_files.py", "_error"),  # of the operating system
     }
 
 
