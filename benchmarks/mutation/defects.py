@@ -188,7 +188,11 @@ DEFECTS = [
             "if began != config:",
             "if type(began) is not type(config):",
         ),
-        ("a run is resumed on other tasks", "if len(set(hashes)) > 1:", "if len(hashes) > 2:"),
+        (
+            "a run is resumed on other tasks",
+            "if known is None or found is None or known == found:",
+            "if known is None or found is None or known != found:",
+        ),
     ),
     *_of(
         "investigation",
