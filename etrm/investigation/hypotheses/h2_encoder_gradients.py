@@ -6,6 +6,7 @@ Mechanistic: decided by an assertion on every step of every seed, without statis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from math import isfinite
 
@@ -29,6 +30,7 @@ from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
 from etrm.investigation.measurements.predicate_gradients import PredicateReason, make_predicate_rows
 from etrm.investigation.measurements.run_findings import group_serious
+from etrm.investigation.measurements.unread_weights import count_unread_weights
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Run, Value, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.jobs import Job
@@ -106,6 +108,12 @@ class EncoderGradients(Hypothesis):
             predicates=predicates,
             own_encoder=own_encoder,
         )
+        unread = 0
+        if (
+            facts.dead_tensors and not own_encoder
+        ):  # an encoder from outside may have such weights in some steps only
+            unread = count_unread_weights(investigation.subject)
+            facts = replace(facts, dead_tensors=max(0, facts.dead_tensors - unread))
         what = {arm.name: arm.difference for arm in symbolic_controls.describe_arms(STUDY, PREDICATE_FAULTS)}
         controls = [_judge_control(run, what.get(run.arm.name, "")) for run in control_runs]
         # No further inspection where the steps decide already: a structural cause should be named soon.
@@ -123,7 +131,7 @@ class EncoderGradients(Hypothesis):
             arms=self.arms(investigation),
             runs=(*map(_add_gradient_finals, subject_runs), *records_of(control_runs)),
             evidence=(
-                *_make_step_rows(facts, len(subject_runs)),
+                *_make_step_rows(facts, len(subject_runs), unread),
                 *_make_slope_rows(steepest, len(slopes)),
                 *_make_finding_rows(subject_runs),
             ),
@@ -228,7 +236,7 @@ CALLS = Metric("h2.calls", "encoder calls per step, mean")
 CALLS_WITH_GRADIENT = Metric("h2.calls-with-gradient", "encoder calls with gradient per step, mean")
 
 
-def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]:
+def _make_step_rows(facts: GradientFacts, seeds: int, unread: int = 0) -> tuple[EvidenceRow, ...]:
     n = f"{facts.steps} steps of {format_seeds(seeds)}"
     lowest_coverage = COVERAGE_LOWEST.row(
         facts.coverage_low,
@@ -241,7 +249,13 @@ def _make_step_rows(facts: GradientFacts, seeds: int) -> tuple[EvidenceRow, ...]
         UNCOVERED_STEPS.row(facts.uncovered_steps, threshold="0", passed=not facts.uncovered_steps, n=n),
         WITHOUT_GRADIENT.row(facts.without_gradient, threshold="0", passed=not facts.without_gradient, n=n),
         WITHOUT_MOVEMENT.row(facts.without_movement, threshold="0", passed=not facts.without_movement, n=n),
-        IDLE_TENSORS.row(facts.dead_tensors, threshold="0", passed=not facts.dead_tensors, n=n),
+        IDLE_TENSORS.row(
+            facts.dead_tensors,
+            threshold="0",
+            passed=not facts.dead_tensors,
+            n=n,
+            note=f"without {unread} on which no context of the training queries depends" if unread else "",
+        ),
     )
     return (
         lowest_coverage,

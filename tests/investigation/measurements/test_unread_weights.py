@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from etrm.config import load, with_settings
+from etrm.investigation.measurements.unread_weights import count_unread_weights
+from etrm.model.encoders import StandardEncoder
+
+SMOKE = load("smoke")
+
+
+@pytest.mark.parametrize(("demos", "unread"), [(1, 2), (3, 0)])
+def test_queries_and_keys_over_a_single_demonstration_have_no_effect(demos: int, unread: int) -> None:
+    assert count_unread_weights(with_settings(SMOKE, data={"max_demos": demos})) == unread
+
+
+def test_a_tensor_whose_gradient_is_cut_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = StandardEncoder.forward
+
+    def cut(self: StandardEncoder, *args: object, **named: object) -> object:
+        with torch.no_grad():
+            return forward(self, *args, **named)
+
+    monkeypatch.setattr(StandardEncoder, "forward", cut)
+    assert count_unread_weights(SMOKE) == 0
