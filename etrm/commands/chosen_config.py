@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etrm.checkpoints.saved_steps import split_checkpoint
+
 if TYPE_CHECKING:
     from etrm.config import Config, Resolved
 
@@ -21,7 +23,7 @@ def read_subject(
     """Return the config under test and its name in the report."""
     chosen = resolve_config(preset, config, settings, inject, run=run)
     if run is not None:
-        name = f"{'checkpoint' if is_checkpoint(run) else 'run'} {run}"
+        name = f"{'checkpoint' if split_checkpoint(run)[1] else 'run'} {run}"
     else:
         name = str(config) if config else f"preset {chosen.preset}"
     faults = f" with {', '.join(chosen.faults)}" if chosen.faults else ""
@@ -73,7 +75,7 @@ def resolve_settings(
         )
     from etrm.checkpoints.run_folder import read_config
 
-    folder = run.parents[1] if is_checkpoint(run) else run
+    folder, _ = split_checkpoint(run)
     return resolve_run(folder, read_config(folder), overrides)
 
 
@@ -95,10 +97,6 @@ def check_faults(config: Config) -> Config:
     return config
 
 
-def is_checkpoint(run: Path) -> bool:
-    return run.parent.name == "checkpoints"
-
-
 def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None = None) -> None:
     """Allow code to run: the code that the command line names and, if ``allowed``, that of the run's config.
 
@@ -112,7 +110,7 @@ def allow_code_of(run: Path | None, *, allowed: bool, settings: list[str] | None
 
     names = named_code(dict(parse(text) for text in settings or ()))
     if allowed and run is not None:
-        folder = run.parents[1] if is_checkpoint(run) else run
+        folder, _ = split_checkpoint(run)
         names += named_code(read_config(folder).model_dump(mode="json"))
     for name in names:
         allow(name)

@@ -103,14 +103,16 @@ def check(
     from reports.terminal.data_tables import store_table, summary_table
 
     if store is not None:
-        refuse_without_effect(context, ("source", "subset", "max_side"), next_to="--store")
+        refuse_without_effect(context, ("source", "subset", "max_side", "exclude"), next_to="--store")
+    if subset == "evaluation":
+        refuse_without_effect(context, ("exclude",), next_to="--subset evaluation")
     if subset is not None:
         check_choice("--subset", subset, *SUBSETS)
     allow_named([source])
     if store is None:
         sets = _load_all(source, [subset] if subset else list_subsets(source), max_side)
-        if subset != "evaluation":
-            sets[0] = sets[0].without(exclude or ())
+        if exclude:
+            sets[0] = sets[0].without(exclude)
         for tasks in sets:
             open_console().print(summary_table(describe(tasks)))
         if len(sets) > 1:

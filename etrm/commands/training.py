@@ -179,8 +179,12 @@ def evaluate(
         if answered.interrupted:
             open_console(stderr=True).print(f"interrupted; {submission} was not written")
             raise typer.Exit(130)
-        console.print(f"no scores: the test outputs of {len(unscored)} tasks are unknown")
-        console.print(submission_line(submit_answers(answered, submission)), soft_wrap=True)
+        notes = open_console(stderr=as_json)
+        if as_json:
+            record = {"run": str(run), "step": answered.step, "report": None, "unscored": unscored}
+            console.print(json.dumps(record, indent=1), soft_wrap=True)
+        notes.print(f"no scores: the test outputs of {len(unscored)} tasks are unknown")
+        notes.print(submission_line(submit_answers(answered, submission)), soft_wrap=True)
         return
     with Phases("") as phases:
         scores = score_run(
@@ -191,8 +195,8 @@ def evaluate(
     else:
         print_scores(console, run, scores)
     if submission is not None and not scores.interrupted:
-        noted = open_console(stderr=as_json)
-        noted.print(submission_line(submit(scores, submission)), soft_wrap=True)
+        notes = open_console(stderr=as_json)
+        notes.print(submission_line(submit(scores, submission)), soft_wrap=True)
     if scores.interrupted:
         unwritten = "" if submission is None else f"; {submission} was not written"
         open_console(stderr=True).print(

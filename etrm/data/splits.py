@@ -72,8 +72,8 @@ def check_leakage(train: TaskSet, held_out: TaskSet, allow: Collection[str] = ()
         got=f"{len(found.by_id)} by id, {len(found.by_grids)} by their grids: {named}{more}",
         allowed="sets that share no task",
         next_step="in a folder, put them into its subfolders training and evaluation; or leave them out of training "
-        f"with --set 'data.exclude=[\"{twins[0]}\"]', or allow them with --set "
-        f"'evaluate.allow_trained=[\"{found.ids[0]}\"]'",
+        f"with --set 'data.exclude=[\"{twins[0]}\"]' (--exclude {twins[0]} in etrm data check), or allow them with "
+        f"--set 'evaluate.allow_trained=[\"{found.ids[0]}\"]'",
     )
 
 

@@ -6,9 +6,10 @@ from etrm.evaluation.passk import (
     EvaluationReport,
     PassK,
     QueryResult,
-    answer,
     check_outputs,
     evaluate,
+    predict,
+    rank_candidates,
 )
 from etrm.evaluation.statistics import (
     Decision,
@@ -34,7 +35,6 @@ __all__ = [
     "Predictor",
     "QueryResult",
     "Submitted",
-    "answer",
     "binomial_interval",
     "check_outputs",
     "decide",
@@ -42,5 +42,7 @@ __all__ = [
     "evaluate_baselines",
     "holm",
     "paired_t_interval",
+    "predict",
+    "rank_candidates",
     "write_submission",
 ]

@@ -134,27 +134,6 @@ def evaluate(
     return score(tuple(tasks), samples, predict(samples, predictor, batch_size), ks)
 
 
-def answer(
-    tasks: TaskSet,
-    predictor: Predictor,
-    *,
-    augmentations: int,
-    data: DataConfig | None = None,
-    seed: int = 0,
-    variant: str = "etrm",
-    trained: TaskSet | None = None,
-    batch_size: int = 64,
-) -> Candidates:
-    """Predict every test query of the tasks and vote, as :func:`evaluate` does; the outputs may be unknown.
-
-    Raises:
-        DataError: a sample cannot be made.
-    """
-    layout = DataConfig() if data is None else data
-    samples = build_evaluation_samples(tasks, layout, augmentations, seed, variant=variant, trained=trained)
-    return rank_candidates(tasks, predict(samples, predictor, batch_size))
-
-
 def check_outputs(tasks: TaskSet) -> None:
     """Refuse tasks whose answers cannot be scored.
 

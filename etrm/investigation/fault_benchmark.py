@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from etrm.atomic_files import write_atomically
 from etrm.config import Config, load, with_settings
@@ -70,6 +70,8 @@ SYMBOLIC_CASES: Changes = {
 """Changes of the preset symbolic-rules with which a case takes seconds, also where a loop evaluates cell by cell."""
 
 Progress = Callable[[str, int, int], None]
+Key = TypeVar("Key")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -217,30 +219,52 @@ def _run_held(
     done = _claim(root, identity)
     _prepare(base, root, workers, tier, progress)
     waiting = [case for case in chosen if case not in done]
-    stopped: list[EtrmError] = []
+
+    def keep(case: Case, outcome: CaseOutcome) -> None:
+        done[case] = outcome
+        _keep(root, identity, done)
+
     with start_workers(workers) as pool:
         attempts: dict[Future[CaseOutcome], Case] = {
             pool.submit(_investigate, case, subject_of(case, base), root / case.folder, tier): case
             for case in waiting
         }
         try:
-            while attempts:
-                finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    case = attempts.pop(future)
-                    try:
-                        done[case] = future.result()
-                    except OPERATING_ERRORS as error:
-                        stopped.append(error)
-                    else:
-                        _keep(root, identity, done)
-                progress("cases", len(chosen) - len(attempts), len(chosen))
+            collect_outcomes(attempts, keep, progress, len(chosen))
         except KeyboardInterrupt:
             end_workers(pool)
             raise Interrupted from None
+    return [done[case] for case in chosen]
+
+
+def collect_outcomes(
+    attempts: dict[Future[Outcome], Key], keep: Callable[[Key, Outcome], None], progress: Progress, total: int
+) -> None:
+    """Take the outcomes of attempts in the order in which they end.
+
+    Args:
+        attempts: the keys of the cases that are running or waiting, by attempt; empty afterwards.
+        keep: the function that is called with the key and the outcome of each case.
+        progress: the function that is called about once a second, with a phase, the done cases and all.
+        total: the number of all cases.
+
+    Raises:
+        EtrmError: one of OPERATING_ERRORS ended a case, which has no outcome. It is raised after the other cases.
+    """
+    stopped: list[EtrmError] = []
+    while attempts:
+        finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
+        for future in finished:
+            key = attempts.pop(future)
+            try:
+                outcome = future.result()
+            except OPERATING_ERRORS as error:
+                stopped.append(error)
+            else:
+                keep(key, outcome)
+        progress("cases", total - len(attempts), total)
     if stopped:
         raise stopped[0]
-    return [done[case] for case in chosen]
 
 
 def score(outcomes: Sequence[CaseOutcome]) -> tuple[Score, Score]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.command_line import etrm
 from tests.errors import assert_holds
 
@@ -65,3 +67,10 @@ def test_a_store_is_built_checked_and_refused_when_altered(tmp_path: Path) -> No
     broken = etrm("data", "check", "--store", str(store))
     assert broken.code == 2
     assert_holds(broken.err, "store.altered-file", shard)
+
+
+@pytest.mark.parametrize("ignoring", [("--store", "nowhere"), ("--subset", "evaluation")])
+def test_excluded_tasks_that_would_be_ignored_are_refused(ignoring: tuple[str, str]) -> None:
+    done = etrm("data", "check", "--exclude", "40853293", *ignoring)
+    assert (done.code, done.out) == (2, "")
+    assert_holds(done.err, "--exclude", "would be ignored", ignoring[0], "cli.option-without-effect")

@@ -48,6 +48,15 @@ def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     assert (unscored.code, unscored.err) == (0, "")
     assert_holds(unscored.out, "no scores", "2 tasks")
     assert len(json.loads((tmp_path / "own.json").read_text())) == 2
+    again = etrm(
+        "evaluate", run, "--json", "--set", f"evaluate.source={hidden}", "--submission", tmp_path / "own.json"
+    )
+    assert (again.code, json.loads(again.out)["report"], len(json.loads(again.out)["unscored"])) == (
+        0,
+        None,
+        2,
+    )
+    assert_holds(again.err, "no scores", "own.json")
     printed = etrm("evaluate", run, "--json", "--set", "evaluate.max_tasks=3")
     assert (printed.code, printed.err) == (0, "")
     scores = json.loads(printed.out)

@@ -377,10 +377,9 @@ def _find_label(steps: Sequence[ObservedStep]) -> Cause | None:
     if len(classes) < 2 or min(map(len, groups)) < 2:
         return None
     constant = torch.stack([(group == group[:1]).all(0) for group in groups]).all(0)
+    # The input may be the class and nothing else: an autoencoder of messages learns to transmit it.
     if bool(constant.all()):
-        return (
-            None  # the input is the class and nothing else: an autoencoder of messages learns to transmit it
-        )
+        return None
     values = torch.stack([group[0] for group in groups])
     telling = (constant & (values != values[:1]).any(0)).nonzero().flatten().tolist()
     agreeing = len(features) - len(

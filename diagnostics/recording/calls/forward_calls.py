@@ -122,9 +122,8 @@ class Call:
         self.passes: set[int] = set()
         self.raw = False  # no input requires gradient, or is what an earlier call of the module returned
         self.in_sampling = False  # in a call of the whole model on integers, with gradients disabled
-        self.perturbed = (
-            False  # an input comes from a tensor that collects gradient, and from no watched module
-        )
+        # whether an input comes from a tensor that collects gradient, and from no watched module
+        self.perturbed = False
         self.returned: list[int] = []  # addresses of its outputs
         self.blind = False  # an output lost its hook
         self.key = -1  # of the index

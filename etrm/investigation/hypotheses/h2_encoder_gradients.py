@@ -109,9 +109,8 @@ class EncoderGradients(Hypothesis):
             own_encoder=own_encoder,
         )
         unread = 0
-        if (
-            facts.dead_tensors and not own_encoder
-        ):  # an encoder from outside may have such weights in some steps only
+        # An encoder from outside may have such weights in some steps only.
+        if facts.dead_tensors and not own_encoder and investigation.subject.model.recursive:
             unread = count_unread_weights(investigation.subject)
             facts = replace(facts, dead_tensors=max(0, facts.dead_tensors - unread))
         what = {arm.name: arm.difference for arm in symbolic_controls.describe_arms(STUDY, PREDICATE_FAULTS)}

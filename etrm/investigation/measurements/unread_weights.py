@@ -12,16 +12,16 @@ from etrm.training.trainer import Trainer
 
 CHANGE = 0.5
 """Size of the change of a tensor, in its own root mean square."""
-ROUNDING = 1e-4
-"""Largest difference of contexts, as a share of the largest context, that may be rounding of float32."""
+ROUNDING = 1e-10
+"""Largest difference of contexts, as a share of the largest context, that may be rounding of float64."""
 
 
 @torch.no_grad()
 def count_unread_weights(config: Config) -> int:
     """Count the tensors of a new encoder that may have any value without another context for the training queries.
 
-    Such a tensor has no gradient by design: an attention over one demonstration gives it all weight, whatever its
-    queries and keys are.
+    The model must be recursive and have an encoder. Such a tensor has no gradient by design: an attention over one
+    demonstration gives it all weight, whatever its queries and keys are.
 
     Raises:
         EtrmError: the model cannot be built.
@@ -30,16 +30,24 @@ def count_unread_weights(config: Config) -> int:
     trainer = Trainer(with_settings(config, monitor={"enabled": False}, train=changes))
     encoder = trainer.model.encoder
     assert encoder is not None
-    encoder.eval()
+    encoder.double()
     demos = make_batch(trainer.model, training_queries(trainer)).demos
-    context = encoder(demos).context
+
+    def encode() -> Tensor:
+        """The contexts as in training, with the same noise at every call."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(config.train.seed)
+            context: Tensor = encoder(demos).context
+        return context
+
+    context = encode()
     limit = ROUNDING * float(context.abs().max())
     noise = torch.Generator().manual_seed(config.train.seed)
     unread = 0
     for parameter in encoder.parameters():
         kept = parameter.clone()
         parameter.add_(_draw_like(parameter, noise))
-        unread += bool((encoder(demos).context - context).abs().max() <= limit)
+        unread += bool((encode() - context).abs().max() <= limit)
         parameter.copy_(kept)
     return unread
 

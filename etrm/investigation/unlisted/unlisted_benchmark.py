@@ -13,16 +13,23 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from etrm.config import Config, with_settings
-from etrm.errors import OPERATING_ERRORS, ConfigError, EtrmError, Interrupted
+from etrm.errors import ConfigError, Interrupted
 from etrm.installation import NAMES
-from etrm.investigation.fault_benchmark import FAILED, NOTHING, Progress, claim_cases, keep_cases
+from etrm.investigation.fault_benchmark import (
+    FAILED,
+    NOTHING,
+    Progress,
+    claim_cases,
+    collect_outcomes,
+    keep_cases,
+)
 from etrm.investigation.folder_claim import hold_folder
 from etrm.investigation.runs.budget import Tier
 from etrm.investigation.runs.code_version import hash_files
@@ -164,30 +171,20 @@ class UnlistedBenchmark:
         if any(case.kind == "change" for case in waiting):
             progress("places", 0, 1)
             _ = self._prepared.profiles, self._prepared.places  # before several workers want them
-        stopped: list[EtrmError] = []
+
+        def keep(case: UnlistedCase, outcome: UnlistedOutcome) -> None:
+            done[case] = outcome
+            keep_cases(self.root, self._identity, [asdict(each) for each in done.values()])
+
         with ThreadPoolExecutor(workers) as pool:
             attempts: dict[Future[UnlistedOutcome], UnlistedCase] = {
                 pool.submit(self._do, case): case for case in waiting
             }
             try:
-                while attempts:
-                    finished, _ = wait(attempts, timeout=1.0, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        case = attempts.pop(future)
-                        try:
-                            done[case] = future.result()
-                        except OPERATING_ERRORS as error:
-                            stopped.append(error)
-                        else:
-                            keep_cases(
-                                self.root, self._identity, [asdict(outcome) for outcome in done.values()]
-                            )
-                    progress("cases", len(cases) - len(attempts), len(cases))
+                collect_outcomes(attempts, keep, progress, len(cases))
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise Interrupted from None
-        if stopped:
-            raise stopped[0]
         return [done[case] for case in cases]
 
     @cached_property

@@ -8,8 +8,8 @@ from pathlib import Path
 from etrm.checkpoints.run_folder import read_config
 from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import AdaptedPart, Changes, Config, with_settings
-from etrm.data import TaskSet
-from etrm.evaluation import Candidates, Submitted, answer, write_submission
+from etrm.data import TaskSet, build_evaluation_samples
+from etrm.evaluation import Candidates, Submitted, predict, rank_candidates, write_submission
 from etrm.training.scoring.fitted_scores import OnProgress, answer_fitted
 from etrm.training.scoring.opened_run import check_sections, open_run
 from etrm.training.scoring.predictor import make_predictor
@@ -72,27 +72,24 @@ def answer_run(
         EtrmError: see :func:`~etrm.training.scoring.opened_run.open_run`.
     """
     run = open_run(folder, settings)
-    config = with_settings(
-        run.config, evaluate={"search": {"control": False}}
-    )  # which only a score is compared with
-    held_out = run.held_out
+    # The control of a search serves only to compare scores.
+    config, held_out = with_settings(run.config, evaluate={"search": {"control": False}}), run.held_out
     if search or adapted is not None:
         fitted, interrupted = answer_fitted(
             run.model, config, held_out, run.trained, search=search, part=adapted, progress=progress
         )
         last = list(fitted.values())[-1] if fitted else {}
         return AnsweredRun(config, run.step, held_out, last, interrupted)
-    candidates = answer(
+    samples = build_evaluation_samples(
         held_out,
-        make_predictor(run.model, config.evaluate),
-        augmentations=config.evaluate.augmentations,
-        data=config.data,
-        seed=config.train.seed,
+        config.data,
+        config.evaluate.augmentations,
+        config.train.seed,
         variant=config.model.variant,
         trained=None if config.model.has_encoder else run.trained,
-        batch_size=config.evaluate.batch_size,
     )
-    return AnsweredRun(config, run.step, held_out, candidates)
+    answers = predict(samples, make_predictor(run.model, config.evaluate), config.evaluate.batch_size)
+    return AnsweredRun(config, run.step, held_out, rank_candidates(held_out, answers))
 
 
 def submit_answers(answered: AnsweredRun, file: Path) -> Submitted:

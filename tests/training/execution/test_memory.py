@@ -60,7 +60,7 @@ def test_a_run_that_does_not_fit_names_its_sizes(
     sizes = ("train.batch_size", "model.hidden_size", "data.max_side")
     with raises_code(TrainingError, "train.out-of-memory", *sizes, got=error) as found:
         Trainer(smoke())
-    assert is_shortage(found.value)  # so that the search for a batch size goes on
+    assert is_shortage(found.value)  # so that the search for a batch size continues
 
 
 def test_parts_divide_the_rows_of_a_process() -> None:
