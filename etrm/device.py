@@ -12,16 +12,40 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from etrm.errors import ConfigError
+
 T = TypeVar("T")
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that ``train.device`` names; ``auto`` is a GPU if there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return the device that ``train.device`` names; ``auto`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: this machine does not have it, or torch was built without it.
+    """
+    found = _list_devices()
+    if name == "auto":
+        return torch.device(found[0])
+    if name not in found:
+        raise ConfigError(
+            "train.no-such-device",
+            f"torch finds no device {name} on this machine",
+            got=f"train.device {name!r}",
+            allowed=", ".join(("auto", *found)),
+            next_step="--set train.device=auto in a new run; resume a run on a machine that has the device",
+        )
+    return torch.device(name)
+
+
+def pick_device_of_trained(name: str) -> torch.device:
+    """Return the device for a trained model: that of the training, or if this machine lacks it, as ``auto``."""
+    return pick_device(name if name in _list_devices() else "auto")
+
+
+def _list_devices() -> list[str]:
+    """Return the names of the devices of this machine, the best first."""
+    exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, found in exists.items() if found]
 
 
 def to_device(value: T, device: torch.device) -> T:

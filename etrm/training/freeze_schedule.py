@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diagnostics import compare, fingerprint
 from etrm.atomic_files import write_atomically
-from etrm.checkpoints.run_folder import explain_refused_writes
+from etrm.checkpoints.run_folder import FROZEN_REFERENCE, explain_refused_writes
 from etrm.config import TrainConfig
 from etrm.device import to_host
 from etrm.errors import CheckpointError
@@ -106,7 +106,7 @@ class Stage:
                 write_atomically(self._folder / "frozen.json", json.dumps(asdict(self.span), indent=1) + "\n")
 
     def _read_or_keep(self) -> dict[str, Tensor]:
-        path = None if self._folder is None else self._folder / "frozen_reference.safetensors"
+        path = None if self._folder is None else self._folder / FROZEN_REFERENCE
         if path is not None and path.exists():
             return _read(path)
         state = find_part(self._model, self._part).state_dict()

@@ -89,6 +89,11 @@ class Journal:
     def __init__(self) -> None:
         self._entries: list[LoggedStep] = []
 
+    @property
+    def unread(self) -> bool:
+        """Whether a step was noted and not yet read."""
+        return bool(self._entries)
+
     def note(self, entry: LoggedStep) -> None:
         """Keep a step without reading it."""
         self._entries.append(entry)

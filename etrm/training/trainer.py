@@ -23,6 +23,7 @@ from torch import Tensor
 from diagnostics import to_json
 from etrm.checkpoints import format as checkpoints
 from etrm.checkpoints.run_folder import RunFolder, describe_environment
+from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config, TrainConfig, with_settings
 from etrm.data import open_episodes
 from etrm.device import pick_device, to_device
@@ -93,7 +94,9 @@ class Trainer:
 
         torch.manual_seed(train.seed)
         self.model = self.recipe.build_model(self.config, self.episodes)
-        self.recipe.load_decoder(self.model, self.config)
+        resumes = folder is not None and bool(list_saved(folder.checkpoints))
+        if not world.any(resumes):  # a checkpoint has the weights, and the decoder's own file may be gone
+            self.recipe.load_decoder(self.model, self.config)
         to_device(self.model, self.device).train()
         self.inner = InnerSteps(self.model, train) if train.inner_steps else None
         self.curve = HeldOutCurve(self.config, self.recipe, self.model, self.tasks, world.leader)
@@ -153,7 +156,7 @@ class Trainer:
         return self.state.step
 
     def stop(self) -> None:
-        """End :meth:`run` after the current step, as a signal does."""
+        """End :meth:`run` after the next step whose numbers are read, this one or one more, as a signal does."""
         self._stop.made = True
 
     # -- one step ---------------------------------------------------------------------------------
@@ -287,13 +290,17 @@ class Trainer:
             self._save()
         with self._stop.on_signals(), closing(self.prefetch) if self.prefetch else nullcontext():
             self.times.restart()
-            while self.step < train.steps and not self.world.any(self._stop.made):
+            while self.step < train.steps:
+                stops = self.world.any(self._stop.made)
+                if stops and not self.state.journal.unread:
+                    break
                 with (
                     explain_shortage(train, len(self.mine)),
                     nonfinite.explain_nonfinite(self.state, self.train_step),
                     self._compared(),
                 ):
-                    found = self.advance(read=self._due(self.step + 1))
+                    # A step whose numbers were not read may not be finite: no checkpoint is made of it.
+                    found = self.advance(read=stops or self._due(self.step + 1))
                 if found:
                     timing = self.times.mean(len(found))
                     score = self.curve.score(self.state)
@@ -302,8 +309,6 @@ class Trainer:
                     self.times.restart()
                 if self.step % train.checkpoint_every == 0:
                     self._save()
-            if unread := self.state.journal.read():  # stopped between two readings
-                self._log(unread, self.times.mean(len(unread)), on_step)
             self.stage.close(self.step)
             self._save()
         if self.folder and not (ended and (self.folder.path / "findings.json").exists()):

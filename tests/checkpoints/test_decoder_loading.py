@@ -55,6 +55,13 @@ def trm_run(tmp_path_factory: pytest.TempPathFactory, smoke: Smoke) -> Path:
 # -- names --------------------------------------------------------------------------------------------
 
 
+def test_a_file_with_two_tensors_of_one_name_is_refused(tmp_path: Path) -> None:
+    names = ("inner.H_init", "model.inner.H_init")
+    save_file({name: torch.full((4,), float(value)) for value, name in enumerate(names)}, tmp_path / "two")
+    with raises_code(CheckpointError, "checkpoint.duplicate-tensor", *names):
+        read_source(tmp_path / "two", "raw")
+
+
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.module.model.", "module._orig_mod.model."])
 def test_published_names_are_found_behind_any_prefix(tmp_path: Path, prefix: str) -> None:
     named = {name.removeprefix("model."): tensor for name, tensor in load_file(PUBLISHED).items()}

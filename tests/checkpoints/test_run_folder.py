@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from etrm.checkpoints.run_folder import FROM_STEP, RunFolder, read_config, read_metrics, read_source_state
 from etrm.config import Config
 from etrm.errors import FolderInUseError, LeakageError, RunFolderError
-from etrm.training.trainer import train
+from etrm.training.trainer import Trainer, train
 from tests.command_line import etrm
 from tests.errors import assert_holds, raises_code
 from tests.training.runs import ROOT
@@ -48,6 +48,19 @@ def test_a_new_folder_holds_its_config_and_environment(tmp_path: Path) -> None:
     assert read_config(tmp_path / "a" / "b") == config
     record = json.loads((tmp_path / "a" / "b" / "run.json").read_text())
     assert record == {"seed": 0, "host": platform.node(), FROM_STEP: 0}
+
+
+def test_after_a_discarded_start_a_run_reads_nothing_of_the_run_before(tmp_path: Path, smoke: Smoke) -> None:
+    settings = ("train.steps=1", "train.warmup_steps=0", "monitor.enabled=false")
+    frozen = "train.freeze_decoder_steps=1"
+    with closing(RunFolder(tmp_path / "run", smoke(*settings, frozen), resume=False)) as folder:
+        assert Trainer(smoke(*settings, frozen), folder).run()
+        folder.append("reference.jsonl", "{}")
+        folder.discard_start()
+    assert train(smoke(*settings, frozen, "train.seed=1"), tmp_path / "run")
+    span = json.loads((tmp_path / "run" / "frozen.json").read_text())
+    assert span["matched"] == span["total"] > 0
+    assert not (tmp_path / "run" / "reference.jsonl").exists()
 
 
 def test_the_record_has_the_step_from_which_the_newest_process_trains(tmp_path: Path) -> None:

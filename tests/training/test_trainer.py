@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etrm.checkpoints import format as checkpoints
-from etrm.checkpoints.run_folder import read_metrics
+from etrm.checkpoints.run_folder import RunFolder, read_metrics
 from etrm.checkpoints.saved_steps import list_saved
 from etrm.config import Config
-from etrm.device import pick_device, to_device, to_host
-from etrm.errors import CheckpointError, LeakageError, NonFiniteError, TrainingError
+from etrm.device import pick_device, pick_device_of_trained, to_device, to_host
+from etrm.errors import CheckpointError, ConfigError, LeakageError, NonFiniteError, TrainingError
 from etrm.training.loss import act_loss
 from etrm.training.optim import schedule, set_rates
 from etrm.training.recipe import update
@@ -395,6 +396,26 @@ def test_a_failed_run_keeps_its_last_checkpoint(tmp_path: Path, smoke: Smoke) ->
     assert all(t.isfinite().all() for t in newest.model.values())
 
 
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_a_run_that_stops_between_two_readings_keeps_no_step_that_was_not_checked(
+    tmp_path: Path, smoke: Smoke, value: float
+) -> None:
+    def change_and_stop(optimizers: list[Optimizer], frozen: str | None) -> None:
+        trainer.model.core.q_head.bias.data.fill_(value)
+        trainer.stop()
+
+    config = smoke(QUIET, "train.log_every=5", "train.clip_norm=none")
+    with closing(RunFolder(tmp_path / "run", config, resume=False)) as folder:
+        trainer = Trainer(config, folder)
+        trainer.recipe = replace(trainer.recipe, update=change_and_stop)
+        finite = value == 1.0
+        with nullcontext() if finite else raises_code(NonFiniteError, "train.nonfinite-loss", "step 2"):
+            assert not trainer.run()
+    newest = checkpoints.read(list_saved(tmp_path / "run" / "checkpoints")[-1])
+    assert newest.step == len(read_metrics(tmp_path / "run")) == (2 if finite else 0)
+    assert all(t.isfinite().all() for t in newest.model.values())
+
+
 def test_training_on_what_is_asked_is_refused(smoke: Smoke) -> None:
     with raises_code(LeakageError, "data.leakage", "3 of 3", "task100") as caught:
         Trainer(smoke("data.subset=evaluation"))
@@ -412,8 +433,17 @@ def test_allowing_one_task_does_not_allow_the_others(smoke: Smoke) -> None:
         Trainer(smoke("data.subset=evaluation", 'evaluate.allow_trained=["task101"]'))
 
 
-def test_a_device_that_is_named_is_taken() -> None:
+def test_a_device_that_is_named_is_taken_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: False)
     assert pick_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with raises_code(ConfigError, "train.no-such-device", name):
+            pick_device(name)
+        assert pick_device_of_trained(name) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    assert pick_device_of_trained("cpu") == torch.device("cpu")
 
 
 # -- freezing -----------------------------------------------------------------------------------------

@@ -41,7 +41,9 @@ class Latent(nn.Module):
 
         ``noise`` (..., Z) is drawn here where it is None.
         """
-        mu, logvar = self.mu_proj(x), self.logvar_proj(x).clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
+        # In float32: the divergence is a small difference of large terms.
+        mu, logvar = self.mu_proj(x).float(), self.logvar_proj(x).float()
+        logvar = logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
         if not self.training:
             return mu, kl
@@ -84,7 +86,8 @@ class LPNVariationalEncoder(VariationalEncoder):
         """Sets (R, K, D) with their mask (R, K) to a context; the divergence is the mean of the pairs'."""
         z, kl = self.latent(pairs, None if noise is None else noise[:, : pairs.shape[1]])
         context = self.output_proj(mean_of_set(z, mask)).view(len(pairs), -1, pairs.shape[-1])
-        return Encoded(context, kl=mean_of_set(kl, mask))
+        with torch.autocast(kl.device.type, enabled=False):
+            return Encoded(context, kl=mean_of_set(kl, mask))
 
 
 class HybridVariationalEncoder(VariationalEncoder):

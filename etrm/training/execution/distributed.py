@@ -30,6 +30,8 @@ from etrm.errors import ConfigError, ProcessError
 
 PATIENCE = timedelta(minutes=10)
 """The time after which a silent process counts as lost (our choice); one that dies is noticed at once."""
+_LONGEST_WORK = timedelta(days=30)
+"""The longest time for which the others wait for work that one process does alone, such as an evaluation."""
 _NONE, _DENSE, _SPARSE = 0, 1, 2
 
 
@@ -93,6 +95,9 @@ class World:
         """Gather the values of all processes on each; they must be picklable."""
         return [value]
 
+    def wait_for_all(self) -> None:
+        """Wait until all processes call this, even if one of them works longer than :data:`PATIENCE` before."""
+
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum each parameter's gradient over the processes; one that has none on any keeps none."""
 
@@ -109,8 +114,8 @@ class LaunchedWorld(World):
         ProcessError: (every method) another process is gone.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, size: int, patient: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._patient = rank, size, patient
 
     @property
     def group(self) -> dist.ProcessGroup:
@@ -157,6 +162,11 @@ class LaunchedWorld(World):
         with _peers():
             dist.all_gather_object(said, value)
         return said
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes call this, even if one of them works longer than :data:`PATIENCE` before."""
+        with _peers():
+            dist.barrier(self._patient)
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum each parameter's gradient over the processes; one that has none on any keeps none."""
@@ -242,7 +252,8 @@ def join_processes(device: str) -> Iterator[World]:
         processes.share_store(store)
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    yield LaunchedWorld(rank, size)
+        patient = dist.new_group(timeout=_LONGEST_WORK, backend="gloo")
+    yield LaunchedWorld(rank, size, patient)
     # After an error the connections stay open until this process has reported it and ends: see reports_error.
     with _peers():  # the leader may hold the store: nobody leaves before all are done
         dist.barrier()

@@ -1,4 +1,4 @@
-"""A request to end a run after its current step, which a signal can make too."""
+"""A request to end a run soon, which a signal can make too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether a run should end after its current step."""
+    """Whether a run should end after the next step whose numbers are read."""
 
     def __init__(self) -> None:
         self.made = False

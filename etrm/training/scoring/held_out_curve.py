@@ -15,7 +15,7 @@ from etrm.checkpoints.run_folder import read_metrics
 from etrm.config import Config
 from etrm.data import TaskSet
 from etrm.data.episodes import find_puzzle_rows
-from etrm.evaluation import EvaluationReport
+from etrm.evaluation import EvaluationReport, check_outputs
 from etrm.model.variant import Variant
 from etrm.training.recipe import Recipe
 from etrm.training.scoring.predictor import BEST, evaluate_tasks, make_predictor
@@ -69,7 +69,7 @@ class HeldOutCurve:
         leader: whether this process evaluates; the others only take part in capturing the state.
 
     Raises:
-        DataError: the run has a puzzle table without rows for the evaluation tasks.
+        DataError: an output of the evaluation tasks is unknown, or the run has a puzzle table without rows for them.
 
     Attributes:
         best: the best score so far, None before the first one.
@@ -81,8 +81,11 @@ class HeldOutCurve:
         self._config, self._recipe, self._trained = config, recipe, trained
         self._model = deepcopy(model).eval() if leader and config.evaluate.every else None
         self.best: tuple[float, float] | None = None
-        if config.evaluate.every and not config.model.has_encoder:  # before a step is done that would be lost
-            find_puzzle_rows(load_held_out_tasks(config), config.data, config.evaluate.augmentations, trained)
+        if config.evaluate.every:  # before a step is done that would be lost
+            held_out = load_held_out_tasks(config)
+            check_outputs(held_out)
+            if not config.model.has_encoder:
+                find_puzzle_rows(held_out, config.data, config.evaluate.augmentations, trained)
 
     def due(self, step: int) -> bool:
         """Whether the run is evaluated after a step; all processes agree."""
@@ -101,9 +104,10 @@ class HeldOutCurve:
         if not self.due(state.step):
             return None
         captured = state.capture()
-        if self._model is None:
+        score = None if self._model is None else self._measure(self._model, captured)
+        state.world.wait_for_all()
+        if score is None:
             return None
-        score = self._measure(self._model, captured)
         if self.best is None or score.order > self.best:
             self.best = score.order
             if state.folder is not None:

@@ -47,7 +47,8 @@ def open_run(folder: Path, settings: Changes) -> OpenedRun:
         settings: settings of the sections evaluate and data to change, as :func:`etrm.config.with_settings` takes them.
 
     Raises:
-        ConfigError: a setting is of another section, which was decided in training.
+        ConfigError: a setting is of another section, which was decided in training, or would number the rows of a
+            puzzle table in another way than training did.
         LeakageError: an evaluation task was trained on and is not in ``evaluate.allow_trained``.
         EtrmError: there is no run, no whole checkpoint, or no such tasks.
     """
@@ -56,6 +57,15 @@ def open_run(folder: Path, settings: Changes) -> OpenedRun:
     weights = chosen.weights
     model, trained_with, trained, step = load_model(folder, weights, which=chosen.checkpoint)
     config = with_settings(trained_with, **settings)
+    rows = trained_with.data.augmentations
+    if not config.model.has_encoder and config.data.augmentations != rows:
+        raise ConfigError(
+            "evaluate.other-puzzle-rows",
+            "data.augmentations cannot be changed: the table of task ids has this number of rows per task",
+            got=f"data.augmentations {config.data.augmentations}",
+            allowed=f"data.augmentations {rows}",
+            next_step=f"--set evaluate.augmentations=N, the number of votes, of at most {rows}",
+        )
     held_out = load_held_out_tasks(config)
     if "all" not in config.evaluate.allow_trained:
         check_leakage(trained, held_out, config.evaluate.allow_trained)

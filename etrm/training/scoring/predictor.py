@@ -16,7 +16,7 @@ from etrm.checkpoints.run_folder import check_trained_tasks, read_config
 from etrm.checkpoints.saved_steps import list_saved, split_checkpoint
 from etrm.config import Config, EvaluateConfig
 from etrm.data import Sample, TaskSet, collate, open_episodes
-from etrm.device import pick_device, to_device, to_host
+from etrm.device import pick_device_of_trained, to_device, to_host
 from etrm.errors import CheckpointError
 from etrm.evaluation import Answer, EvaluationReport, Predictor
 from etrm.model.solve import solve
@@ -164,7 +164,7 @@ def load_model(
     model = recipe.build_model(config, episodes)
     recipe.load_weights(model, checkpoint, weights)
     model.anneal(checkpoint.step / config.train.steps)
-    to_device(model, pick_device(config.train.device)).eval()
+    to_device(model, pick_device_of_trained(config.train.device)).eval()
     return model, config, tasks, checkpoint.step
 
 

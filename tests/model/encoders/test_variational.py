@@ -63,6 +63,22 @@ def test_the_divergence_is_that_of_two_normals() -> None:
     torch.testing.assert_close(kl, divergence(latent.mu_proj(x), latent.logvar_proj(x)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_divergence_is_that_of_two_normals_with_products_in_bfloat16(world: Any, batch: Batch) -> None:
+    latent, x = Latent(64, 64), torch.randn(8, 64)
+    with torch.no_grad():  # near the unit normal, where the terms of the divergence cancel
+        latent.mu_proj.weight.mul_(0.05)
+        latent.logvar_proj.weight.normal_(std=0.003)
+    exact = divergence(latent.mu_proj(x), latent.logvar_proj(x))
+    encoder = encoder_of(world, "lpn_variational")
+    kl = encoder.latent(encoder.pair_sets(batch.demos)[0])[1][1].mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = latent(x)[1]
+        low = encoder.read(*encoder.pair_sets(batch.demos)).kl
+    torch.testing.assert_close(found, exact, rtol=0.01, atol=0)
+    assert found.dtype == low.dtype == torch.float32
+    torch.testing.assert_close(low[1], kl, rtol=0.02, atol=0)
+
+
 def test_a_sample_is_the_mean_and_the_spread_times_noise_of_the_global_generator() -> None:
     latent, x = drawn_latent(), torch.randn(3, 4)
     torch.manual_seed(7)

@@ -27,7 +27,7 @@ from etrm.training.execution.distributed import LaunchedWorld
 from etrm.training.trainer import Trainer, train
 from tests.errors import assert_holds, raises_code
 from tests.forked import forking
-from tests.training.execution.world_script import Scenarios, train_all, train_as
+from tests.training.execution.world_script import Scenarios, train_all, train_as, wait_as
 
 ROOT = Path(__file__).parents[3]
 HELD = "model.halt.exploration=0.5"
@@ -209,6 +209,17 @@ def test_a_batch_that_cannot_be_split_evenly_is_refused() -> None:
     with raises_code(ConfigError, "train.indivisible-batch", 5, 2):
         LaunchedWorld(0, 2).share(5)
     assert [LaunchedWorld(rank, 3).share(6) for rank in range(3)] == [range(2), range(2, 4), range(4, 6)]
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_work_of_one_process_longer_than_for_silence() -> None:
+    port = free_port()
+    two = [forking().Process(target=wait_as, args=(rank, 2, port, 3.0)) for rank in range(2)]
+    for process in two:
+        process.start()
+    for process in two:
+        process.join()
+        assert process.exitcode == 0
 
 
 # -- one run on changing numbers of processes, and processes that end --------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 
 from etrm.config import load
 from etrm.data import Episodes, Sample
+from etrm.training.execution import distributed
 from etrm.training.execution.distributed import World, join_processes
 from etrm.training.trainer import Trainer
 
@@ -61,6 +64,17 @@ def train_as(rank: int, size: int, port: int, scenarios: Scenarios, out: Path) -
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     train_all(scenarios, out)
+
+
+def wait_as(rank: int, size: int, port: int, patience: float) -> None:
+    """Wait for the leader, as one of several processes, for longer than a silent process is waited for."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    distributed.PATIENCE = timedelta(seconds=patience)
+    with join_processes("cpu") as world:
+        if world.leader:
+            time.sleep(1.5 * patience)
+        world.wait_for_all()
 
 
 def train_all(scenarios: Scenarios, out: Path) -> None:

@@ -39,6 +39,16 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda name: monkeypatch.setattr("etrm.hardware.describe", lambda device: name)
 
 
+def test_a_resumed_run_does_not_need_the_decoder_that_it_began_with(tmp_path: Path, smoke: Smoke) -> None:
+    quiet = ("train.steps=2", "train.warmup_steps=0", "monitor.enabled=false")
+    decoder = tmp_path / "decoder"
+    assert train(smoke(*quiet, "model.variant=trm", "data.augmentations=2"), decoder)
+    config = smoke(*quiet, f"train.decoder={decoder}")
+    stopped_at(config, tmp_path / "run", 1)
+    decoder.rename(tmp_path / "elsewhere")
+    assert train(config, tmp_path / "run", resume=True)
+
+
 def test_a_moved_run_records_what_changed_and_at_which_step(
     on: Callable[[str], None],
     tmp_path: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def test_a_table_without_rows_for_the_tasks_is_refused_before_a_step(smoke: Smok
     table = smoke("model.variant=trm", "data.augmentations=4", "evaluate.every=2")
     with raises_code(DataError, "data.untrained-tasks"):
         Trainer(table)
+
+
+def test_tasks_without_outputs_are_refused_before_a_step(smoke: Smoke, tmp_path: Path) -> None:
+    pair = {"input": [[1, 2]], "output": [[2, 1]]}
+    file = tmp_path / "challenges.json"
+    file.write_text(json.dumps({"unknown": {"train": [pair], "test": [{"input": [[3, 1]]}]}}))
+    with raises_code(DataError, "evaluate.unknown-outputs", "unknown"):
+        Trainer(smoke(*CURVE, f"evaluate.source={file}"))
 
 
 def test_a_score_is_better_by_tasks_first_and_tokens_next() -> None:

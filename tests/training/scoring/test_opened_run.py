@@ -64,6 +64,16 @@ def test_what_was_decided_in_training_is_refused(run: Path, settings: Changes) -
             refuses(settings)
 
 
+def test_a_table_of_task_ids_keeps_its_rows(tmp_path: Path, smoke: Callable[..., Config]) -> None:
+    """With another number of rows per task, a task would be answered from the row of another one."""
+    table = ("model.variant=trm", "data.augmentations=4", "evaluate.subset=training")
+    few = ("train.steps=1", "train.warmup_steps=0", "monitor.enabled=false", 'evaluate.allow_trained=["all"]')
+    assert train(smoke(*table, *few), tmp_path / "run")
+    assert open_run(tmp_path / "run", {"data": {"augmentations": 4}}).step == 1
+    with raises_code(ConfigError, "evaluate.other-puzzle-rows", 2, 4):
+        open_run(tmp_path / "run", {"data": {"augmentations": 2}})
+
+
 def test_trained_tasks_are_no_held_out_ones(run: Path) -> None:
     trained: Changes = {"evaluate": {"subset": "training"}}
     for opens in (open_run, analyse_run):
