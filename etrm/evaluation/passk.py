@@ -134,8 +134,16 @@ def evaluate(
     return score(tuple(tasks), samples, predict(samples, predictor, batch_size), ks)
 
 
-def check_outputs(tasks: TaskSet) -> None:
+SUBMIT = "write a submission with --submission"
+"""What can be done with answers to tasks with unknown outputs."""
+
+
+def check_outputs(tasks: TaskSet, otherwise: str = SUBMIT) -> None:
     """Refuse tasks whose answers cannot be scored.
+
+    Args:
+        tasks: the tasks.
+        otherwise: the next step for outputs that stay unknown, as the end of a sentence.
 
     Raises:
         DataError: a test output is unknown.
@@ -146,7 +154,7 @@ def check_outputs(tasks: TaskSet) -> None:
             "evaluate.unknown-outputs",
             f"{tasks.source}: the test outputs of {len(unknown)} tasks are unknown, so answers cannot be scored",
             got=", ".join(unknown[:5]),
-            next_step="put the solutions file next to the challenges file, or write a submission with --submission",
+            next_step=f"put the solutions file next to the challenges file, or {otherwise}",
         )
 
 

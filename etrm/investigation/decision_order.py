@@ -154,12 +154,11 @@ class DecisionOrder:
             elif self.until_root_cause and id == reference.hypothesis:
                 decided[id] = self.announced.reach(decide_from_reference(hypothesis, reference))
             elif id in self.chosen:
-                found = with_reference(self._decide(hypothesis), reference)
-                decided[id] = self.announced.reach(mark_downstream(found, decided))
+                decided[id] = self.announced.reach(with_reference(self._decide(hypothesis), reference))
             else:
                 words = f"Not selected: --hypotheses {','.join(self.chosen)}."
                 decided[id] = hypothesis.not_run(CommonReason.NOT_SELECTED, words)
-        return add_to_others(correct_over_all(decided), self.facts)
+        return add_to_others(mark_downstream(correct_over_all(decided)), self.facts)
 
     def _reason_to_stop(
         self, hypothesis: Hypothesis, decided: dict[str, HypothesisResult], reference: ReferenceResult

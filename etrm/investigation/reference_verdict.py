@@ -36,9 +36,8 @@ from etrm.training.monitoring.step_check import ComparedStep
 STUDY = "reference"
 MOST_EVERY = MonitorConfig().reference_every
 COMPARED = 20  # steps of a whole run, and its first ones: all of a run as short as that
-MOST_LISTED = (
-    10  # departures in a result: a wrong loss changes every gradient, and the first says what is wrong
-)
+MOST_LISTED = 10
+"""First departures in a result, which also has the largest of each stage. A wrong loss changes every gradient."""
 
 HYPOTHESES: dict[PipelineStage, str] = {
     PipelineStage.MODEL: "H7",
@@ -266,8 +265,20 @@ def judge_reference(
         stage=first.stage,
         hypothesis=_hypothesis(facts.departures, subject),
         shared=shared,
-        departures=tuple(_record(found) for found in facts.departures[:MOST_LISTED]),
+        departures=tuple(_record(found) for found in _select_listed(facts.departures)),
     )
+
+
+def _select_listed(departures: Sequence[Departure]) -> list[Departure]:
+    """The first departures, and of each stage the largest as a multiple of its limit, in their order."""
+    ratios = [found.size / found.limit if found.limit else math.inf for found in departures]
+    largest: dict[PipelineStage, int] = {}
+    for place, found in enumerate(departures):
+        if found.stage not in largest or ratios[place] > ratios[largest[found.stage]]:
+            largest[found.stage] = place
+    return [
+        departures[place] for place in sorted({*range(min(MOST_LISTED, len(departures))), *largest.values()})
+    ]
 
 
 def describe(departure: Departure) -> str:

@@ -58,33 +58,39 @@ def find_root_cause(hypotheses: Mapping[str, HypothesisResult]) -> RootCause:
     return RootCause(None, None, CauseCode.NONE, words)
 
 
-def mark_downstream(
-    hypothesis: HypothesisResult, upstream: Mapping[str, HypothesisResult]
-) -> HypothesisResult:
-    """The result; one that is statistical and downstream of a proven cause gets the note that this may explain it."""
-    cause = find_root_cause(upstream)
-    if (
-        cause.confidence != "proven"
-        or hypothesis.kind != "statistical"
-        or hypothesis.verdict is Verdict.NOT_RUN
-    ):
-        return hypothesis
-    return hypothesis.replace(
-        codes=(*hypothesis.codes, CommonReason.DOWNSTREAM),
-        sentence=f"{hypothesis.sentence} It is downstream of {cause.id}, which is proven and may be the reason.",
-    )
+def mark_downstream(decided: Mapping[str, HypothesisResult]) -> dict[str, HypothesisResult]:
+    """The results; a statistical one after a proven cause gets the note that this may explain it.
+
+    Args:
+        decided: the hypotheses in order, with their final verdicts.
+    """
+    found: dict[str, HypothesisResult] = {}
+    for id, hypothesis in decided.items():
+        cause = find_root_cause(found)
+        found[id] = hypothesis
+        if (
+            cause.confidence == "proven"
+            and hypothesis.kind == "statistical"
+            and hypothesis.verdict is not Verdict.NOT_RUN
+        ):
+            note = f"It is downstream of {cause.id}, which is proven and may be the reason."
+            found[id] = hypothesis.replace(
+                codes=(*hypothesis.codes, CommonReason.DOWNSTREAM), sentence=f"{hypothesis.sentence} {note}"
+            )
+    return found
 
 
-def correct_over_all(decided: dict[str, HypothesisResult]) -> dict[str, HypothesisResult]:
+def correct_over_all(decided: Mapping[str, HypothesisResult]) -> dict[str, HypothesisResult]:
     """Holm's correction over the statistical hypotheses: VALIDATED needs an adjusted p-value below .05."""
+    corrected = dict(decided)
     tested = [h for h in decided.values() if h.p_value is not None]
     adjusted = holm([h.p_value for h in tested if h.p_value is not None])
     for hypothesis, p in zip(tested, adjusted, strict=True):
         if hypothesis.verdict is Verdict.VALIDATED and p >= LARGEST_P:
             words = f"Over all statistical hypotheses its p-value is {p:.2g}: undecided."
-            decided[hypothesis.id] = hypothesis.replace(
+            corrected[hypothesis.id] = hypothesis.replace(
                 verdict=Verdict.INCONCLUSIVE,
                 codes=(*hypothesis.codes, CommonReason.NOT_SIGNIFICANT),
                 sentence=f"{hypothesis.sentence} {words}",
             )
-    return decided
+    return corrected

@@ -11,7 +11,7 @@ from etrm.checkpoints.run_folder import describe_environment
 from etrm.config import Config, with_settings
 from etrm.data import open_episodes
 from etrm.errors import ConfigError
-from etrm.evaluation import EvaluationReport, evaluate_baselines
+from etrm.evaluation import EvaluationReport, check_outputs, evaluate_baselines
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.announced_verdicts import AnnouncedVerdicts, OnVerdict
 from etrm.investigation.decision_order import DecisionOrder, OnDeparture
@@ -50,7 +50,7 @@ from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.session import Investigation
 from etrm.training import named_code
 from etrm.training.faults import build_recipe
-from etrm.training.task_sets import load_held_out_tasks, load_training_tasks
+from etrm.training.task_sets import OTHER_TASKS, load_held_out_tasks, load_training_tasks
 
 Progress = Callable[[str, int, int], None]
 """Takes a phase, the steps done and the steps in all."""
@@ -132,6 +132,7 @@ def investigate(
     build_recipe(subject)  # an unknown fault is refused before any work, and so are tasks that cannot be used
     tasks = load_training_tasks(subject)
     open_episodes(tasks, _prepare(subject).data, subject.model.variant, subject.train.seed)
+    check_outputs(load_held_out_tasks(subject), OTHER_TASKS)
     with claim_folder(out, subject, name, launcher, tier):
         recorded, facts = _judge_recorded(recorded_in, subject, progress)
         given, subject = subject, _prepare(subject)

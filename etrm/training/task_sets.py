@@ -21,6 +21,10 @@ def load_training_tasks(config: Config) -> TaskSet:
     return tasks
 
 
+OTHER_TASKS = "choose other held-out tasks with --set evaluate.source=... or evaluate.subset=..."
+"""What can be done where a score is needed and the outputs of the held-out tasks are unknown."""
+
+
 def load_held_out_tasks(config: Config) -> TaskSet:
     """The tasks that the evaluate section selects."""
     asked = config.evaluate

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from etrm.evaluation.learning_stage import SolvedCount
 from etrm.investigation.evidence.figures import Figure, Series
 from etrm.training.scoring.run_analysis import NamedScore, RunAnalysis
-from reports.markdown import NOTHING, bullets, number, paragraph, table
+from reports.markdown import NOTHING, bullets, code, number, paragraph, table
 from reports.pages.sections import join, section
 
 READOUTS = {
@@ -74,10 +74,10 @@ def analysis_page(run: str, found: RunAnalysis, images: Mapping[str, str]) -> st
         [
             "# Analysis of a run",
             paragraph(
-                f"`{run}`, step {found.step}: {outputs} test outputs of {found.attempts[0].tasks.evaluated} {tasks}. "
-                "Intervals are exact 95 % binomial intervals. *Gained* and *lost* count the answers that only one of "
-                "the two conditions has right; *change* is that of the share of right tokens, paired by answer, with "
-                "its 95 % t interval."
+                f"{code(run)}, step {found.step}: {outputs} test outputs of {found.attempts[0].tasks.evaluated} "
+                f"{tasks}. Intervals are exact 95 % binomial intervals. *Gained* and *lost* count the answers that "
+                "only one of the two conditions has right; *change* is that of the share of right tokens, paired by "
+                "answer, with its 95 % t interval."
             ),
             section("ACT steps", _tabulate_steps(found), images.get("steps", ""), images.get("change", "")),
             section("Which step is read", _tabulate_named(found.readouts, READOUTS)),

@@ -82,7 +82,7 @@ def passed(row: EvidenceRow) -> str:
 
 
 def has_interval(row: EvidenceRow) -> bool:
-    """Return whether an interval of the difference was computed."""
+    """Return whether an interval was computed."""
     return row.low is not None or row.high is not None
 
 
@@ -224,7 +224,11 @@ def baselines_table(rows: Sequence[EvidenceRow]) -> str:
         [escape(r.metric), value(r.treatment), interval(r.low, r.high), escape(r.n), escape(r.note)]
         for r in rows
     ]
-    return table(["baseline", "value", "interval", "measured on", "also measured"], cells, "lrr")
+    return table(
+        ["baseline", "value", "95 % interval of the share solved", "measured on", "also measured"],
+        cells,
+        "lrr",
+    )
 
 
 def screening_note(screening: bool) -> str:

@@ -47,6 +47,18 @@ def control(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_verdict, "check_start", lambda config: found)
 
 
+def test_every_stage_that_departs_is_listed_with_its_largest_difference() -> None:
+    """A figure drew a stage beyond the tenth departure as one without a difference."""
+    gradients = [Departure(PipelineStage.GRADIENT, f"encoder.{n}", n, 0.5) for n in range(1, 15)]
+    update = Departure(PipelineStage.UPDATE, "encoder.1", 1.0, 0.5)
+    listed = judged(*gradients, update).departures
+    assert [found.tensor for found in listed] == [
+        *(f"encoder.{n}" for n in range(1, 11)),
+        "encoder.14",
+        "encoder.1",
+    ]
+
+
 def judged(*departures: Departure, subject: Config = SMOKE) -> ReferenceResult:
     step = ComparedStep(3, 0, departures, len(departures))
     return judge_reference(ReferenceFacts((ComparedStep(1, 0), step)), subject)

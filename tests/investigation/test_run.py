@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from etrm.device import pick_device
 from etrm.errors import ConfigError, DataError, FolderInUseError, RunFolderError
 from etrm.hardware import describe
 from etrm.investigation import decision_order
+from etrm.investigation.announced_verdicts import AnnouncedVerdicts
+from etrm.investigation.decision_order import DecisionOrder
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.hypotheses.hypothesis import Hypothesis
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
@@ -47,6 +50,23 @@ def test_a_stage_without_tasks_is_refused_before_any_work(tmp_path: Path) -> Non
     with raises_code(DataError, "data.stage-without-tasks"):
         investigate(
             smoke,
+            tmp_path / "out",
+            name="smoke",
+            launcher=inline(),
+            command="",
+            progress=lambda p, d, t: None,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_tasks_with_unknown_outputs_are_refused_before_any_work(tmp_path: Path) -> None:
+    """All runs were made first, and the last table ended the investigation in an error."""
+    file = tmp_path / "test_challenges.json"
+    pair = {"input": [[1]], "output": [[2]]}
+    file.write_text(json.dumps({"one": {"train": [pair, pair], "test": [{"input": [[3]]}]}}))
+    with raises_code(DataError, "evaluate.unknown-outputs", "evaluate.source", got="one"):
+        investigate(
+            with_settings(load("smoke"), evaluate={"source": str(file)}),
             tmp_path / "out",
             name="smoke",
             launcher=inline(),
@@ -122,11 +142,32 @@ def test_what_is_not_significant_over_all_hypotheses_is_not_validated() -> None:
 
 
 def test_a_statistical_hypothesis_behind_a_proven_cause_says_so() -> None:
-    proven = hypotheses(H2=Verdict.VALIDATED)
-    found = mark_downstream(planted_hypothesis("H4").replace(verdict=Verdict.INCONCLUSIVE), proven)
-    assert found.codes == ("test.planted", CommonReason.DOWNSTREAM)
-    mechanistic = planted_hypothesis("H3").replace(verdict=Verdict.VALIDATED)
-    assert mark_downstream(mechanistic, proven) == mechanistic
+    found = mark_downstream(hypotheses(H2=Verdict.VALIDATED, H3=Verdict.VALIDATED, H4=Verdict.INCONCLUSIVE))
+    assert found["H4"].codes == ("test.planted", CommonReason.DOWNSTREAM)
+    assert found["H3"].codes == ("test.planted",)  # mechanistic
+
+
+def test_a_cause_that_is_not_significant_over_all_hypotheses_has_nothing_downstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note came before the correction, and called a cause proven that was undecided in the end."""
+    p_values = {"H4": 0.04, "H7": 0.04}
+    for id, one in all_hypotheses().items():
+        found = planted_hypothesis(id).replace(verdict=Verdict.INVALIDATED)
+        if id in p_values:
+            found = found.replace(verdict=Verdict.VALIDATED, p_value=p_values[id])
+        monkeypatch.setattr(type(one), "decide", lambda self, investigation, found=found: found)
+    order = DecisionOrder(
+        Investigation(tmp_path, load("smoke"), (0,), inline(), lambda phase, done, total: None),
+        ORDER,
+        False,
+        (),
+        AnnouncedVerdicts(lambda found: None),
+        lambda reference: None,
+    )
+    decided = order.decide(ReferenceResult(codes=("reference.equal",), sentence="planted"))
+    assert find_root_cause(decided).id is None
+    assert decided["H7"].codes == ("test.planted", CommonReason.NOT_SIGNIFICANT)
 
 
 @pytest.mark.usefixtures("equal")

@@ -75,7 +75,7 @@ class EvidenceRow(Record):
     direction: Direction
     control: _Measured | None = None  # the arm or baseline it is compared with
     treatment: _Measured  # the value measured in the run under test
-    low: _End = None  # interval of the difference, where there is one
+    low: _End = None  # interval of the difference, or of the value if the note says so
     high: _End = None
     effect: Effect | None = None  # where a paired comparison decides the row
     final: str = ""  # key of the runs' final value that is compared, where it is one

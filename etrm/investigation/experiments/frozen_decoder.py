@@ -260,13 +260,13 @@ def _make_training_rows(trained: Sequence[LoadedRun], facts: GradientFacts) -> l
         GRADIENT_LOWEST.row(
             facts.gradient_low,
             threshold="> 0 on every step",
-            passed=not isinstance(facts.gradient_low, NotMeasured),
+            passed=not facts.without_gradient,
             n=steps,
         ),
         MOVEMENT_LOWEST.row(
             facts.moved_low,
             threshold="> 0 on every step",
-            passed=not isinstance(facts.moved_low, NotMeasured),
+            passed=not facts.without_movement,
             n=steps,
         ),
         DECODER_UNCHANGED.row(

@@ -14,6 +14,7 @@ from typing import Unpack
 from etrm.config import NO_CURRICULUM, Config, with_settings
 from etrm.config.tree import Changes
 from etrm.errors import ConfigError
+from etrm.evaluation import check_outputs
 from etrm.extensions import ExtensionPoint
 from etrm.investigation.comparison.interventions import round_rate
 from etrm.investigation.runs.arms import ArmId
@@ -21,7 +22,7 @@ from etrm.investigation.runs.jobs import Job, OnProgress, run_jobs
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.session import with_seed
-from etrm.training.task_sets import list_stream_tasks
+from etrm.training.task_sets import OTHER_TASKS, list_stream_tasks, load_held_out_tasks
 
 BASELINE = "E0"
 GATE = "E1"
@@ -273,9 +274,10 @@ def run(
         The runs that have ended.
 
     Raises:
-        EtrmError: a change is impossible, or the folder holds runs of another baseline.
+        EtrmError: a change is impossible, a held-out output is unknown, or the folder holds runs of another baseline.
         Interrupted: the user pressed Ctrl-C; the same command resumes.
     """
+    check_outputs(load_held_out_tasks(base), OTHER_TASKS)
     found: list[LoadedRun] = []
     for experiment in chosen:  # one at a time, so that the gate is known before the others begin
         jobs = [job(experiment, base, seed) for seed in range(seeds)]

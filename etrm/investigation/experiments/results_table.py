@@ -159,26 +159,35 @@ def judge_phases(base: Config, rows: Sequence[ExperimentRow]) -> tuple[Phase, ..
 def _can_overfit(row: ExperimentRow) -> Phase:
     wanted = "E1: over 95 % token accuracy on ten training tasks, without a collapse"
     gates = [_judge_gate(run) for run in row.runs if _is_long_enough(run)]
-    if not gates:
+    diverged = _count_diverged([row])
+    if not gates and not diverged:
         return Phase("1, can overfit", wanted, PhaseState.NOT_RUN, "E1 was not run")
-    found = ", ".join(f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates)
-    state = _to_state(all(found.passed for found in gates))
-    return Phase("1, can overfit", wanted, state, f"{found}, one number per seed")
+    accuracies = [f"{found.accuracy:.3f}{' (collapsed)' if found.collapsed else ''}" for found in gates]
+    found = ", ".join([*accuracies, *["diverged"] * diverged])
+    state = _to_state(all(found.passed for found in gates) and not diverged)
+    return Phase("1, can overfit", wanted, state, f"{found}, one result per seed")
 
 
 def _is_stable(rows: Sequence[ExperimentRow]) -> Phase:
     wanted = f"E2 to E4: no collapse in {LONG:,} steps, and an accuracy that rises"
     runs = [run for row in rows for run in row.runs if _is_long_enough(run)]
-    if not runs:
+    diverged = _count_diverged(rows)
+    if not runs and not diverged:
         return Phase("2, stable training", wanted, PhaseState.NOT_RUN, "none of E2 to E4 was run")
     collapsed = sum(row.collapsed for row in rows)
     rising = sum(_rises(run) for run in runs)
-    shortest = min(run.steps for run in runs)
-    found = f"{collapsed} of {len(runs)} runs collapsed, {rising} rise, {shortest} steps"
-    state = _to_state(not collapsed and rising == len(runs))
+    shortest = min((run.steps for run in runs), default=0)
+    every = len(runs) + diverged
+    found = f"{collapsed} of {every} runs collapsed, {diverged} diverged, {rising} rise, {shortest} steps"
+    state = _to_state(not collapsed and rising == every)
     if state is PhaseState.MET and shortest < LONG:
         state, found = PhaseState.TOO_SHORT, f"{found}: too short to decide"
     return Phase("2, stable training", wanted, state, found)
+
+
+def _count_diverged(rows: Sequence[ExperimentRow]) -> int:
+    """The runs that a number which is not finite ended: the worst result, which is never left out."""
+    return sum(run.diverged for row in rows for run in row.runs)
 
 
 def _rises(run: LoadedRun) -> bool:
@@ -192,7 +201,7 @@ def _generalises(base: Config, rows: Sequence[ExperimentRow]) -> Phase:
     wanted = "held-out tasks solved by more than the best trivial baseline, by the lower end of the interval"
     best: tuple[float, str] | None = None
     for row in rows:
-        lows = [run.final.get("held_out_low") for run in row.runs if run.finished]
+        lows = [0.0 if run.diverged else run.final.get("held_out_low") for run in row.runs]
         numbers = [low for low in lows if isinstance(low, float)]
         if numbers and (best is None or min(numbers) > best[0]):
             best = (min(numbers), row.experiment.name)

@@ -5,6 +5,7 @@ Mechanistic: decided by an assertion on every step of every seed, without statis
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -321,13 +322,14 @@ TOOLKIT_FINDING = Metric("h2.toolkit-finding", "toolkit finding {item}")
 def _make_finding_rows(runs: Sequence[LoadedRun]) -> tuple[EvidenceRow, ...]:
     """The toolkit's findings in the runs under test, notes left out; they decide nothing here."""
     grouped = group_serious(finding for run in runs for finding in run.findings)
+    having = Counter(group for run in runs for group in group_serious(run.findings))
     return tuple(
         TOOLKIT_FINDING.row(
             found[0]["evidence"]["value"],
             item=f"{rule} {module}".rstrip(),
             item_words=f"{rule} in {module or 'the model'}: {found[0]['evidence']['metric']}",
-            threshold=f"{len(found)} of {len(runs)} seeds, {found[0]['severity']}",
-            n=f"steps {found[0]['evidence']['first_step']} to {found[0]['evidence']['last_step']}",
+            threshold=f"{having[rule, module]} of {len(runs)} seeds, {found[0]['severity']}",
+            n=f"steps {found[0]['evidence']['first_step'] + 1} to {found[0]['evidence']['last_step'] + 1}",
             note=f"{found[0]['message']}. Likely cause: {found[0]['cause']}. What to do: {found[0]['remedy']}",
         )
         for (rule, module), found in grouped.items()

@@ -213,10 +213,10 @@ def _make_rows(
     if sizes is not None:
         size = SIZE.row(
             sizes.ratio,
-            control=sizes.table,
             threshold=f"within {LIKE[0]} and {LIKE[1]}, else the scale sweep decides",
             n=n,
-            note=f"a puzzle vector fills one of {sizes.tokens} context tokens and leaves the others zero",
+            note=f"{sizes.context:.3g} over {sizes.table:.3g}; a puzzle vector fills one of {sizes.tokens} context "
+            "tokens and leaves the others zero",
         )
         rows.append(size)
     return (*rows, *(_make_sweep_rows(sweep) if sweep is not None else ()))

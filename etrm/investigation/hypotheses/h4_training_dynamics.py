@@ -231,6 +231,7 @@ def _make_later_rows(later: LaterRuns) -> tuple[EvidenceRow, ...]:
         None if interval is None else interval.mean <= 0,
         "the change has the usual steps; the interval is of ln(unchanged) - ln(changed): 90 %, paired t over seeds",
     )
+    loss = loss.replace(effect=None)  # the rule of an effect that matters does not decide it
     if math.isnan(later.use):
         return (loss,)
     use = USE.row(
@@ -374,7 +375,8 @@ def _check_same_start(screen: Screen, runs: Sequence[LoadedRun]) -> InstrumentCh
 
 
 def _read_first_loss(run: LoadedRun) -> float | None:
-    return run.metrics[0]["loss"] if run.metrics else None
+    # Not the whole loss, which an intervention may weigh otherwise.
+    return run.metrics[0]["lm_loss"] if run.metrics else None
 
 
 FIGURES = (

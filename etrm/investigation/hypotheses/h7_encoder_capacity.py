@@ -263,7 +263,7 @@ def judge(
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
     if lost := explain_unusable(unchanged):
         return Judgement(Verdict.ERROR, (CommonReason.RUNS_FAILED,), lost)
-    counted = f"on {TASKS} tasks {describe_runs(unchanged, steps)}"
+    counted = f"on up to {TASKS} tasks {describe_runs(unchanged, steps)}"
     ceiling = f"an oracle context changes the loss by {gap.best.change}"
     if len(gap.best.effects) != len(unchanged):
         ceiling += f" ({format_seeds(len(gap.best.effects))})"
@@ -384,7 +384,7 @@ def _mean(values: Sequence[float]) -> Value:
 FIGURES = (
     Figure(
         key="h7-loss",
-        title="Training loss on ten tasks: unchanged, ceiling and stronger encoders",
+        title="Training loss on up to ten tasks: unchanged, ceiling and stronger encoders",
         x_label="optimiser step",
         y_label="lm loss (nats per token)",
         caption="A puzzle table gives the ceiling the task. The distance from the unchanged run to it can be gained.",

@@ -40,6 +40,7 @@ MEASURED = {
 """What the runs measure, by the key of their final value."""
 SEARCHED = Metric("rules.searched", "unseen rules solved by a search of the context, against the encoder")
 START = Metric("rules.searched-from-encoder", "the same, searched from the encoder, against from noise")
+SHARE_INTERVAL = "the interval is that of the share: exact, 95 %"
 ON_PLATEAU = Metric("rules.on-plateau", "share of the runs whose budget ends on the plateau of the loss")
 """What the gap between encoder and search shows, and whether the budget could show anything else."""
 
@@ -150,8 +151,8 @@ def _make_gap_rows(runs: Sequence[LoadedRun]) -> list[EvidenceRow]:
     above = "above: the decoder is able and the encoder is not"
     helps = "above: the encoder says a part of the rule"
     for metric, way, other, threshold, words in (
-        (SEARCHED, "from_noise", "encoder", above, f"{note}; {control}"),
-        (START, "from_encoder", "from_noise", helps, ""),
+        (SEARCHED, "from_noise", "encoder", above, f"{note}; {control}; {SHARE_INTERVAL}"),
+        (START, "from_encoder", "from_noise", helps, SHARE_INTERVAL),
     ):
         low, high = binomial_interval(gap.count(way), count)
         share, against = gap.count(way) / count, gap.count(other) / count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -30,17 +31,17 @@ def gather_additional_findings(arms: Sequence[Sequence[LoadedRun]]) -> tuple[Add
     """
     runs = [run for arm in arms for run in arm]
     trained = arms[0] if arms else []
-    halting = [finding for run in trained for finding in _check_halting(run)]
-    recorded = [finding for run in runs for finding in run.findings]
-    found = group_serious([*recorded, *json.loads(to_json(halting))])
+    by_run = [run.findings for run in runs] + [json.loads(to_json(_check_halting(run))) for run in trained]
+    found = group_serious(finding for findings in by_run for finding in findings)
+    having = Counter(group for findings in by_run for group in group_serious(findings))
     counts = {rule: len(trained) if rule == Halting.rule else len(runs) for rule, _ in found}
     merged = [
         AdditionalFinding(
             **{key: each[0][key] for key in KEPT},
             code=each[0].get("code", ""),  # runs of an earlier version have none
-            n=f"{len(each)} of {counts[rule]} runs",
+            n=f"{having[rule, module]} of {counts[rule]} runs",
         )
-        for (rule, _), each in found.items()
+        for (rule, module), each in found.items()
     ]
     return tuple(sorted(merged, key=lambda f: (f.severity != "critical", f.rule, f.module)))
 

@@ -129,7 +129,7 @@ def investigate_model(
         decided: dict[str, HypothesisResult] = {}
         for id, hypothesis in OWN_HYPOTHESES.items():
             decided[id] = reached(_decide(hypothesis, session, chosen, decided, until_root_cause))
-        decided = correct_over_all(decided)
+        decided = mark_downstream(correct_over_all(decided))
         cause = find_root_cause(decided)
         result = Result(
             subject=factory.name,
@@ -187,7 +187,7 @@ def _decide(
     try:
         if missing := hypothesis.find_missing(session.subject):
             return hypothesis.not_run(OwnModelReason.INPUT_MISSING, f"{missing[:1].upper()}{missing[1:]}.")
-        found = mark_downstream(hypothesis.decide(session), decided)
+        found = hypothesis.decide(session)
         other = found.explained_by
         if other and (other not in chosen or OWN_HYPOTHESES[other].find_missing(session.subject)):
             return found.replace(explained_by=None)  # nothing will be known of the other one

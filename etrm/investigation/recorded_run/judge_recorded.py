@@ -65,7 +65,7 @@ def judge_recorded_run(path: Path, subject: Config) -> tuple[RecordedRun, tuple[
         evidence=tuple(fact.row for fact in facts),
         undecided=tuple(fact.words for fact in facts if fact.undecided),
         figures=(FIGURE,) if run.metrics else (),
-        series=make_curves(run.metrics, subject.train.seed),
+        series=make_curves(run.metrics, run.config.train.seed),
         wall_s=round(time.perf_counter() - began, 1),
     )
     return recorded, facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -93,9 +93,7 @@ def _evaluate_held_out(run: RunUnderTest, model: Variant) -> Iterator[RecordedFa
 
     trained, untrained = score(model), score(run.start.model.eval())
     baselines = evaluate_baselines(tasks, run.used.data)
-    best = max(baselines, key=lambda name: baselines[name].token_accuracy)
     n = f"{len(tasks)} held-out tasks, one vote"
-    note = f"control: the same model untrained; best baseline ({best}): {{:.3f}}"
     first, without = trained.pass_at[1], untrained.pass_at[1]
     yield RecordedFact(
         HELD_OUT.row(
@@ -105,7 +103,7 @@ def _evaluate_held_out(run: RunUnderTest, model: Variant) -> Iterator[RecordedFa
             item_words="held-out tasks",
             threshold="context",
             n=n,
-            note=note.format(max(report.pass_at[1].score for report in baselines.values())),
+            note=_describe_controls({name: found.pass_at[1].score for name, found in baselines.items()}),
         )
     )
     yield RecordedFact(
@@ -116,9 +114,15 @@ def _evaluate_held_out(run: RunUnderTest, model: Variant) -> Iterator[RecordedFa
             item_words="held-out tasks",
             threshold="context",
             n=n,
-            note=note.format(baselines[best].token_accuracy),
+            note=_describe_controls({name: found.token_accuracy for name, found in baselines.items()}),
         )
     )
+
+
+def _describe_controls(baselines: Mapping[str, float]) -> str:
+    """What a score is compared with: the untrained model, and the best of the trivial baselines by this score."""
+    best = max(baselines, key=lambda name: baselines[name])
+    return f"control: the same model untrained; best baseline ({best}): {baselines[best]:.3f}"
 
 
 def _value(loss: float) -> Value:

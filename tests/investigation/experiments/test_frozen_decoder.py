@@ -13,6 +13,7 @@ from etrm.investigation.comparison.frozen_arms import SMALLEST_EFFECT
 from etrm.investigation.comparison.paired_contrast import Contrast, compare_losses
 from etrm.investigation.experiments import frozen_decoder
 from etrm.investigation.experiments.frozen_decoder import FrozenReason
+from etrm.investigation.measurements.encoder_gradients import gather
 from etrm.investigation.result import Scenario
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.loaded_run import LoadedRun
@@ -85,6 +86,16 @@ def test_a_loss_that_does_not_fall_is_stuck() -> None:
 
 def test_an_encoder_that_does_not_move_is_stuck_whatever_the_loss() -> None:
     assert scenario(CLEAR, CLEAR, solved=20, low=0.17, stuck=True) == "B: no-gradient-or-no-movement"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_one_step_without_gradient_or_movement_fails_its_row(value: float) -> None:
+    steps = [
+        {"loss": 1.0, "encoder.coverage": 1.0, "encoder.grad_norm_pre_clip": one, "encoder.moved": one}
+        for one in (0.5, value, 0.5)
+    ]
+    rows = frozen_decoder._make_training_rows([], gather(steps))[:2]
+    assert [(row.treatment, row.passed) for row in rows] == [(value, value > 0)] * 2
 
 
 def test_wide_intervals_decide_nothing() -> None:

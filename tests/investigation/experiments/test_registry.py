@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from etrm.config import Config, load, with_settings
-from etrm.errors import ConfigError
+from etrm.errors import ConfigError, DataError
 from etrm.investigation.experiments import registry as experiments
 from etrm.investigation.experiments.registry import (
     EXPERIMENTS,
@@ -23,6 +24,16 @@ from tests.errors import raises_code
 from tests.investigation.planted import inline
 
 SMOKE = with_settings(load("smoke"), train={"threads": 1})
+
+
+def test_held_out_tasks_with_unknown_outputs_are_refused_before_any_run(tmp_path: Path) -> None:
+    pair = {"input": [[1]], "output": [[2]]}
+    file = tmp_path / "test_challenges.json"
+    file.write_text(json.dumps({"one": {"train": [pair, pair], "test": [{"input": [[3]]}]}}))
+    base = with_settings(SMOKE, evaluate={"source": str(file)})
+    with raises_code(DataError, "evaluate.unknown-outputs", "evaluate.source", got="one"):
+        experiments.run([find("E0")], base, tmp_path / "out", 1, inline(), lambda done, total: None)
+    assert not (tmp_path / "out").exists()
 
 
 def differing(one: Any, other: Any, path: str = "") -> set[str]:

@@ -117,6 +117,21 @@ def test_the_second_phase_needs_long_runs_that_rise(tmp_path: Path) -> None:
     assert judge_phases(SMOKE, rows)[1].state is PhaseState.NOT_MET
 
 
+def test_a_run_that_diverged_leaves_no_phase_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "LONG", 60)
+    rising = [min(0.99, 0.03 * i) for i in range(tracking.LONG)]
+    for name in ("E1", "E2"):
+        for seed in range(2):
+            plant(tmp_path, name, seed, 0.1, rising, low=0.9)
+    states = [phase.state for phase in judge_phases(SMOKE, make_experiment_rows(tmp_path, 2))]
+    assert states == [PhaseState.MET] * 3
+    for name in ("E1", "E2"):
+        summary = {"state": "failed", "diverged": True, "wall_s": 1.0, "measured": {}}
+        (tmp_path / f"runs/{name}/seed1/summary.json").write_text(json.dumps(summary))
+    states = [phase.state for phase in judge_phases(SMOKE, make_experiment_rows(tmp_path, 2))]
+    assert states == [PhaseState.NOT_MET] * 3
+
+
 def test_the_third_phase_asks_for_more_than_a_trivial_baseline(tmp_path: Path) -> None:
     rows = planted(tmp_path / "none", {"E2": [0.1]})
     assert judge_phases(SMOKE, rows)[2].state is PhaseState.NOT_MET

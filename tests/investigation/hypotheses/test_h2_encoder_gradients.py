@@ -16,6 +16,7 @@ from etrm.investigation.measurements.encoder_gradients import GradientReason, ga
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation
+from tests.investigation.planted import planted
 from tests.sampled import one_in
 
 
@@ -109,6 +110,20 @@ def test_gradient_without_movement_is_said_as_such() -> None:
 )
 def test_each_reason_has_its_code(change: dict[str, Any], code: GradientReason) -> None:
     assert gather([step(0), step(1, **change)]).codes == (code,)
+
+
+def test_a_finding_row_counts_seeds_and_the_steps_of_the_log() -> None:
+    """The toolkit counts steps from 0, and a run may have several findings of a rule in a module."""
+    finding = dict.fromkeys(("message", "cause", "remedy"), "planted") | {
+        "rule": "REACH001",
+        "module": "encoder",
+    }
+    finding |= {"severity": "warning"}
+    evidence = {"metric": "share", "value": 0.5, "first_step": 0, "last_step": 19}
+    first, second = planted(control_arm("h2"), [1.0, 1.0])
+    first.__dict__["findings"], second.__dict__["findings"] = [finding | {"evidence": evidence}] * 2, []
+    (row,) = h2._make_finding_rows([first, second])
+    assert (row.threshold, row.n) == ("1 of 2 seeds, warning", "steps 1 to 20")
 
 
 def test_norms_logged_after_clipping_are_seen_for_what_they_are() -> None:

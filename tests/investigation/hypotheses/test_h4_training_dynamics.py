@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from etrm.config import Config, load, with_settings
 from etrm.investigation.comparison import screening
 from etrm.investigation.comparison.longer_runs import LaterRuns, compare_longer, with_longer_runs
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_losses
-from etrm.investigation.comparison.screening import Screen, few_tasks
+from etrm.investigation.comparison.screening import Screen, Treatment, few_tasks
 from etrm.investigation.hypotheses import h4_training_dynamics as h4
 from etrm.investigation.hypotheses.h4_training_dynamics import DynamicsReason
 from etrm.investigation.judgement import CommonReason, Judgement
@@ -153,6 +154,18 @@ def test_what_is_learnt_later_must_be_learnt_from_the_contexts(
     assert (judged.candidate, judged.codes) == (verdict, (reason,))
     rows = {row.code: row for row in h4._make_later_rows(later)}
     assert ("h4.use-of-contexts" in rows) == (not math.isnan(use))
+    assert rows["h4.catching-up"].effect is None  # whether an effect matters does not decide it
+
+
+def test_arms_start_alike_though_they_weigh_the_loss_otherwise() -> None:
+    treatments = [Treatment("no-entropy", "entropy weight 0", {"train": {"entropy_weight": 0.0}})]
+    screen = Screen(used(), tuple(treatments), (0,))
+    runs = [
+        replace(run, metrics=[{"loss": loss, "lm_loss": 2.0}])
+        for name, loss in (("as-given", 2.1), ("no-entropy", 2.0))
+        for run in planted(screen.arm(name), [1.0])
+    ]
+    assert h4._check_same_start(screen, runs).passed
 
 
 def test_the_longer_runs_are_no_intervention() -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from etrm.config import with_settings
 from etrm.investigation.controls import control_arm, subject_arm
+from etrm.investigation.measurements import additional_findings
 from etrm.investigation.measurements.additional_findings import gather_additional_findings
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation, with_seed
+from tests.investigation.planted import planted
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,17 @@ def test_cost_and_halting_are_found(
     assert [(f.rule, f.module) for f in found] == ([expected] if expected else [])
     assert all(fact in f.message for f in found for fact in facts)
     assert all(f.n.startswith("2 of 2") for f in found)
+
+
+def test_runs_are_counted_and_not_their_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two findings of one rule in one module were counted as two runs."""
+    monkeypatch.setattr(additional_findings, "_check_halting", lambda run: [])
+    finding = dict.fromkeys(("message", "cause", "remedy"), "planted") | {"severity": "warning"}
+    one = finding | {"rule": "REACH001", "module": "encoder"}
+    first, second = planted(subject_arm("h2"), [1.0, 1.0])
+    first.__dict__["findings"], second.__dict__["findings"] = [one | {"code": "a"}, one | {"code": "b"}], []
+    (found,) = gather_additional_findings([[first, second]])
+    assert found.n == "1 of 2 runs"
 
 
 def test_without_runs_there_is_nothing_to_say(investigation: Investigation) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from etrm.investigation.recorded_run.run_under_test import RunUnderTest
-from etrm.investigation.recorded_run.trained_score import judge_trained_score
+from etrm.investigation.recorded_run.trained_score import _describe_controls, judge_trained_score
 from etrm.training.scoring.predictor import compute_mean_loss
 from tests.investigation.recorded_run.test_saved_weights import alter
 
@@ -22,6 +22,11 @@ def test_a_healthy_run_is_below_its_random_start(kept_healthy: Path) -> None:
     assert facts["run.loss-mismatched", ""].row.control == raw.treatment
     assert facts["run.held-out", "held-out-tasks"].row.n.startswith("4 ")
     assert not any(fact.row.passed is False for fact in facts.values())
+
+
+def test_the_named_baseline_is_the_best_by_the_score_of_the_row() -> None:
+    """The best by tokens was named with the number of the best by solved tasks."""
+    assert "(all black): 0.250" in _describe_controls({"copy input": 0.0, "all black": 0.25})
 
 
 def test_weights_that_are_no_better_than_untrained_ones_are_evidence_for_h4(healthy: Path) -> None:

@@ -53,6 +53,10 @@ def test_the_page_has_every_table_and_its_numbers() -> None:
     assert "the commonest of five" in text
 
 
+def test_a_run_of_an_odd_name_stays_a_name() -> None:
+    assert "``a`*b*``" in analysis_page("a`*b*", analysis(), {})
+
+
 @pytest.mark.parametrize(("high", "used"), [(-0.01, True), (0.01, False), (None, False)])
 def test_a_context_is_called_used_only_where_the_interval_is_below_zero(
     high: float | None, used: bool
