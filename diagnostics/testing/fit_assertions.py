@@ -85,7 +85,7 @@ FIT001 = Rule(
     " different labels.",
 )
 _DOUBLE = 2.0  # of the first loss: beyond the noise of labels that change
-FAMILY = Family(155, "Fit of one batch", (INIT001, FIT001))
+FAMILY = Family(155, "Loss and its gradient", (INIT001, FIT001))
 
 
 def assert_initial_loss(

@@ -51,7 +51,7 @@ LOSS001 = Rule(
 )
 RISE = 0.1  # of the first loss: more than batches differ
 _DIVERGES = 10.0  # times the first loss, before a loss that is not finite: no logarithm of zero is announced like this
-FAMILY = Family(150, "Loss", (LOSS001,))
+FAMILY = Family(150, "Loss and its gradient", (LOSS001,))
 
 
 def assert_loss_decreases(

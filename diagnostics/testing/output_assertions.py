@@ -75,7 +75,7 @@ LEAK001 = Rule(
     false_alarms="Modules that mix by design: `ignore` them, or test in evaluation mode. Rounding"
     " reached 1e-5, the tolerance is 1e-4.",
 )
-FAMILY = Family(140, "Independence of samples", (LEAK001,))
+FAMILY = Family(140, "Samples and contexts", (LEAK001,))
 _SEED = 0  # the same for every pass, so that dropout draws alike
 _SEEN = 8  # numbers of a row by which equal rows are looked for
 

@@ -33,7 +33,7 @@ CONTEXT001 = Rule(
     example="A decoder that multiplies the context with a gate that stayed at zero.",
     false_alarms="Equal contexts; an untrained head whose weights are zero.",
 )
-FAMILY = Family(160, "Use of the context", (CONTEXT001,))
+FAMILY = Family(160, "Samples and contexts", (CONTEXT001,))
 
 
 @dataclass(frozen=True)

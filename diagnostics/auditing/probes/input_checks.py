@@ -103,7 +103,7 @@ INPUT003 = Rule(
     upstream=frozenset({"COLLAPSE001", *LITTLE_USED}),
     rank=6,
 )
-FAMILY = Family(129, "Inputs of the step", (INPUT001, INPUT002, INPUT003))
+FAMILY = Family(129, "Inputs, embeddings and states", (INPUT001, INPUT002, INPUT003))
 
 _SPREAD = 0.02
 """Deviation between samples relative to the size: standardised inputs give 0.5 and more, pixels from 0 to 1 0.2."""

@@ -54,7 +54,7 @@ MOVE007 = Rule(
     example="`optimizer.step(); clip_grad_norm_(model.parameters(), 1.0)`.",
     false_alarms="Code that uses gradients for another purpose after the update.",
 )
-FAMILY = Family(133, "Order of the step", (MOVE007,))
+FAMILY = Family(133, "Updates of parameters", (MOVE007,))
 _FEWEST = 5
 """Steps from which it is no single event."""
 

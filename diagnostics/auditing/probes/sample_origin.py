@@ -40,7 +40,7 @@ ORIGIN001 = Rule(
     example="A carry that keeps its old rows while labels are taken from the new batch.",
     false_alarms="A loader that sorts a batch on purpose: return the ids as sorted.",
 )
-FAMILY = Family(170, "Origin of the samples", (ORIGIN001,))
+FAMILY = Family(170, "Samples and contexts", (ORIGIN001,))
 
 
 @dataclass(frozen=True)

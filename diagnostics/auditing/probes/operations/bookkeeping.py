@@ -75,7 +75,7 @@ SHARE004 = Rule(
     example="`slow = [p.data for p in model.parameters()]`; `best = model.state_dict()`, which is loaded again.",
     false_alarms="None known.",
 )
-FAMILY = Family(135, "What a step does next to its loss", (METRIC001, RANDOM001, SHARE004))
+FAMILY = Family(135, "Metrics, random numbers and copied weights", (METRIC001, RANDOM001, SHARE004))
 
 
 def check_frozen_dropouts(model: nn.Module, traces: Sequence[OperationTrace]) -> list[Finding]:

@@ -43,7 +43,7 @@ COV004 = Rule(
     explains=frozenset({"COV001", "COV002", "WASTE001"}),
     rank=7,
 )
-FAMILY = Family(137, "Branches of the loss", (COV004,))
+FAMILY = Family(137, "Samples that train a module", (COV004,))
 
 
 def check_branches(traces: Sequence[OperationTrace], owner: Callable[[str], str]) -> list[Finding]:

@@ -100,7 +100,7 @@ STATE002 = Rule(
     example="`out, _ = decoder(word, hidden)` in a loop over words; `h0 = torch.randn(...)`.",
     false_alarms="States that are random on purpose.",
 )
-FAMILY = Family(136, "Calls of the step", (INPUT004, INPUT005, STATE002))
+FAMILY = Family(136, "Inputs, embeddings and states", (INPUT004, INPUT005, STATE002))
 
 _COPIES_OF_ROWS = 8
 """Rows of a batch for each different row of all repeated steps: data sets that are drawn with repetition have 1."""

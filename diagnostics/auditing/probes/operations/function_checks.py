@@ -43,7 +43,7 @@ GRAD009 = Rule(
     " gradients that are passed straight through are not reported.",
     rank=6,
 )
-FAMILY = Family(138, "Own functions of the step", (GRAD009,))
+FAMILY = Family(138, "Loss and its gradient", (GRAD009,))
 
 _FEWEST = 8
 """Elements from which a ratio says something."""

@@ -147,7 +147,7 @@ LOSS006 = Rule(
     example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
     false_alarms="A number that is added for the log alone.",
 )
-FAMILY = Family(126, "Loss and gradient", (LOSS004, LOSS005, LOSS006, GRAD008))
+FAMILY = Family(126, "Loss and its gradient", (LOSS004, LOSS005, LOSS006, GRAD008))
 
 _TARGETS = 4
 """Values of targets from which a loss of one of them is odd: two classes may be a class and its absence."""

@@ -51,7 +51,7 @@ LOSS003 = Rule(
     upstream=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002", "UNITS002", "RESPONSE003"}),
     rank=4,
 )
-FAMILY = Family(127, "Operations of the step", (LOSS003, SOFTMAX001))
+FAMILY = Family(127, "Loss and its gradient", (LOSS003, SOFTMAX001))
 _SEVERITIES = {loss_targets.TARGET_IS_INPUT.code: NOTE} | dict.fromkeys(
     (
         loss_targets.FINDS_ITSELF.code,

@@ -42,7 +42,7 @@ LOSS007 = Rule(
     example="`cross_entropy(scores, kinds) + mse_loss(boxes, pixels)`, with boxes from 0 to 640.",
     false_alarms="A term that only trains a head of its own.",
 )
-FAMILY = Family(134, "Sizes of the terms", (LOSS007,))
+FAMILY = Family(134, "Terms of the loss", (LOSS007,))
 OUT_OF_REACH = Cause(
     "out-of-reach",
     "targets differ from the outputs by {distance:.2g}, but the outputs are only of size {size:.2g}: {operation}",

@@ -50,7 +50,7 @@ UNITS002 = Rule(
     downstream=frozenset({"REACH002"}),
     rank=6,
 )
-FAMILY = Family(131, "Units of the step", (UNITS002,))
+FAMILY = Family(131, "Outputs of modules", (UNITS002,))
 
 _FLAT = {"tanh": 0.03, "sigmoid": 0.03, "relu": 0.01}
 """Mean slope below which nearly all units are at a flat end. Inputs of deviation 1 give a tanh 0.6, of deviation 25

@@ -215,4 +215,4 @@ CALL002 = Rule(
     explains=UNTRAINED | {"GRAD001"},
     rank=20,
 )
-FAMILY = Family(40, "Calls", (CALL001, CALL002))
+FAMILY = Family(40, "Calls of modules", (CALL001, CALL002))

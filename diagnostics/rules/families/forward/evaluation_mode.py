@@ -124,4 +124,4 @@ MODE001 = Rule(
     spreads="together",
     rank=200,
 )
-FAMILY = Family(80, "Frozen, shared and evaluation mode", (MODE001, MODE002, MODE003))
+FAMILY = Family(80, "Training and evaluation mode", (MODE001, MODE002, MODE003))

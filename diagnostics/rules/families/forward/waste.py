@@ -55,4 +55,4 @@ WASTE001 = Rule(
     spreads="backward",
     rank=170,
 )
-FAMILY = Family(20, "Waste", (WASTE001,))
+FAMILY = Family(20, "Samples that train a module", (WASTE001,))

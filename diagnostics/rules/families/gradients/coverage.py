@@ -244,4 +244,4 @@ COV003 = Rule(
     example="A module that runs on (B * K, D).",
     false_alarms="None: it is a statement about the tool. Modules that do not matter need not be watched.",
 )
-FAMILY = Family(10, "Coverage", (COV001, COV002, COV003))
+FAMILY = Family(10, "Samples that train a module", (COV001, COV002, COV003))

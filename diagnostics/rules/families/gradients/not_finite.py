@@ -188,4 +188,4 @@ REACH006 = Rule(
     irreversible=True,
     rank=9,
 )
-FAMILY = Family(51, "Numbers that are not finite", (REACH003, REACH006))
+FAMILY = Family(51, "Gradients of parameters", (REACH003, REACH006))

@@ -97,4 +97,4 @@ REACH008 = Rule(
     example="`for module in model.modules(): module = Adapter(module)`, which changes a variable alone.",
     false_alarms="An optimiser of several models, of which the others wait.",
 )
-FAMILY = Family(52, "Tensors outside the model", (REACH005, REACH008))
+FAMILY = Family(52, "Weights outside the model", (REACH005, REACH008))

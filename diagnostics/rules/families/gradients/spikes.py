@@ -199,4 +199,4 @@ SPIKE001 = Rule(
     example="Outputs times 40 on 4 % of the steps.",
     false_alarms="Batches of very different kinds in turn.",
 )
-FAMILY = Family(110, "Outputs", (SPIKE001,))
+FAMILY = Family(110, "Outputs of modules", (SPIKE001,))

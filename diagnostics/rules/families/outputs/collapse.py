@@ -111,4 +111,4 @@ COLLAPSE001 = Rule(
     spreads="forward",
     rank=155,
 )
-FAMILY = Family(100, "Outputs", (COLLAPSE001,))
+FAMILY = Family(100, "Outputs of modules", (COLLAPSE001,))

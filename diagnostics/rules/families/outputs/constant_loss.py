@@ -103,4 +103,4 @@ LOSS002 = Rule(
     example="An entropy bonus moves weights that the answer does not read.",
     false_alarms="None known; a loss of exactly 0 and a regulariser are notes.",
 )
-FAMILY = Family(125, "Constant loss", (LOSS002,))
+FAMILY = Family(125, "Loss and its gradient", (LOSS002,))

@@ -89,4 +89,4 @@ DRIFT001 = Rule(
     ' `drift={"encoder": DriftProbe(min_size=...)}`. Dropout in the probe passes.',
     spreads="forward",
 )
-FAMILY = Family(120, "Outputs", (DRIFT001,))
+FAMILY = Family(120, "Outputs of modules", (DRIFT001,))

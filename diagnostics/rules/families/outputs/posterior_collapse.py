@@ -104,4 +104,4 @@ COLLAPSE002 = Rule(
     example="A text VAE whose decoder sees the tokens before: the divergence is 0 after a few hundred steps.",
     false_alarms="A latent that is not meant to carry anything yet, as in a warm-up of the reconstruction.",
 )
-FAMILY = Family(105, "Outputs", (COLLAPSE002,))
+FAMILY = Family(105, "Outputs of modules", (COLLAPSE002,))

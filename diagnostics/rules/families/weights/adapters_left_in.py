@@ -46,4 +46,4 @@ FROZEN002 = Rule(
     example="`merge()` before the validation, without `unmerge()` after it.",
     false_alarms="None known.",
 )
-FAMILY = Family(71, "Frozen, shared and evaluation mode", (FROZEN002,))
+FAMILY = Family(71, "Frozen, shared and target weights", (FROZEN002,))

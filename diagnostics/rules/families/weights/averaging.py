@@ -47,4 +47,4 @@ RATE002 = Rule(
     example="`Adam(parameters, betas=(0.999, 0.9))`.",
     false_alarms="None known.",
 )
-FAMILY = Family(63, "Movement of parameters", (RATE002,))
+FAMILY = Family(63, "Updates of parameters", (RATE002,))

@@ -68,4 +68,4 @@ UNITS001 = Rule(
     explains=frozenset({"COV001", "COV002", "WASTE001", "GRAD002", "REACH002"}),
     rank=38,
 )
-FAMILY = Family(75, "Outputs", (UNITS001,))
+FAMILY = Family(75, "Outputs of modules", (UNITS001,))

@@ -95,4 +95,4 @@ FROZEN001 = Rule(
     explains=frozenset({"MOVE002"}),
     rank=100,
 )
-FAMILY = Family(70, "Frozen, shared and evaluation mode", (FROZEN001,))
+FAMILY = Family(70, "Frozen, shared and target weights", (FROZEN001,))

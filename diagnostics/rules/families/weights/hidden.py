@@ -66,4 +66,4 @@ HIDDEN001 = Rule(
     explains=frozenset({"REACH005"}),
     rank=25,
 )
-FAMILY = Family(55, "Modules that are not registered", (HIDDEN001,))
+FAMILY = Family(55, "Weights outside the model", (HIDDEN001,))

@@ -426,4 +426,4 @@ MOVE005 = Rule(
     example="An average (EMA), or an older copy, is loaded into the trained weights after each update.",
     false_alarms="Weights that are projected onto a small set after each update, such as a narrow range.",
 )
-FAMILY = Family(60, "Movement of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))
+FAMILY = Family(60, "Updates of parameters", (MOVE001, MOVE002, MOVE003, MOVE004, MOVE005))

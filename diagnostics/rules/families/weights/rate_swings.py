@@ -155,4 +155,4 @@ RATE001 = Rule(
     example="`CosineAnnealingLR(optimizer, T_max=epochs)` whose `step()` is called per batch.",
     false_alarms="Cycles this short on purpose.",
 )
-FAMILY = Family(62, "Movement of parameters", (RATE001,))
+FAMILY = Family(62, "Updates of parameters", (RATE001,))

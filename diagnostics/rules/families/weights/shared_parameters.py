@@ -49,4 +49,4 @@ SHARE001 = Rule(
     false_alarms="Weights that are tied on purpose, such as an embedding and the head.",
     rank=210,
 )
-FAMILY = Family(90, "Frozen, shared and evaluation mode", (SHARE001,))
+FAMILY = Family(90, "Frozen, shared and target weights", (SHARE001,))

@@ -155,4 +155,4 @@ TARGET001 = Rule(
     explains=frozenset({"MOVE002", "MOVE005"}),
     rank=16,
 )
-FAMILY = Family(93, "Frozen, shared and evaluation mode", (TARGET001,))
+FAMILY = Family(93, "Frozen, shared and target weights", (TARGET001,))

@@ -96,4 +96,4 @@ SHARE003 = Rule(
     explains=frozenset({"CALL001"}),
     rank=15,
 )
-FAMILY = Family(92, "Frozen, shared and evaluation mode", (SHARE002, SHARE003))
+FAMILY = Family(92, "Frozen, shared and target weights", (SHARE002, SHARE003))

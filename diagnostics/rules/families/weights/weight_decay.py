@@ -59,4 +59,4 @@ MOVE006 = Rule(
     example="`AdamW(parameters, lr=1e-2, weight_decay=50)`.",
     false_alarms="A group that is meant to be regularised to zero.",
 )
-FAMILY = Family(61, "Movement of parameters", (MOVE006,))
+FAMILY = Family(61, "Updates of parameters", (MOVE006,))
