@@ -17,10 +17,10 @@ from benchmarks.performance.section import Benchmark, BenchmarkSection, Table
 from etrm.atomic_files import write_atomically
 
 DOCS = Path(__file__).parents[2] / "docs" / "results"
-PREFACE = """How fast training, evaluation and watching are, and against what. `make bench` prints it,
-`.venv/bin/python -m benchmarks.performance --write` keeps it, `--only NAME` measures one part. What is compared takes
-turns within one run; a ratio is taken within a turn and given as median [quartiles]. Turns are counted as repetitions x
-units of work. `--kept` prints all tables that were kept, also those left out here."""
+PREFACE = """Speed, memory, and the cost of monitoring. `make bench` measures all parts and prints them;
+`.venv/bin/python -m benchmarks.performance --only NAME` measures one. `--write` also renews this page. The variants of
+a comparison run in turns. A ratio is that of two times of one turn, given as median [quartiles] over the turns. The
+column "turns" has repetitions x units of work. `--kept` prints all tables, also those left out here."""
 DEVICES = {"cpu": "On a processor", "cuda": "On a GPU"}
 
 

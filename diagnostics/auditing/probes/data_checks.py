@@ -146,7 +146,9 @@ ROWS003 = Rule(
     false_alarms="One graph alone has edges.",
 )
 FAMILY = Family(
-    128, "Inputs, embeddings and states", (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, ROWS004, DROP001, ROUND001)
+    128,
+    "Inputs, embeddings and states",
+    (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, ROWS004, DROP001, ROUND001),
 )
 
 _ROWS = 8
