@@ -27,7 +27,8 @@ def test_the_pages_of_the_rules_are_those_of_the_code() -> None:
 
 def test_the_index_lists_every_rule_with_its_page() -> None:
     lines = [f"- [{rule.id}]({rule.id}.md): {rule.title}" for rule in RULES]
-    assert [line for line in documents()["README.md"].splitlines() if line.startswith("- ")] == lines
+    listed = [line for line in documents()["README.md"].splitlines() if line.startswith("- ")]
+    assert sorted(listed) == sorted(lines)  # under the headings of their families
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
