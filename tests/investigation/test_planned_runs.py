@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from etrm.config import load, with_settings
+from etrm.investigation.hypotheses import h2_encoder_gradients
 from etrm.investigation.hypotheses.h2_encoder_gradients import STEPS
 from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.planned_runs import (
@@ -84,6 +85,14 @@ def test_the_plan_has_the_short_runs_the_decoder_and_the_experiment(
     assert planned == steps + first + whole.tier.pretrain_steps + frozen
     assert plan_work(brief, ["H2"]).look().total == first
     assert plan_work(brief, ["H6"]).look().total == 0
+
+
+def test_a_trm_has_no_runs_of_hypotheses_about_an_encoder(investigation: Investigation) -> None:
+    """They were planned, were never made, and the time left counted them to the end."""
+    trm = {"model": {"variant": "trm"}, "data": {"augmentations": 1}}
+    investigation.subject = with_settings(investigation.subject, **trm)
+    assert h2_encoder_gradients.plan_jobs(investigation) == []
+    assert all_hypotheses()["H7"].screens(investigation) == []
 
 
 def test_runs_that_cannot_be_planned_do_not_end_an_investigation(

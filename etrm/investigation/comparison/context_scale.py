@@ -28,9 +28,11 @@ from etrm.training.scoring.predictor import compute_mean_loss, load_model
 
 LIKE = (0.5, 2.0)
 """Ratios of the root mean squares within which the context has the size that the decoder was trained with."""
-SCALES = (0.01, 0.03, 0.1, 0.3)
-"""Factors of the context in the sweep, compared with 1."""
-LEVEL = 1 - 0.1 / len(SCALES)
+SMALLER = (0.01, 0.03, 0.1, 0.3)
+"""Factors in the sweep of a context that is larger than a puzzle vector, compared with 1."""
+LARGER = (3.0, 10.0, 30.0, 100.0)
+"""The same of one that is smaller."""
+LEVEL = 1 - 0.1 / len(SMALLER)
 """Level of each interval of the sweep: 90 % for all of them together (Bonferroni)."""
 
 
@@ -64,6 +66,11 @@ class Sizes:
     def ratio(self) -> float:
         """The size of the context over that of a puzzle vector."""
         return self.context / self.table if self.table > 0 else float("inf")
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The factors of the sweep, which lead towards the size of a puzzle vector."""
+        return SMALLER if self.ratio > 1 else LARGER
 
     @property
     def alike(self) -> bool:
@@ -125,9 +132,10 @@ class Sweep:
             True: "which does not raise the loss noticeably",
             None: "and whether that raises the loss is undecided",
         }[self.decision.ruled_out]
+        size = "smaller" if self.scale < 1 else "larger"
         unused = ", but there mismatched demonstrations give the same loss"
         return (
-            f"{cost}: at {self.scale:g} times the context, the best smaller size, it is {self.losses[self.scale]:.3f} "
+            f"{cost}: at {self.scale:g} times the context, the best {size} size, it is {self.losses[self.scale]:.3f} "
             f"instead of {self.losses[1.0]:.3f}, {describe_change(i)}"
             + ("" if self.used or i.mean <= 0 else unused)
         )
@@ -141,17 +149,17 @@ def measure_sizes(investigation: Investigation, seen: ContextTrace) -> Sizes:
     return Sizes(size, seen.rms, tokens)
 
 
-def sweep_scales(runs: Sequence[LoadedRun]) -> Sweep | None:
-    """Losses on the training queries of the encoders that were trained on the frozen decoder."""
+def sweep_scales(runs: Sequence[LoadedRun], scales: Sequence[float]) -> Sweep | None:
+    """Losses on the training queries of the encoders that were trained on the frozen decoder, at 1 and other scales."""
     finished = [run for run in runs if run.finished]
     if not finished:
         return None
-    losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *SCALES)}
+    losses: dict[float, list[float]] = {scale: [] for scale in (1.0, *scales)}
     trained = [_Trained.load(run.path) for run in finished]
     for scale, found in losses.items():
         found += [one.loss(scale, one.samples) for one in trained]
     means = {scale: fmean(found) for scale, found in losses.items()}
-    best = min(SCALES, key=lambda scale: means[scale])
+    best = min(scales, key=lambda scale: means[scale])
     differences = tuple(one - other for one, other in zip(losses[1.0], losses[best], strict=True))
     interval = paired_t_interval(differences, LEVEL)
     use = fmean(one.loss(best, with_mismatched_demos(one.samples)) for one in trained) - means[best]

@@ -169,8 +169,10 @@ def _find_explanation(
 
 
 def plan_jobs(investigation: Investigation) -> list[Job]:
-    """The first steps of the run under test, with each seed."""
+    """The first steps of the run under test, with each seed; none where the hypothesis does not apply."""
     subject = investigation.subject
+    if _explain_not_applicable(subject):
+        return []
     return [Job(subject_arm(STUDY), seed, _shorten(subject, seed)) for seed in investigation.seeds]
 
 

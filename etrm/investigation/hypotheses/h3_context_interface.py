@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from etrm.investigation.comparison.context_scale import (
     LEVEL,
     LIKE,
-    SCALES,
     SizeReason,
     Sizes,
     Sweep,
@@ -102,12 +101,12 @@ class ContextInterface(Hypothesis):
             sizes = measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
             if not sizes.alike:
                 runs = train_with_frozen_decoder(investigation, self.id)
-            sweep = sweep_scales(runs) if runs else None
+            sweep = sweep_scales(runs, sizes.scales) if runs else None
             if (
                 sweep is not None and sweep.decision.gained
             ):  # a barely trained encoder shows no cost that lasts
                 longer = train_longer(investigation, self.id)
-                runs, sweep = [*runs, *longer], sweep_scales(longer)
+                runs, sweep = [*runs, *longer], sweep_scales(longer, sizes.scales)
             waited = time.perf_counter() - waiting
         return self.statement.decided(
             judge_context(
@@ -266,7 +265,7 @@ def _make_sweep_rows(sweep: Sweep) -> list[EvidenceRow]:
         threshold=f"{SMALLEST_EFFECT} nats per token, interval above 0",
         passed=sweep.decision.ruled_out,
         n=n,
-        note=f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(SCALES)} scales",
+        note=f"{LEVEL:.1%} interval, paired t over seeds; the best of {len(sweep.losses) - 1} scales",
     )
     return [*rows, gain]
 

@@ -153,23 +153,21 @@ class EncoderCapacity(Hypothesis):
 
     def arms(self, investigation: Investigation) -> tuple[Arm, ...]:
         """The unchanged run with the ceiling, the rule family, and the controls."""
-        return self._arms(self.screens(investigation), unseen_rules.plan_jobs(investigation))
+        screens = self.screens(investigation)
+        return self._arms(screens, unseen_rules.plan_jobs(investigation)) if screens else ()
 
     def screens(self, investigation: Investigation) -> list[Screen]:
-        """The run under test with the ceiling, then the controls."""
+        """The run under test with the ceiling, then the controls; none where the hypothesis does not apply."""
+        if _explain_not_applicable(investigation.subject):
+            return []
         reference = few_tasks(investigation.subject, investigation.tier.short_steps)
         subject = subject_screen(investigation, reference, (CEILING,))
         return [subject, *(self._control_screen(name) for name in (HEALTHY, *self.controls))]
 
     def decide(self, investigation: Investigation) -> HypothesisResult:
         """Run the unchanged config, the ceiling, the stronger encoders and the controls, and compare them."""
-        model = apply_faults(investigation.subject).model
-        if not model.has_encoder:
-            words = "The model is a TRM: it has no encoder."
-            return self.not_run(CommonReason.NOT_APPLICABLE, words)
-        if not model.recursive:
-            words = "The model is the symbolic solver: its capacity is its library, and no table can replace that."
-            return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        if reason := _explain_not_applicable(investigation.subject):
+            return self.not_run(CommonReason.NOT_APPLICABLE, reason)
         screen, *controls = self.screens(investigation)
         runs = run_screens(investigation, self.id, [screen, *controls])
         rule_jobs = unseen_rules.plan_jobs(investigation)
@@ -233,6 +231,16 @@ class EncoderCapacity(Hypothesis):
         gap, rungs = _compare_ceiling(screen, runs), _compare_encoders(screen, runs)
         found = judge(gap, rungs, screen.runs_of(runs), "", screen.reference.train.steps)
         return control_outcome(screen.control, screen.control in self.controls, found)
+
+
+def _explain_not_applicable(subject: Config) -> str:
+    """The reason why the hypothesis does not apply, or nothing."""
+    model = apply_faults(subject).model
+    if not model.has_encoder:
+        return "The model is a TRM: it has no encoder."
+    if not model.recursive:
+        return "The model is the symbolic solver: its capacity is its library, and no table can replace that."
+    return ""
 
 
 def _not_climbed(screen: Screen) -> list[tuple[Treatment, str]]:

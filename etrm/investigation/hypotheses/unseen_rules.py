@@ -88,9 +88,9 @@ def rules_config(subject: Config, steps: int) -> Config:
 
 
 def plan_jobs(investigation: Investigation) -> list[Job]:
-    """A job for each seed; none where the tier has no steps for it."""
-    steps = investigation.tier.rule_steps
-    if not steps:
+    """A job for each seed; none where the tier has no steps for it, or the model has no encoder to infer rules."""
+    steps, model = investigation.tier.rule_steps, investigation.subject.model
+    if not (steps and model.has_encoder and model.recursive):
         return []
     config = rules_config(investigation.subject, steps)
     return [Job(ARM, seed, with_seed(config, seed), measure=True, gap=True) for seed in investigation.seeds]

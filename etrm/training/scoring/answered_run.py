@@ -10,7 +10,7 @@ from etrm.checkpoints.saved_steps import split_checkpoint
 from etrm.config import AdaptedPart, Changes, Config, with_settings
 from etrm.data import TaskSet, build_evaluation_samples
 from etrm.evaluation import Candidates, Submitted, predict, rank_candidates, write_submission
-from etrm.training.scoring.fitted_scores import OnProgress, answer_fitted
+from etrm.training.scoring.fitted_scores import OnProgress, fit_to_tasks
 from etrm.training.scoring.opened_run import check_sections, open_run
 from etrm.training.scoring.predictor import make_predictor
 from etrm.training.task_sets import load_held_out_tasks, load_whole_set
@@ -75,11 +75,11 @@ def answer_run(
     # The control of a search serves only to compare scores.
     config, held_out = with_settings(run.config, evaluate={"search": {"control": False}}), run.held_out
     if search or adapted is not None:
-        fitted, interrupted = answer_fitted(
+        fitted = fit_to_tasks(
             run.model, config, held_out, run.trained, search=search, part=adapted, progress=progress
         )
-        last = list(fitted.values())[-1] if fitted else {}
-        return AnsweredRun(config, run.step, held_out, last, interrupted)
+        ranked = list(fitted.rank().values())
+        return AnsweredRun(config, run.step, held_out, ranked[-1] if ranked else {}, fitted.interrupted)
     samples = build_evaluation_samples(
         held_out,
         config.data,

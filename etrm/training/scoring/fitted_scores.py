@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from etrm.config import AdaptedPart, Config
 from etrm.data import Sample, Task, TaskSet, build_evaluation_samples
-from etrm.evaluation import Candidates, EvaluationReport, Prediction, check_outputs
+from etrm.evaluation import Candidates, EvaluationReport, Prediction
 from etrm.evaluation.passk import predict, rank_candidates, score
 from etrm.model.variant import Variant
 from etrm.training.scoring.adaptation import adapt, check_adaptable
@@ -75,11 +75,36 @@ class Fitted:
     interrupted: bool = False
 
 
+@dataclass(frozen=True)
+class FittedAnswers:
+    """The answers after fitting.
+
+    Attributes:
+        answers: the answers by what is fitted, of each way that has finished a task.
+        interrupted: whether Ctrl-C ended the work.
+    """
+
+    answers: dict[Fit, PartialAnswers]
+    interrupted: bool = False
+
+    def rank(self) -> dict[Fit, Candidates]:
+        """The ranked answers, whose true outputs may be unknown."""
+        return {fit: answers.rank() for fit, answers in self.answers.items()}
+
+    def score(self) -> Fitted:
+        """The scores of the answers.
+
+        Raises:
+            ArgumentError: a true output is unknown.
+        """
+        return Fitted({fit: answers.score() for fit, answers in self.answers.items()}, self.interrupted)
+
+
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Takes the name of the work in progress, the number of finished tasks, and the number of all."""
 
 
-def score_fitted(
+def fit_to_tasks(
     model: Variant,
     config: Config,
     held_out: TaskSet,
@@ -88,13 +113,13 @@ def score_fitted(
     search: bool,
     part: AdaptedPart | None,
     progress: OnProgress = lambda work, done, total: None,
-) -> Fitted:
-    """Score every way of fitting that is requested. Ctrl-C ends the work early and keeps the finished tasks.
+) -> FittedAnswers:
+    """Answer tasks in every way of fitting that is requested. Ctrl-C ends the work early and keeps the finished tasks.
 
     Args:
         model: the model; its weights are bit for bit the same afterwards.
         config: its settings, with those of the evaluation.
-        held_out: the tasks to evaluate; their answers are read only to score.
+        held_out: the tasks to answer, whose outputs are not read.
         trained: the tasks that the model was trained on.
         search: whether to search contexts.
         part: the part to adapt, if any.
@@ -102,45 +127,7 @@ def score_fitted(
 
     Raises:
         ConfigError: the model has no context or encoder that could be fitted.
-        DataError: a test output is unknown.
     """
-    check_outputs(held_out)
-    found, interrupted = _fit(model, config, held_out, trained, search, part, progress)
-    return Fitted({fit: answers.score() for fit, answers in found.items()}, interrupted)
-
-
-def answer_fitted(
-    model: Variant,
-    config: Config,
-    held_out: TaskSet,
-    trained: TaskSet,
-    *,
-    search: bool,
-    part: AdaptedPart | None,
-    progress: OnProgress = lambda work, done, total: None,
-) -> tuple[dict[Fit, Candidates], bool]:
-    """Answer tasks in every way of fitting that is requested, as :func:`score_fitted` does; outputs may be unknown.
-
-    Returns:
-        the answers by what is fitted, and whether Ctrl-C ended the work.
-
-    Raises:
-        ConfigError: the model has no context or encoder that could be fitted.
-    """
-    found, interrupted = _fit(model, config, held_out, trained, search, part, progress)
-    return {fit: answers.rank() for fit, answers in found.items()}, interrupted
-
-
-def _fit(
-    model: Variant,
-    config: Config,
-    held_out: TaskSet,
-    trained: TaskSet,
-    search: bool,
-    part: AdaptedPart | None,
-    progress: OnProgress,
-) -> tuple[dict[Fit, _FitAnswers], bool]:
-    """Return the answers of each way that has finished a task, and whether Ctrl-C ended the work."""
     if part is not None:
         check_adaptable(model, part)
     contexts = ContextSearch(model, config, trained) if search else None
@@ -152,18 +139,19 @@ def _fit(
         variant=config.model.variant,
         trained=trained if model.encoder is None else None,
     )
-    found: dict[Fit, _FitAnswers] = {}
+    found: dict[Fit, PartialAnswers] = {}
     interrupted = False
     try:
         for fit in _fit_in_turn(model, config, held_out, samples, contexts, part, found):
             progress(fit.words, len(found[fit].choose_finished()), len(held_out))
     except KeyboardInterrupt:
         interrupted = True
-    return {fit: answers for fit, answers in found.items() if answers.choose_finished()}, interrupted
+    finished = {fit: answers for fit, answers in found.items() if answers.choose_finished()}
+    return FittedAnswers(finished, interrupted)
 
 
 @dataclass
-class _FitAnswers:
+class PartialAnswers:
     """The answers of one way to fit, as they come.
 
     Attributes:
@@ -218,12 +206,12 @@ def _fit_in_turn(
     samples: Sequence[Sample],
     contexts: ContextSearch | None,
     part: AdaptedPart | None,
-    found: dict[Fit, _FitAnswers],
+    found: dict[Fit, PartialAnswers],
 ) -> Iterator[Fit]:
     """Fit in every way and collect the answers in ``found``; yields the way after each portion of the work."""
 
-    def begin(fit: Fit) -> _FitAnswers:
-        return found.setdefault(fit, _FitAnswers(held_out, Counter(sample.task_id for sample in samples)))
+    def begin(fit: Fit) -> PartialAnswers:
+        return found.setdefault(fit, PartialAnswers(held_out, Counter(sample.task_id for sample in samples)))
 
     if contexts is not None:
         for _ in _search(contexts, samples, samples, begin(Fit.CONTEXT)):
@@ -250,7 +238,7 @@ def _fit_in_turn(
 
 
 def _search(
-    contexts: ContextSearch, samples: Sequence[Sample], shown: Sequence[Sample], answers: _FitAnswers
+    contexts: ContextSearch, samples: Sequence[Sample], shown: Sequence[Sample], answers: PartialAnswers
 ) -> Iterator[None]:
     """Collect the answers of searches; yields after each batch."""
     began = time.perf_counter()
@@ -263,7 +251,7 @@ def _search(
         yield
 
 
-def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: _FitAnswers) -> None:
+def _answer(model: Variant, samples: Sequence[Sample], config: Config, answers: PartialAnswers) -> None:
     """Collect the answers of a model."""
     began = time.perf_counter()
     found = predict(

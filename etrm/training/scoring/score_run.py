@@ -21,7 +21,7 @@ from etrm.evaluation.misleading import MisleadingScores, score_misleading
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.faults import build_recipe
-from etrm.training.scoring.fitted_scores import Fit, Fitted, FittedScores, OnProgress, score_fitted
+from etrm.training.scoring.fitted_scores import Fit, Fitted, FittedScores, OnProgress, fit_to_tasks
 from etrm.training.scoring.opened_run import OpenedRun, open_run
 from etrm.training.scoring.predictor import evaluate_tasks, make_noisy, make_predictor, with_progress
 from etrm.training.task_sets import load_whole_set
@@ -120,9 +120,9 @@ def score_run(
     overstated = score_misleadingly(found) if misleading else {}  # before what Ctrl-C may end
     fitted = Fitted({})
     if search or adapted is not None:
-        fitted = score_fitted(
+        fitted = fit_to_tasks(
             found.model, config, held_out, found.trained, search=search, part=adapted, progress=progress
-        )
+        ).score()
     return Scores(
         config=config,
         step=found.step,

@@ -236,6 +236,13 @@ def test_the_sweep_says_what_its_numbers_decide() -> None:
     assert "1.490" in costs.words  # its loss
 
 
+def test_a_small_context_is_made_larger_and_a_large_one_smaller() -> None:
+    """A small one was made smaller still, and ruled out because that did not help."""
+    small, large = (context_scale.Sizes(1.0, size, 4).scales for size in (0.1, 30.0))
+    assert min(small) > 1 > max(large)
+    assert len(small) == len(large)
+
+
 def test_a_context_that_says_nothing_at_the_better_scale_is_no_matter_of_scale() -> None:
     far = context_scale.Sizes(1.0, 30.0, 4)
     silent = sweep([0.5, 0.52, 0.51, 0.5, 0.49], use=0.04)
@@ -253,10 +260,10 @@ def test_the_sweep_finds_the_scale_that_a_frozen_decoder_was_made_for(investigat
     """Every scale is evaluated on the same weights and queries, and 1 is what the model does as it is."""
     investigation.root.mkdir(exist_ok=True)
     runs = investigation.run("H3", plan_jobs(investigation, TRAINED))
-    found = context_scale.sweep_scales(runs)
+    found = context_scale.sweep_scales(runs, context_scale.LARGER)
     assert found is not None
     assert found.losses[1.0] == pytest.approx(runs[0].final["loss_end"])
-    assert set(found.losses) == {1.0, *context_scale.SCALES}
+    assert set(found.losses) == {1.0, *context_scale.LARGER}
     assert abs(found.use) < 1
     assert found.losses[found.scale] == min(loss for scale, loss in found.losses.items() if scale != 1)
 
@@ -281,7 +288,7 @@ def test_a_scale_that_gains_must_gain_after_longer_training_too(
     monkeypatch.setattr(h3, "inspect_controls", lambda *args: [])
     monkeypatch.setattr(h3, "train_with_frozen_decoder", lambda *args: planted(TRAINED, [1.0]))
     monkeypatch.setattr(h3, "train_longer", lambda *args: planted(TRAINED_LONGER, [1.0]))
-    monkeypatch.setattr(h3, "sweep_scales", lambda runs: sweeps[runs[0].arm])
+    monkeypatch.setattr(h3, "sweep_scales", lambda runs, scales: sweeps[runs[0].arm])
     found = h3.HYPOTHESIS.decide(investigation)
     assert (found.verdict, found.candidate) == (verdict, verdict is Verdict.INCONCLUSIVE)
 

@@ -143,7 +143,7 @@ def test_misleading_scores_of_exchanged_models_and_other_baselines_are_the_evalu
     mirrored = dict(zip(BASELINES, reversed(BASELINES.values()), strict=True))
     monkeypatch.setattr(score_run, "BASELINES", mirrored)
     monkeypatch.setattr(score_run, "score_misleading", exchange)
-    monkeypatch.setattr(score_run, "score_fitted", lambda *args, **options: fitted_scores.Fitted({}))
+    monkeypatch.setattr(score_run, "fit_to_tasks", lambda *args, **options: fitted_scores.FittedAnswers({}))
     monkeypatch.setattr(evaluate_command, "_fit_alone", lambda expected: {})
     found = compare_requested_fits(folder)
     assert {one.stage for one in found} == {PipelineStage.SCORE}

@@ -16,7 +16,7 @@ from etrm.evaluation import Prediction
 from etrm.model.construct import build_variant
 from etrm.model.variant import Variant
 from etrm.training.scoring.context_search import SearchedAnswer
-from etrm.training.scoring.fitted_scores import Fit, choose_votes, score_fitted
+from etrm.training.scoring.fitted_scores import Fit, Fitted, choose_votes, fit_to_tasks
 from etrm.training.task_sets import load_training_tasks
 
 Smoke = Callable[..., Config]
@@ -45,6 +45,10 @@ def model(config: Config) -> Variant:
     model = build_variant(config.model).eval()
     nn.init.normal_(model.core.lm_head.weight)  # type: ignore[union-attr]
     return model
+
+
+def score_fitted(*given: Any, **options: Any) -> Fitted:
+    return fit_to_tasks(*given, **options).score()
 
 
 def test_every_way_has_its_votes_and_leaves_the_weights(
