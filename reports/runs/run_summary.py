@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 from etrm.training.monitoring.step_check import read_compared
+from etrm.training.scoring.held_out_curve import SOLVED
+from etrm.training.task_sets import load_held_out_tasks
 from reports.runs.followed_run import Followed
 from reports.runs.history import WINDOW
 from reports.runs.learning_course import describe_course
@@ -22,7 +24,7 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         parameters: the number of parameters of its model.
 
     Raises:
-        EtrmError: the folder cannot be read.
+        EtrmError: the folder cannot be read, or the held-out tasks of a run that was evaluated cannot.
     """
     run = Followed(folder)
     reached = [
@@ -44,7 +46,8 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         command = "investigate"
         equal = f"step {departing.step} departs from the reference at the stage {first.stage.value}: {first.tensor}"
     config = run.config
-    course = describe_course(run.history.table, config.train.batch_size, config.evaluate.max_tasks)
+    evaluated = len(load_held_out_tasks(config)) if SOLVED in run.history.table else None
+    course = describe_course(run.history.table, config.train.batch_size, evaluated)
     return [
         f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {', '.join(reached)}",
         f"findings: {', '.join(run.serious) or 'none above a note'}",

@@ -23,6 +23,8 @@ from etrm.model.core import VOCABULARY
 
 KNOWS_NOTHING = math.log(VOCABULARY)
 """The loss of a uniform guess in nats per token. A run that diverged scores at least this."""
+SMALLEST_LOSS = 1e-7
+"""A loss below the rounding of float32 counts as this one, because 0 has no logarithm."""
 LARGEST_P = 0.05
 """Largest one-sided p-value of a gain: the lower end of a 90 % interval at 0."""
 
@@ -126,7 +128,9 @@ def compare_log_losses(name: str, pairs: Sequence[tuple[float, float]], smallest
     """
     known = [loss for pair in pairs for loss in pair if math.isfinite(loss)]
     worst = max([KNOWS_NOTHING, *known])
-    logs = [tuple(math.log(x if math.isfinite(x) else worst) for x in pair) for pair in pairs]
+    logs = [
+        tuple(math.log(max(SMALLEST_LOSS, x if math.isfinite(x) else worst)) for x in pair) for pair in pairs
+    ]
     control, treatment = (math.exp(mean) for mean in _means(logs))
     return Contrast(name, control, treatment, tuple(a - b for a, b in logs), smallest_effect)
 

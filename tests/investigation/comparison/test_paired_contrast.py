@@ -13,6 +13,7 @@ from etrm.evaluation.statistics import PairedInterval
 from etrm.investigation.comparison.paired_contrast import (
     KNOWS_NOTHING,
     LARGEST_P,
+    SMALLEST_LOSS,
     Contrast,
     compare_log_losses,
     compare_losses,
@@ -78,6 +79,12 @@ def test_a_run_that_diverged_scores_worst_and_is_not_dropped() -> None:
         "x", planted(ArmId("a"), [DIVERGED] * 2), planted(ArmId("b"), [1.0, 1.1]), "loss_end", M
     )
     assert min(cured.effects) > 0
+
+
+def test_a_loss_of_zero_has_a_finite_effect() -> None:
+    """Softmax gives it for answers that the model is sure of; its logarithm ended the hypothesis in an error."""
+    found = compare_log_losses("sure", [(0.0, 0.0), (0.5, 0.0)], 0.25)
+    assert found.effects == (0.0, pytest.approx(math.log(0.5 / SMALLEST_LOSS)))
 
 
 def test_a_run_that_failed_otherwise_has_no_pair() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from etrm.checkpoints.run_folder import read_config
 from etrm.evaluation.learning_stage import LearningStage
+from reports.runs import run_summary
 from reports.runs.listing import read_entry
 from reports.runs.run_summary import summarise_run
 
@@ -46,6 +47,20 @@ def test_findings_above_a_note_are_named_and_critical_ones_choose_the_next_comma
     assert stage == f"stage: {LearningStage.TOO_SHORT.words}"
     assert following == f"next: etrm {command} {folder}"
     assert read_entry(folder).findings == rules
+
+
+def test_solved_tasks_are_counted_of_those_that_were_evaluated(
+    write_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were counted of the largest number that the settings allow, so that the intervals were too narrow."""
+    monkeypatch.setattr(run_summary, "load_held_out_tasks", lambda config: ("a", "b", "c"))
+    monkeypatch.setattr(run_summary, "describe_course", lambda table, rows, evaluated: str(evaluated))
+    folder = write_run(logged=30, evaluate={"max_tasks": 1000})
+    assert "stage: None" in summarise_run(folder, 1)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | {"held_out.solved": 0.5})
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    assert "stage: 3" in summarise_run(folder, 1)
 
 
 def test_a_step_that_departs_from_the_reference_is_named(write_run: Callable[..., Path]) -> None:
