@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etrm.checkpoints.run_folder import FROM_STEP, read_record
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.training.scoring.overfit_gate import judge
@@ -45,12 +46,15 @@ def find_falls(runs: Sequence[LoadedRun]) -> list[Fall]:
 
 
 def _find_first_drift(run: LoadedRun) -> int | None:
-    steps = [
+    """The step of the log at which a drift began: the toolkit counts those that it recorded in the newest process."""
+    began = read_record(run.path).get(FROM_STEP, 0)
+    recorded = [m["step"] for m in run.metrics if m["step"] > began and "encoder.calls" in m]
+    places = [
         item["evidence"]["first_step"]
         for item in run.findings
         if item["rule"] == "DRIFT001" and item["module"] == "encoder"
     ]
-    return min(steps, default=None)
+    return recorded[min(places)] if places else None
 
 
 def describe_drifts(found: Sequence[Fall], runs: int) -> str:

@@ -171,13 +171,14 @@ def test_the_table_fills_itself_from_the_folders(tmp_path: Path) -> None:
 FALLING = [0.9] * 40 + [0.1] * 40  # the mean of 25 steps is first below .45 at step 40 + 15
 
 
-def log_of_fall(root: Path, name: str, spike: int | None, drift: int | None) -> None:
+def log_of_fall(root: Path, name: str, spike: int | None, drift: int | None, every: int = 1) -> None:
     """Give a planted run norms with a spike, a drift that the toolkit found, and ranks of its tokens."""
     folder = root / "runs" / name / "seed0"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line["grad_norm_before_clip"] = 50.0 if line["step"] == spike else 1.0
         line["probe.token_rank"] = 3.0
+        line |= {"encoder.calls": 1} if (line["step"] - 1) % every == 0 else {}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     findings = [] if drift is None else [drifted("encoder", drift), drifted("core", 1)]
     (folder / "findings.json").write_text(json.dumps(findings))
@@ -185,7 +186,7 @@ def log_of_fall(root: Path, name: str, spike: int | None, drift: int | None) -> 
 
 def drifted(module: str, step: int) -> dict[str, Any]:
     found = {"rule": "DRIFT001", "severity": "warning", "module": module, "message": "planted"}
-    return found | {"evidence": {"first_step": step}}
+    return found | {"evidence": {"first_step": step - 1}}  # the toolkit counts from 0
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,13 @@ def test_what_came_before_a_fall(
     assert (fall.spike is not None, fall.drift_first) == (bool(spiked), bool(first))
     assert numbers(describe_drifts([fall], 2)) == [1, 2, first]
     assert numbers(describe_spikes([fall], 3))[:3] == [1, 3, spiked]
+
+
+def test_a_drift_is_at_its_step_where_not_every_step_is_recorded(tmp_path: Path) -> None:
+    planted(tmp_path, {"E2": [0.1]}, accuracies=FALLING)
+    log_of_fall(tmp_path, "E2", None, 28, every=2)
+    (fall,) = find_falls([run for run in runs_of(tmp_path) if run.arm.name == "E2"])
+    assert (fall.drift, fall.drift_first) == (55, False)
 
 
 def runs_of(root: Path) -> list[LoadedRun]:
