@@ -282,7 +282,7 @@ STAGES: tuple[StageRow, ...] = (
         ("make_batch", "", "answers"),
         ("solve_samples", "", "answers"),
         ("load_model", "load_weights", "weights"),
-        ("load_model", "found[place]", "weights"),
+        ("load_model", "found[-1]", "weights"),
     ),
     *_rows(
         "training/scoring/opened_run.py",

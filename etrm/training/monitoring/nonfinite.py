@@ -248,6 +248,7 @@ def _keep(
 ) -> None:
     """Write the whole folder, replacing one of an earlier process that failed at the same step."""
     temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed here
     try:
         temporary.mkdir(parents=True)
         if before is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from etrm.checkpoints.format import WeightsKind
 from etrm.checkpoints.run_folder import read_config
 from etrm.config.model import SYMBOLIC
 from etrm.data import Pair, Sample, Task, TaskSet, build_evaluation_samples
@@ -100,6 +101,7 @@ class RunExplainer:
 
     Args:
         folder: the run folder.
+        weights: the kind of weights; None for that of the run's evaluations.
 
     Attributes:
         config: the settings that the run used.
@@ -111,7 +113,7 @@ class RunExplainer:
         EtrmError: there is no run, or no whole checkpoint.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, weights: WeightsKind | None = None) -> None:
         requested = read_config(folder)
         if requested.model.variant != SYMBOLIC:
             raise ConfigError(
@@ -122,7 +124,9 @@ class RunExplainer:
                 next_step="etrm train --set model.variant=symbolic makes one",
             )
         self._folder = folder
-        model, self.config, self.trained, self.step = load_model(folder, requested.evaluate.weights)
+        model, self.config, self.trained, self.step = load_model(
+            folder, weights or requested.evaluate.weights
+        )
         assert isinstance(model, SymbolicVariant)
         self._model = model
 

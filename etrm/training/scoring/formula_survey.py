@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from etrm.checkpoints.run_folder import read_config
 from etrm.config import Changes, SymbolicConfig, with_settings
 from etrm.data import Task, check_leakage
 from etrm.evaluation import check_outputs
@@ -59,7 +60,9 @@ class FormulaSurvey:
 
     def __init__(self, folder: Path, settings: Changes) -> None:
         check_sections(settings)
-        self._explainer = RunExplainer(folder)
+        self._explainer = RunExplainer(
+            folder, with_settings(read_config(folder), **settings).evaluate.weights
+        )
         self._explainer.require_finished()
         self.step = self._explainer.step
         self.config = with_settings(self._explainer.config, **settings)

@@ -120,7 +120,6 @@ def solve_samples(
 def load_model(
     folder: Path,
     weights: Literal["ema", "raw"],
-    place: int = -1,
     which: Literal["newest", "best"] = "newest",
 ) -> tuple[Variant, Config, TaskSet, int]:
     """Load a checkpoint of a run folder as a model in evaluation mode.
@@ -128,8 +127,7 @@ def load_model(
     Args:
         folder: the run folder, or a checkpoint in it, which then is the one that is loaded.
         weights: the kind of weights.
-        place: the index among the kept checkpoints, oldest first; the newest by default.
-        which: the kind of checkpoint: the kept ones, or the best one of the run's own evaluations.
+        which: the checkpoint: the newest one, or the best one of the run's own evaluations.
 
     Returns:
         model, config, the tasks it was trained on, and the step of the checkpoint.
@@ -154,8 +152,7 @@ def load_model(
             f"no checkpoint is in {folder}",
             next_step=f"finish the run: etrm train --resume --out {shlex.quote(str(folder))}",
         )
-    place = -1 if named else place
-    checkpoint = checkpoints.read(found[place])
+    checkpoint = checkpoints.read(found[-1])
     recipe = build_recipe(config)
     config = recipe.configure(config)
     tasks = recipe.tasks(config)

@@ -139,6 +139,7 @@ def test_what_was_planted_is_named_and_kept(
 
 
 def test_the_rows_at_fault_are_named_with_their_tasks(tmp_path: Path, smoke: Smoke) -> None:
+    (tmp_path / "nonfinite" / ".step_00000004.tmp").mkdir(parents=True)  # of a process that was killed here
     error = failed_run(smoke("train.steps=8", "data.buckets=1"), tmp_path, spoil_carry)
     report = report_of(tmp_path)
     assert report["replay"]["rows"] == report["replay"]["origin"]["rows"] == [2]

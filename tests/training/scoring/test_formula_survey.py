@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from etrm.errors import CheckpointError, ConfigError, DataError, LeakageError
 from etrm.symbolic.library import Library
 from etrm.training.scoring.explain_run import RunExplainer
 from etrm.training.scoring.formula_survey import FormulaSurvey
+from etrm.training.scoring.predictor import load_model
 from etrm.training.scoring.score_run import evaluate_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -41,6 +43,21 @@ def test_the_survey_agrees_with_the_evaluation(known: Path) -> None:
     report = evaluate_run(known, {}).report
     solved = {result.task_id for result in report.queries if result.solved(1)}
     assert solved == {one.explained.task.id for one in FormulaSurvey(known, {}) if one.explained.solved}
+
+
+def test_the_survey_takes_the_weights_that_its_settings_name(
+    known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+
+    def load(folder: Path, weights: Any) -> Any:
+        taken.append(weights)
+        return load_model(folder, weights)
+
+    monkeypatch.setattr("etrm.training.scoring.explain_run.load_model", load)
+    for settings in ({}, {"weights": "raw"}):
+        FormulaSurvey(known, {"evaluate": settings})
+    assert taken == ["ema", "raw"]
 
 
 def test_the_search_takes_the_fixed_families_of_the_run(known: Path) -> None:
