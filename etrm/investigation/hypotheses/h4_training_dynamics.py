@@ -19,8 +19,9 @@ from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
 from etrm.investigation.comparison.interventions import round_rate
 from etrm.investigation.comparison.longer_runs import (
-    LEAST_USE,
     LONGER,
+    VERDICTS_LATER,
+    Later,
     LaterRuns,
     compare_longer,
     with_longer_runs,
@@ -45,7 +46,7 @@ from etrm.investigation.comparison.screening import (
 from etrm.investigation.controls import HEALTHY, broken_controls, control_outcome
 from etrm.investigation.evidence.figures import Figure, Series, logged_curve, make_curve, smooth
 from etrm.investigation.evidence.table import Direction, EvidenceRow, Instrument, Metric
-from etrm.investigation.evidence.words import capitalise, format_seeds
+from etrm.investigation.evidence.words import capitalise
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Value, Verdict
@@ -101,6 +102,13 @@ class DynamicsReason(StrEnum):
     NO_CHANGE_GAINS = "h4.no-change-gains"
     EVERY_RUN_DIVERGED = "h4.every-run-diverged"
     UNDECIDED = "h4.undecided"
+
+
+LATER_REASONS = {
+    Later.REACHES: DynamicsReason.LEARNS_LATER,
+    Later.UNDECIDED: DynamicsReason.PERHAPS_LATER,
+    Later.WITHOUT_CONTEXTS: DynamicsReason.WITHOUT_CONTEXTS,
+}
 
 
 def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatment, str]]]:
@@ -216,32 +224,11 @@ def _make_rows(
     _, needless = list_interventions(apply_faults(screen.reference))
     return (
         *comparison.rows(LOSS),
-        *(_make_later_rows(later) if later else ()),
+        *(later.rows(CATCHING_UP, USE) if later else ()),
         *list_left_out(LOSS, [(t, f"changes nothing here: {why}") for t, why in needless]),
         _compare_settings(investigation.effective),
         *dynamics.make_rows([run.metrics for run in unchanged]),
     )
-
-
-def _make_later_rows(later: LaterRuns) -> tuple[EvidenceRow, ...]:
-    interval = later.loss.interval
-    loss = later.loss.row(
-        CATCHING_UP,
-        "reaches the loss of the change",
-        None if interval is None else interval.mean <= 0,
-        "the change has the usual steps; the interval is of ln(unchanged) - ln(changed): 90 %, paired t over seeds",
-    )
-    loss = loss.replace(effect=None)  # the rule of an effect that matters does not decide it
-    if math.isnan(later.use):
-        return (loss,)
-    use = USE.row(
-        later.use,
-        control=later.use_of_change,
-        threshold=f">= {LEAST_USE:g} times that of the change",
-        passed=not later.without_contexts,
-        n=format_seeds(len(later.loss.effects)),
-    )
-    return loss, use
 
 
 def judge(
@@ -281,26 +268,16 @@ def judge(
 
 def _judge_gain(comparison: TreatmentComparison, gain: str, later: LaterRuns | None) -> Judgement:
     """A change that gains in short runs counts if the unchanged config does not learn the same in longer ones."""
-    interval = None if later is None else later.loss.interval
-    if later is not None and interval is not None and interval.low <= 0 and later.without_contexts:
-        words = (
-            f"{gain}; in three times the steps the unchanged config reaches that loss, but without its contexts: "
-            f"mismatched demonstrations raise it by {later.use:.3f}, and by {later.use_of_change:.3f} with the change."
-        )
-        return Judgement(comparison.verdict, (DynamicsReason.WITHOUT_CONTEXTS,), words, comparison.candidate)
-    if interval is not None and interval.mean <= 0:
-        words = f"{gain}; but in three times the steps the unchanged config reaches that loss: it only learns later."
-        return Judgement(Verdict.INVALIDATED, (DynamicsReason.LEARNS_LATER,), words)
-    if interval is not None and interval.low <= 0:
-        words = f"{gain}; it is undecided whether the unchanged config only learns later."
-        return Judgement(Verdict.INCONCLUSIVE, (DynamicsReason.PERHAPS_LATER,), words)
-    stays = ", and unchanged it stays behind that in three times the steps" if interval is not None else ""
-    words = f"{gain}{stays}."
-    return Judgement(comparison.verdict, (DynamicsReason.A_CHANGE_GAINS,), words, comparison.candidate)
+    outcome = Later.NOT_COMPARED if later is None else later.outcome
+    codes = (LATER_REASONS.get(outcome, DynamicsReason.A_CHANGE_GAINS),)
+    words = f"{gain}{later.clause if later else ''}."
+    if outcome in VERDICTS_LATER:
+        return Judgement(VERDICTS_LATER[outcome], codes, words)
+    return Judgement(comparison.verdict, codes, words, comparison.candidate)
 
 
 def _compare(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
-    return screen.compare(runs, [t.name for t in screen.treatments if t != LONGER])
+    return screen.compare(runs, [t.name for t in screen.treatments if t.name != LONGER.name])
 
 
 def _make_control_screen(name: str) -> Screen:

@@ -2,7 +2,8 @@
 
 Statistical: on ten tasks, the config under test is compared with the same core and a puzzle table, which is given the
 task (the ceiling), and with itself and stronger encoders. There must be something to gain, and a stronger encoder must
-gain a part of it.
+gain a part of it. A weaker encoder is not too weak where it only needs more steps: where a stronger one gains, the
+unchanged config must stay behind it in longer runs too, or learn without its contexts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ from etrm.config.model import KNOBS, VARIATIONAL, EncoderConfig
 from etrm.config.tree import Changes
 from etrm.evaluation.statistics import FULL_SEEDS
 from etrm.investigation.comparison import dynamics
+from etrm.investigation.comparison.longer_runs import (
+    LONGER,
+    VERDICTS_LATER,
+    Later,
+    LaterRuns,
+    compare_longer,
+    with_longer_runs,
+)
 from etrm.investigation.comparison.paired_contrast import TreatmentComparison
 from etrm.investigation.comparison.screening import (
     SMALLEST_EFFECT,
@@ -56,7 +65,7 @@ STATEMENT = Statement(
     statement="The encoder is too weak.",
     refuted_by=(
         "The model fits its tasks as well as the same core with a puzzle table; or it fits them worse, but a stronger "
-        "encoder gains nothing."
+        "encoder gains nothing; or it learns the same in three times the steps, and uses its contexts."
     ),
     mechanism="An encoder that cannot represent the rule gives every task the same context, or one too poor to use.",
     kind="statistical",
@@ -81,6 +90,16 @@ reaches the ceiling. One that is no longer narrow gains .26 of a gap of .43 on `
 after those seeds, 0 to 9, had been seen."""
 NO_GAP = "without a gap to the ceiling it has too little to gain"
 LOSS = Metric("h7.loss", "loss on the training queries: {item}", Direction.LOWER)
+CATCHING_UP = Metric(
+    "h7.catching-up",
+    "loss on the training queries, unchanged in three times the steps: {item}",
+    Direction.LOWER,
+)
+USE = Metric(
+    "h7.use-of-contexts",
+    "loss with mismatched demonstrations minus loss, after three times the steps",
+    Direction.HIGHER,
+)
 
 
 class CapacityReason(StrEnum):
@@ -91,6 +110,16 @@ class CapacityReason(StrEnum):
     NO_ENCODER_GAINS = "h7.no-stronger-encoder-gains"
     AN_ENCODER_GAINS = "h7.a-stronger-encoder-gains"
     ENCODERS_UNDECIDED = "h7.stronger-encoders-undecided"
+    LEARNS_LATER = "h7.learns-later"
+    PERHAPS_LATER = "h7.perhaps-later"
+    WITHOUT_CONTEXTS = "h7.learns-later-without-contexts"
+
+
+LATER_REASONS = {
+    Later.REACHES: CapacityReason.LEARNS_LATER,
+    Later.UNDECIDED: CapacityReason.PERHAPS_LATER,
+    Later.WITHOUT_CONTEXTS: CapacityReason.WITHOUT_CONTEXTS,
+}
 
 
 def list_stronger_encoders(used: Config) -> list[Treatment]:
@@ -176,10 +205,15 @@ class EncoderCapacity(Hypothesis):
         if gap.gained:  # else nothing that a stronger encoder does could decide
             screen, runs = self._climb(investigation, screen, controls)
         rungs = _compare_encoders(screen, runs)
+        if rungs is not None and rungs.gained:  # else no longer run could change the verdict
+            screen = with_longer_runs(screen, ladder_seeds(investigation))
+            controls = [with_longer_runs(control) for control in controls]
+            runs = run_screens(investigation, self.id, [screen, *controls])
+        later = compare_longer(screen, rungs, runs) if rungs else None
         outcomes = [self._judge_control(control, runs) for control in controls]
         steps = screen.reference.train.steps
         return self.statement.decided(
-            judge(gap, rungs, screen.runs_of(runs), broken_controls(outcomes), steps),
+            judge(gap, rungs, screen.runs_of(runs), broken_controls(outcomes), steps, later),
             screening=len(screen.seeds) < FULL_SEEDS,
             p_value=max(found.p_value for found in (gap, rungs) if found is not None),
             arms=self._arms([screen, *controls], rule_jobs),
@@ -187,6 +221,7 @@ class EncoderCapacity(Hypothesis):
             evidence=(
                 *gap.rows(LOSS),
                 *(rungs.rows(LOSS) if rungs else ()),
+                *(later.rows(CATCHING_UP, USE) if later else ()),
                 *list_left_out(LOSS, _not_climbed(screen)),
                 *_make_context_rows(screen, runs),
                 *unseen_rules.make_rows(rule_jobs, rule_runs),
@@ -229,7 +264,8 @@ class EncoderCapacity(Hypothesis):
 
     def _judge_control(self, screen: Screen, runs: Sequence[LoadedRun]) -> ControlOutcome:
         gap, rungs = _compare_ceiling(screen, runs), _compare_encoders(screen, runs)
-        found = judge(gap, rungs, screen.runs_of(runs), "", screen.reference.train.steps)
+        later = compare_longer(screen, rungs, runs) if rungs else None
+        found = judge(gap, rungs, screen.runs_of(runs), "", screen.reference.train.steps, later)
         return control_outcome(screen.control, screen.control in self.controls, found)
 
 
@@ -257,6 +293,7 @@ def judge(
     unchanged: Sequence[LoadedRun],
     broken: str,
     steps: int,
+    later: LaterRuns | None = None,
 ) -> Judgement:
     """The verdict that the ceiling and the stronger encoders give.
 
@@ -266,6 +303,7 @@ def judge(
         unchanged: the runs of the config under test.
         broken: the reason why a verdict would mean nothing, if a control did not behave.
         steps: number of steps of the runs.
+        later: the best stronger encoder against the unchanged config in longer runs, where it gains.
     """
     if broken:
         return Judgement(Verdict.ERROR, (CommonReason.CONTROLS_MISBEHAVED,), broken)
@@ -281,11 +319,15 @@ def judge(
     if rungs is None or not gap.gained:
         words = f"It is undecided whether there is enough to gain: {ceiling} {counted}."
         return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.GAP_UNDECIDED,), words)
-    return _judge_encoders(gap, rungs, ceiling, counted)
+    return _judge_encoders(gap, rungs, ceiling, counted, later)
 
 
 def _judge_encoders(
-    gap: TreatmentComparison, rungs: TreatmentComparison, ceiling: str, counted: str
+    gap: TreatmentComparison,
+    rungs: TreatmentComparison,
+    ceiling: str,
+    counted: str,
+    later: LaterRuns | None,
 ) -> Judgement:
     """Where there is a gap to the ceiling, the stronger encoders decide."""
     best = f"{rungs.best.words} changes it by {rungs.best.change}"
@@ -293,12 +335,16 @@ def _judge_encoders(
         words = f"{capitalise(ceiling)}, but no stronger encoder gains enough: the best, {best} {counted}."
         return Judgement(rungs.verdict, (CapacityReason.NO_ENCODER_GAINS,), words)
     gains = "a stronger encoder gains" if rungs.gained else "it is undecided whether a stronger encoder gains"
-    words = f"{capitalise(ceiling)}, and {gains}: {best} {counted}."
+    words = f"{capitalise(ceiling)}, and {gains}: {best} {counted}{later.clause if later else ''}."
     if not rungs.gained:
         return Judgement(Verdict.INCONCLUSIVE, (CapacityReason.ENCODERS_UNDECIDED,), words)
+    outcome = Later.NOT_COMPARED if later is None else later.outcome
+    codes = (LATER_REASONS.get(outcome, CapacityReason.AN_ENCODER_GAINS),)
+    if outcome in VERDICTS_LATER:
+        return Judgement(VERDICTS_LATER[outcome], codes, words)
     validated = gap.verdict is rungs.verdict is Verdict.VALIDATED
     verdict = Verdict.VALIDATED if validated else Verdict.INCONCLUSIVE
-    return Judgement(verdict, (CapacityReason.AN_ENCODER_GAINS,), words, candidate=not validated)
+    return Judgement(verdict, codes, words, candidate=not validated)
 
 
 def _compare_ceiling(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentComparison:
@@ -311,7 +357,7 @@ def _compare_encoders(screen: Screen, runs: Sequence[LoadedRun]) -> TreatmentCom
 
     Holm's correction is over all stronger encoders of a config, however many of them were run.
     """
-    names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM)]
+    names = [t.name for t in screen.treatments if t.name not in (CEILING.name, RANDOM, LONGER.name)]
     planned = 0 if screen.control else len(list_stronger_encoders(apply_faults(screen.reference)))
     return screen.compare(runs, names, SMALLEST_GAIN, planned) if names else None
 

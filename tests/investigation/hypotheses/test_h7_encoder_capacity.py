@@ -11,7 +11,8 @@ import pytest
 from etrm.config import Config, load, with_settings
 from etrm.evaluation import paired_t_interval
 from etrm.investigation.comparison import screening
-from etrm.investigation.comparison.paired_contrast import TreatmentComparison
+from etrm.investigation.comparison.longer_runs import LaterRuns, compare_longer, with_longer_runs
+from etrm.investigation.comparison.paired_contrast import TreatmentComparison, compare_losses
 from etrm.investigation.comparison.screening import Screen, few_tasks
 from etrm.investigation.hypotheses import h7_encoder_capacity as h7
 from etrm.investigation.hypotheses import unseen_rules
@@ -83,6 +84,7 @@ def outcomes(
     ceiling: Sequence[float | None],
     deeper: Sequence[float | None],
     given: Sequence[float | None] = tuple(GIVEN),
+    later: Sequence[float | None] = (),
 ) -> tuple[TreatmentComparison, TreatmentComparison, Judgement]:
     screen = Screen(used(), (h7.CEILING, h7.list_stronger_encoders(used())[0]), tuple(range(len(given))))
     runs = (
@@ -90,9 +92,13 @@ def outcomes(
         + planted(screen.arm("ceiling"), ceiling)
         + planted(screen.arm("deeper"), deeper)
     )
+    if later:
+        screen = with_longer_runs(screen)
+        runs += planted(screen.arm("longer"), later)
     gap, rungs = h7._compare_ceiling(screen, runs), h7._compare_encoders(screen, runs)
     assert rungs is not None
-    return gap, rungs, h7.judge(gap, rungs, screen.runs_of(runs), "", 80)
+    behind = compare_longer(screen, rungs, runs)
+    return gap, rungs, h7.judge(gap, rungs, screen.runs_of(runs), "", 80, behind)
 
 
 def test_a_gap_that_a_stronger_encoder_closes_is_a_candidate() -> None:
@@ -108,6 +114,38 @@ def test_on_five_seeds_it_is_validated() -> None:
     judged = outcomes([x / 3 for x in given], [x / 2 for x in given], given)[2]
     assert (judged.verdict, judged.candidate) == (Verdict.VALIDATED, False)
     assert judged.codes == (CapacityReason.AN_ENCODER_GAINS,)
+
+
+@pytest.mark.parametrize(
+    ("later", "verdict", "code"),
+    [
+        (0.8, Verdict.VALIDATED, CapacityReason.AN_ENCODER_GAINS),
+        (0.45, Verdict.INVALIDATED, CapacityReason.LEARNS_LATER),
+    ],
+)
+def test_an_encoder_that_learns_the_same_later_is_not_too_weak(
+    later: float, verdict: Verdict, code: CapacityReason
+) -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    longer = [later * x for x in given]
+    _, rungs, judged = outcomes([x / 3 for x in given], [x / 2 for x in given], given, longer)
+    assert rungs.best.name == "deeper"
+    assert (judged.verdict, judged.codes, judged.candidate) == (verdict, (code,), False)
+
+
+@pytest.mark.parametrize(
+    ("use", "verdict", "code"),
+    [
+        (0.0, Verdict.VALIDATED, CapacityReason.WITHOUT_CONTEXTS),
+        (1.2, Verdict.INCONCLUSIVE, CapacityReason.PERHAPS_LATER),
+    ],
+)
+def test_it_must_learn_from_its_contexts(use: float, verdict: Verdict, code: CapacityReason) -> None:
+    given = [1.0, 1.1, 0.9, 1.05, 0.95]
+    gap, rungs, _ = outcomes([x / 3 for x in given], [x / 2 for x in given], given)
+    open_loss = compare_losses("deeper", [(0.4, 0.5), (0.9, 0.55), (0.7, 0.45)], 0.125)
+    judged = h7.judge(gap, rungs, planted(ArmId("few"), given), "", 80, LaterRuns(open_loss, use, 1.2))
+    assert (judged.verdict, judged.codes) == (verdict, (code,))
 
 
 def test_a_ceiling_that_lost_a_run_leaves_a_candidate() -> None:
@@ -161,18 +199,20 @@ def test_a_lost_run_or_a_broken_control_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ceiling", "gains", "climbed"),
+    ("ceiling", "gains", "later", "climbed"),
     [
-        (LOW, "deeper", ["deeper"]),
-        (LOW, "attention", ["deeper", "attention"]),
-        (LOW, "none of them", ["deeper", "attention", "tokens"]),
-        (SAME, "deeper", []),
-        (UNCLEAR, "deeper", []),
+        (LOW, "deeper", SAME, ["deeper"]),
+        (LOW, "deeper", LOW, ["deeper"]),
+        (LOW, "attention", SAME, ["deeper", "attention"]),
+        (LOW, "none of them", SAME, ["deeper", "attention", "tokens"]),
+        (SAME, "deeper", SAME, []),
+        (UNCLEAR, "deeper", SAME, []),
     ],
 )
 def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gains(
     ceiling: list[float],
     gains: str,
+    later: list[float],
     climbed: list[str],
     investigation: Investigation,
     monkeypatch: pytest.MonkeyPatch,
@@ -181,7 +221,7 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
 
     def run_screens(investigation: Investigation, phase: str, screens: Sequence[Screen]) -> list[LoadedRun]:
         asked.update({t.name: t.seeds for t in screens[0].treatments})
-        losses = {"ceiling": ceiling, gains: HALF}
+        losses = {"ceiling": ceiling, gains: HALF, "longer": later}
         return [
             run
             for screen in screens
@@ -195,10 +235,12 @@ def test_the_ladder_is_climbed_where_there_is_a_gap_and_up_to_the_first_that_gai
     monkeypatch.setattr(h7, "run_screens", run_screens)
     monkeypatch.setattr(h7, "broken_controls", lambda controls: "")
     found = h7.HYPOTHESIS.decide(investigation)
-    assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed
-    assert found.candidate == (gains in climbed)
+    longer = ["longer"] if gains in climbed else []
+    assert [name for name in asked if name not in ("ceiling", "frozen-random")] == climbed + longer
+    assert found.candidate == (gains in climbed and later is SAME)
+    assert (h7.CATCHING_UP.code in {row.code for row in found.evidence}) == bool(longer)
     if climbed:  # twice as many seeds, for the gain is smaller than the gap
-        assert {asked[name] for name in climbed} == {(0, 1)}
+        assert {asked[name] for name in climbed + longer} == {(0, 1)}
         assert asked["ceiling"] == asked["frozen-random"] == ()
     rows = {row.item: row for row in found.evidence if row.code == h7.LOSS.code}
     rungs = ("deeper", "attention", "tokens")
