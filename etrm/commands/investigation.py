@@ -263,7 +263,7 @@ def faults() -> None:
     from reports.terminal.console import open_console
     from reports.text_table import make_table
 
-    table = make_table(("fault", "root cause", "models", "what it does", "where it shows"))
+    table = make_table(("fault", "root cause", "models", "what it does", "seen in"))
     for fault in FAULTS.values():
         table.add_row(fault.name, fault.root_cause, fault.models, fault.what, fault.seen)
     open_console().print(table)

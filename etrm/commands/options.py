@@ -62,7 +62,7 @@ InjectOption = Annotated[
     typer.Option(
         "--inject",
         metavar="FAULT",
-        help="Fault to inject, besides those of the settings: a name of `etrm faults`, or of code: "
+        help="Fault to inject in addition to those of the settings: a name in `etrm faults`, or code: "
         "my_code.py:MY_FAULT. Repeatable.",
         autocompletion=complete_fault,
         rich_help_panel=SETTINGS,
