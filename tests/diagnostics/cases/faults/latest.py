@@ -1,4 +1,4 @@
-"""Ten more faults, of kinds that neither the issue nor the other files have; small programs, own code."""
+"""Ten more faults, of kinds that no other file has; small programs, own code."""
 
 from __future__ import annotations
 
