@@ -12,6 +12,11 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint, by its folder name."""
+    return int(checkpoint.name.removeprefix(PREFIX))
+
+
 def list_saved(folder: Path) -> list[Path]:
     """Return the complete checkpoints in ``folder``, oldest first."""
     return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []

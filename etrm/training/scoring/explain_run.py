@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from etrm.checkpoints.format import WeightsKind
 from etrm.checkpoints.run_folder import read_config
+from etrm.checkpoints.saved_steps import list_saved, step_of
+from etrm.config.evaluate import EvaluateConfig
 from etrm.config.model import SYMBOLIC
 from etrm.data import Pair, Sample, Task, TaskSet, build_evaluation_samples
 from etrm.errors import CheckpointError, ConfigError, DataError
@@ -97,11 +98,11 @@ class ExplainedTask:
 
 
 class RunExplainer:
-    """The newest checkpoint of a run of the symbolic solver, which explains its answers.
+    """A checkpoint of a run of the symbolic solver, which explains its answers.
 
     Args:
         folder: the run folder.
-        weights: the kind of weights; None for that of the run's evaluations.
+        evaluation: the settings that choose the checkpoint and its weights; None for those of the run.
 
     Attributes:
         config: the settings that the run used.
@@ -113,7 +114,7 @@ class RunExplainer:
         EtrmError: there is no run, or no whole checkpoint.
     """
 
-    def __init__(self, folder: Path, weights: WeightsKind | None = None) -> None:
+    def __init__(self, folder: Path, evaluation: EvaluateConfig | None = None) -> None:
         requested = read_config(folder)
         if requested.model.variant != SYMBOLIC:
             raise ConfigError(
@@ -124,9 +125,8 @@ class RunExplainer:
                 next_step="etrm train --set model.variant=symbolic makes one",
             )
         self._folder = folder
-        model, self.config, self.trained, self.step = load_model(
-            folder, weights or requested.evaluate.weights
-        )
+        chosen = evaluation or requested.evaluate
+        model, self.config, self.trained, self.step = load_model(folder, chosen.weights, chosen.checkpoint)
         assert isinstance(model, SymbolicVariant)
         self._model = model
 
@@ -137,11 +137,14 @@ class RunExplainer:
             CheckpointError: it has not.
         """
         steps = self.config.train.steps
-        if self.step < steps:
+        newest = max(
+            (step_of(saved) for saved in list_saved(self._folder / "checkpoints")), default=self.step
+        )
+        if newest < steps:
             raise CheckpointError(
                 "symbolic.unfinished-run",
                 f"the run {self._folder} is not finished",
-                got=f"its newest checkpoint is of step {self.step}",
+                got=f"its newest checkpoint is of step {newest}",
                 allowed=f"step {steps}",
                 next_step=f"etrm train --resume --out {shlex.quote(str(self._folder))}",
             )
@@ -185,7 +188,7 @@ class RunExplainer:
 
 
 def explain_run(folder: Path, task: str) -> ExplainedTask:
-    """Explain what the newest checkpoint of a run makes of a held-out or training task.
+    """Explain what a run makes of a held-out or training task, with the checkpoint of its evaluations.
 
     Args:
         folder: the run folder.

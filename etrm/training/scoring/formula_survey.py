@@ -60,9 +60,7 @@ class FormulaSurvey:
 
     def __init__(self, folder: Path, settings: Changes) -> None:
         check_sections(settings)
-        self._explainer = RunExplainer(
-            folder, with_settings(read_config(folder), **settings).evaluate.weights
-        )
+        self._explainer = RunExplainer(folder, with_settings(read_config(folder), **settings).evaluate)
         self._explainer.require_finished()
         self.step = self._explainer.step
         self.config = with_settings(self._explainer.config, **settings)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from etrm.config import load, with_settings
+from etrm.checkpoints.saved_steps import list_saved, step_of
+from etrm.config import Changes, load, with_settings
 from etrm.errors import CheckpointError, ConfigError, DataError, LeakageError
 from etrm.symbolic.library import Library
 from etrm.training.scoring.explain_run import RunExplainer
 from etrm.training.scoring.formula_survey import FormulaSurvey
-from etrm.training.scoring.predictor import load_model
+from etrm.training.scoring.predictor import BEST, load_model
 from etrm.training.scoring.score_run import evaluate_run
 from etrm.training.trainer import train
 from tests.errors import raises_code
@@ -50,14 +52,24 @@ def test_the_survey_takes_the_weights_that_its_settings_name(
 ) -> None:
     taken = []
 
-    def load(folder: Path, weights: Any) -> Any:
+    def load(folder: Path, weights: Any, which: Any) -> Any:
         taken.append(weights)
-        return load_model(folder, weights)
+        return load_model(folder, weights, which)
 
     monkeypatch.setattr("etrm.training.scoring.explain_run.load_model", load)
     for settings in ({}, {"weights": "raw"}):
         FormulaSurvey(known, {"evaluate": settings})
     assert taken == ["ema", "raw"]
+
+
+def test_the_best_checkpoint_of_a_finished_run_may_be_an_earlier_one(tmp_path: Path) -> None:
+    run = train_known_run(tmp_path)
+    first, last = list_saved(run / "checkpoints")
+    best: Changes = {"evaluate": {"checkpoint": "best"}}
+    with raises_code(CheckpointError, "checkpoint.no-best"):
+        FormulaSurvey(run, best)
+    shutil.copytree(first, run / BEST / first.name)
+    assert FormulaSurvey(run, best).step == step_of(first) < FormulaSurvey(run, {}).step == step_of(last)
 
 
 def test_the_search_takes_the_fixed_families_of_the_run(known: Path) -> None:
