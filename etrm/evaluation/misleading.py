@@ -86,7 +86,7 @@ MisleadingScores = dict[Misleading, Share]
 def score_misleading(
     tasks: TaskSet, predictor: Predictor, noisy: Predictor | None = None, **options: Any
 ) -> MisleadingScores:
-    """Score a predictor in every way.
+    """Score a predictor in every way; the scores of demonstration pairs are absent where no pair can be posed.
 
     Args:
         tasks: the held-out tasks.
@@ -101,27 +101,37 @@ def score_misleading(
     def ask(asked: TaskSet, answers: Predictor) -> EvaluationReport:
         return evaluate(asked, answers, **{**options, "ks": (1,)})
 
-    pairs, noisy = make_pair_tasks(tasks), noisy or predictor
+    noisy = noisy or predictor
     sized = ask(tasks, fit_true_sizes(predictor))
-    return {
+    scores = {
         Misleading.TASKS: _count(ask(tasks, predictor)),
-        Misleading.PAIRS: _count(ask(pairs, predictor)),
         Misleading.TRUE_SIZE: _count(sized),
         Misleading.NOISE: _count(ask(tasks, noisy)),
-        Misleading.ALL_THREE: _count(ask(pairs, fit_true_sizes(noisy))),
         Misleading.CELLS: Share.averaged(_share_cells(tasks, sized)),
     }
+    if _pose_pairs(tasks):
+        pairs = make_pair_tasks(tasks)
+        scores[Misleading.PAIRS] = _count(ask(pairs, predictor))
+        scores[Misleading.ALL_THREE] = _count(ask(pairs, fit_true_sizes(noisy)))
+    return scores
 
 
 def make_pair_tasks(tasks: TaskSet) -> TaskSet:
-    """Make a task of every demonstration pair: it is to be answered from the task's other demonstrations."""
-    made = [
+    """Make a task of every demonstration pair: it is to be answered from the task's other demonstrations.
+
+    Raises:
+        DataError: no task has two different demonstrations.
+    """
+    return replace(tasks, tasks=_pose_pairs(tasks))
+
+
+def _pose_pairs(tasks: TaskSet) -> tuple[Task, ...]:
+    return tuple(
         Task(f"{task.id}-pair-{place}", task.demos, (pair,))
         for task in tasks
         for place, pair in enumerate(task.demos)
         if any(other != pair for other in task.demos)
-    ]
-    return replace(tasks, tasks=tuple(made))
+    )
 
 
 def fit_true_sizes(predictor: Predictor) -> Predictor:

@@ -130,7 +130,9 @@ def misleading_table(scores: Mapping[str, MisleadingScores]) -> Table:
     numbers = ("n", *scores)
     table = make_table(("right, with 95 % interval", *numbers), right=numbers, title=MISLEADING_TITLE)
     for kind in Misleading:
-        shares = [found[kind] for found in scores.values()]
+        shares = [found[kind] for found in scores.values() if kind in found]
+        if not shares:
+            continue
         style = "bold" if kind is Misleading.TASKS else "dim"
         table.add_row(kind.words, str(shares[0].of), *map(_format_share, shares), style=style)
     return table

@@ -48,6 +48,11 @@ def scored(
     return {str(kind): (share.value, share.of) for kind, share in found.items()}
 
 
+def test_a_single_demonstration_leaves_no_pair_to_pose(planted: Planted) -> None:
+    found = scored(square_tasks(2, demos=1), planted(lambda sample: True))
+    assert found.keys() == {"tasks", "true-size", "noise", "cells"}
+
+
 def test_solved_pairs_are_no_solved_tasks(planted: Planted) -> None:
     """The first query of every task is right: no task is solved, but every demonstration pair is."""
     found = scored(square_tasks(5, tests=2), planted(lambda sample: sample.query == 0))
