@@ -41,8 +41,9 @@ class Latent(nn.Module):
 
         ``noise`` (..., Z) is drawn here where it is None.
         """
-        # In float32: the divergence is a small difference of large terms.
-        mu, logvar = self.mu_proj(x).float(), self.logvar_proj(x).float()
+        # At least in float32: the divergence is a small difference of large terms.
+        precise = torch.promote_types(x.dtype, torch.float32)
+        mu, logvar = self.mu_proj(x).to(precise), self.logvar_proj(x).to(precise)
         logvar = logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(-1)
         if not self.training:
