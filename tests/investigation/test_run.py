@@ -44,18 +44,15 @@ def planted_hypothesis(id: str) -> HypothesisResult:
     return all_hypotheses()[id].not_run("test.planted", "planted")
 
 
+def start(config: Config, out: Path) -> None:
+    investigate(config, out, name="smoke", launcher=inline(), command="", progress=lambda p, d, t: None)
+
+
 def test_a_stage_without_tasks_is_refused_before_any_work(tmp_path: Path) -> None:
     """It ended in an ERROR of every hypothesis."""
     smoke = with_settings(load("smoke"), data={"curriculum": [[3, 6], [4, 6], [5, 8]]})
     with raises_code(DataError, "data.stage-without-tasks"):
-        investigate(
-            smoke,
-            tmp_path / "out",
-            name="smoke",
-            launcher=inline(),
-            command="",
-            progress=lambda p, d, t: None,
-        )
+        start(smoke, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -65,14 +62,7 @@ def test_held_out_tasks_with_unknown_outputs_are_refused_before_any_work(tmp_pat
     pair = {"input": [[1]], "output": [[2]]}
     file.write_text(json.dumps({"one": {"train": [pair, pair], "test": [{"input": [[3]]}]}}))
     with raises_code(DataError, "evaluate.unknown-outputs", "evaluate.source", got="one"):
-        investigate(
-            with_settings(load("smoke"), evaluate={"source": str(file)}),
-            tmp_path / "out",
-            name="smoke",
-            launcher=inline(),
-            command="",
-            progress=lambda p, d, t: None,
-        )
+        start(with_settings(load("smoke"), evaluate={"source": str(file)}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

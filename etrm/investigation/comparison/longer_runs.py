@@ -30,13 +30,13 @@ steps, with a use of .000 against 1.3 (`smoke`, three seeds). Set after those se
 
 
 class Later(StrEnum):
-    """What longer runs of the unchanged config show."""
+    """Whether the unchanged config reaches, in longer runs, the loss of the change in the usual steps."""
 
-    BEHIND = "it stays behind the change"
-    REACHES = "it reaches the loss of the change"
+    BEHIND = "behind"
+    REACHES = "reaches"
     UNDECIDED = "undecided"
-    WITHOUT_CONTEXTS = "it reaches the loss of the change without its contexts"
-    NOT_COMPARED = "no longer runs can be compared"
+    WITHOUT_CONTEXTS = "without-contexts"
+    NOT_COMPARED = "not-compared"
 
 
 VERDICTS_LATER = {Later.REACHES: Verdict.INVALIDATED, Later.UNDECIDED: Verdict.INCONCLUSIVE}

@@ -2,8 +2,8 @@
 
 Statistical: on ten tasks, the config under test is compared with the same core and a puzzle table, which is given the
 task (the ceiling), and with itself and stronger encoders. There must be something to gain, and a stronger encoder must
-gain a part of it. A weaker encoder is not too weak where it only needs more steps: where a stronger one gains, the
-unchanged config must stay behind it in longer runs too, or learn without its contexts.
+gain a part of it. An encoder that only needs more steps is not too weak: in longer runs the unchanged config must stay
+behind the stronger encoder too, or reach its loss without using the contexts.
 """
 
 from __future__ import annotations
