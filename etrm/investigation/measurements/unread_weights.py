@@ -18,7 +18,7 @@ ROUNDING = 1e-10
 
 @torch.no_grad()
 def count_unread_weights(config: Config) -> int:
-    """Count the tensors of a new encoder that may have any value without another context for the training queries.
+    """Count the tensors of a new encoder whose values do not change the context of any training query.
 
     The model must be recursive and have an encoder. Such a tensor has no gradient by design: an attention over one
     demonstration gives it all weight, whatever its queries and keys are.
@@ -26,7 +26,9 @@ def count_unread_weights(config: Config) -> int:
     Raises:
         EtrmError: the model cannot be built.
     """
-    changes = {"precision": "float32", "decoder": None, "freeze_encoder_steps": 0}
+    # On the host, because some devices have no float64.
+    host = {"device": "cpu", "precision": "float32", "compile": False, "cuda_graphs": False}
+    changes = {**host, "decoder": None, "freeze_encoder_steps": 0}
     trainer = Trainer(with_settings(config, monitor={"enabled": False}, train=changes))
     encoder = trainer.model.encoder
     assert encoder is not None

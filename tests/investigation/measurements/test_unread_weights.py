@@ -22,6 +22,11 @@ def test_what_acts_through_noise_or_little_is_read(encoder: dict[str, Any]) -> N
     assert count_unread_weights(with_settings(SMOKE, model={"encoder": encoder})) == 0
 
 
+def test_a_config_of_a_gpu_is_computed_on_the_host() -> None:
+    train = {"device": "cuda", "cuda_graphs": True, "precision": "bfloat16"}
+    assert count_unread_weights(with_settings(SMOKE, data={"max_demos": 1}, train=train)) == 2
+
+
 def test_a_tensor_whose_gradient_is_cut_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = StandardEncoder.forward
 
