@@ -7,7 +7,6 @@ function of this file. A value that was not measured is ``NotMeasured`` with its
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,15 +70,6 @@ class HypothesisResult(Record):
     outside_code: tuple[
         str, ...
     ] = ()  # hashes of the code that decided it, where that is not of this package
-
-
-def explanation(hypothesis: HypothesisResult, hypotheses: Mapping[str, HypothesisResult]) -> str | None:
-    """The hypothesis that explains this one, if it is VALIDATED, a candidate, or was not tested."""
-    if hypothesis.explained_by is None:
-        return None
-    other = hypotheses.get(hypothesis.explained_by)
-    stands = other is None or other.candidate or other.verdict is Verdict.VALIDATED
-    return hypothesis.explained_by if stands else None
 
 
 class Scenario(StrEnum):
@@ -219,6 +209,9 @@ class CauseCode(StrEnum):
     )
     OTHER_CODE = "cause.run-made-by-other-code"  # the current code does not repeat a step of the run
     DEPARTS = "cause.departs-from-the-reference"  # at a stage that belongs to no tested hypothesis
+    UNTESTED = (
+        "cause.perhaps-one-not-selected"  # what holds may be explained by a hypothesis that was not selected
+    )
     NONE = "cause.none-found"
     NOT_TESTED = "cause.nothing-tested"
 

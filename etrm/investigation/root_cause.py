@@ -9,7 +9,7 @@ from etrm.evaluation.statistics import holm
 from etrm.investigation.comparison.paired_contrast import LARGEST_P
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Verdict
-from etrm.investigation.result import CauseCode, HypothesisResult, explanation
+from etrm.investigation.result import CauseCode, HypothesisResult
 
 Confidence = Literal["proven", "candidate"]
 
@@ -30,15 +30,31 @@ class RootCause(NamedTuple):
     sentence: str
 
 
+def is_left_out(hypothesis: HypothesisResult) -> bool:
+    """Whether the user did not select a hypothesis, so that it may hold and nobody knows."""
+    return hypothesis.verdict is Verdict.NOT_RUN and CommonReason.NOT_SELECTED in hypothesis.codes
+
+
+def explanation(hypothesis: HypothesisResult, hypotheses: Mapping[str, HypothesisResult]) -> str | None:
+    """The hypothesis that explains this one, if it is VALIDATED, a candidate, not decided yet, or was not selected."""
+    if hypothesis.explained_by is None:
+        return None
+    other = hypotheses.get(hypothesis.explained_by)
+    stands = other is None or other.candidate or other.verdict is Verdict.VALIDATED or is_left_out(other)
+    return hypothesis.explained_by if stands else None
+
+
 def find_root_cause(hypotheses: Mapping[str, HypothesisResult]) -> RootCause:
     """The first hypothesis that is VALIDATED, else the first candidate, in the order of the mapping.
 
     One that another explains is skipped: an encoder whose context never reaches the decoder (H3) has no gradient (H2).
-    An ERROR that nothing explains leaves the cause open, because later hypotheses depend on it.
+    An ERROR that nothing explains leaves the cause open, because later hypotheses depend on it. So does a hypothesis
+    that holds, if the one that may explain it was not selected.
     """
     found = list(hypotheses.values())
+    explained = {hypothesis.id: explanation(hypothesis, hypotheses) for hypothesis in found}
     for hypothesis in found:
-        if explanation(hypothesis, hypotheses) is not None:
+        if explained[hypothesis.id] is not None:
             continue
         if hypothesis.verdict is Verdict.ERROR:
             name = f"{hypothesis.id} ({hypothesis.title})"
@@ -47,15 +63,47 @@ def find_root_cause(hypotheses: Mapping[str, HypothesisResult]) -> RootCause:
         if hypothesis.verdict is Verdict.VALIDATED:
             return RootCause(hypothesis.id, "proven", CauseCode.PROVEN, hypothesis.sentence)
     for hypothesis in found:
-        if hypothesis.candidate:
+        if hypothesis.candidate and explained[hypothesis.id] is None:
             return RootCause(hypothesis.id, "candidate", CauseCode.CANDIDATE, hypothesis.sentence)
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     if not tested:
         return RootCause(None, None, CauseCode.NOT_TESTED, "No hypothesis was selected.")
+    for id, other in find_unselected_causes(hypotheses).items():
+        words = (
+            f"{id} is {hypotheses[id].verdict.value}, but {other}, which was not selected, may be the reason."
+        )
+        return RootCause(None, None, CauseCode.UNTESTED, f"{words} {hypotheses[id].sentence}")
     left_open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
     undecided = f"; undecided: {', '.join(left_open)}" if left_open else ""
     words = f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."
     return RootCause(None, None, CauseCode.NONE, words)
+
+
+def find_unselected_causes(hypotheses: Mapping[str, HypothesisResult]) -> dict[str, str]:
+    """The hypotheses that may be the reason for others, but were not selected.
+
+    Args:
+        hypotheses: the results by id.
+
+    Returns:
+        By id of each hypothesis that holds or ended in an ERROR, the id of the one that may explain it.
+    """
+    found: dict[str, str] = {}
+    for hypothesis in hypotheses.values():
+        other = hypotheses.get(explanation(hypothesis, hypotheses) or "")
+        holds = hypothesis.candidate or hypothesis.verdict in (Verdict.VALIDATED, Verdict.ERROR)
+        if holds and other is not None and is_left_out(other):
+            found[hypothesis.id] = other.id
+    return found
+
+
+def select_causes_too(hypotheses: Mapping[str, HypothesisResult]) -> str:
+    """The next step where hypotheses that may be the reason were not selected, else nothing."""
+    causes = set(find_unselected_causes(hypotheses).values())
+    if not causes:
+        return ""
+    ids = [id for id, found in hypotheses.items() if found.verdict is not Verdict.NOT_RUN or id in causes]
+    return f"Repeat the command with --hypotheses {','.join(ids)}."
 
 
 def mark_downstream(decided: Mapping[str, HypothesisResult]) -> dict[str, HypothesisResult]:

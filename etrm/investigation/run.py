@@ -43,7 +43,7 @@ from etrm.investigation.result import (
     Reproduce,
     Result,
 )
-from etrm.investigation.root_cause import find_root_cause
+from etrm.investigation.root_cause import find_root_cause, select_causes_too
 from etrm.investigation.runs.budget import SCREENING, Tier
 from etrm.investigation.runs.cache import compute_of
 from etrm.investigation.runs.launchers import Launcher
@@ -201,7 +201,9 @@ def _make_result(
     cause = find_root_cause(hypotheses)
     code, sentence = cause.code, cause.sentence
     next_step = _choose_next_step(cause.id, hypotheses, experiments, len(reproduce.seeds))
-    if code in (CauseCode.NONE, CauseCode.NOT_TESTED):
+    if code is CauseCode.UNTESTED:
+        code, sentence, next_step = explain_departure(reference) or (code, sentence, next_step)
+    elif code in (CauseCode.NONE, CauseCode.NOT_TESTED):
         shown = explain_departure(reference) or (explain_unnamed(recorded) if recorded is not None else None)
         code, sentence, next_step = shown or (code, sentence, next_step)
     elif recorded is not None and cause.id and CommonReason.RECORDED in hypotheses[cause.id].codes:
@@ -232,6 +234,8 @@ def _choose_next_step(
 ) -> str:
     if cause is not None:
         return all_hypotheses()[cause].next_step
+    if step := select_causes_too(hypotheses):
+        return step
     if any(hypothesis.verdict is Verdict.ERROR for hypothesis in hypotheses.values()):
         return "Fix what the ERROR names, then run the same command again; if code has changed, with another --out."
     return (experiments[0].next_step if experiments else "") or describe_no_cause(hypotheses, seeds)

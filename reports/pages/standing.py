@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from etrm.investigation.result import Result, explanation
+from etrm.investigation.result import Result
+from etrm.investigation.root_cause import explanation
 from reports.markdown import plain
 
 Upstream = Literal["root cause", "downstream", "clear"]

@@ -24,7 +24,13 @@ from etrm.investigation.hypotheses.hypothesis_registry import all_hypotheses
 from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import Arm, Run, Verdict
 from etrm.investigation.result import CauseCode, HypothesisResult, ReferenceResult, Result
-from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
+from etrm.investigation.root_cause import (
+    correct_over_all,
+    find_root_cause,
+    find_unselected_causes,
+    mark_downstream,
+    select_causes_too,
+)
 from etrm.investigation.run import choose, describe_no_cause, investigate
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.session import Investigation
@@ -104,6 +110,29 @@ def test_what_another_hypothesis_explains_is_passed_over_where_that_one_holds(ve
     assert find_root_cause(refuted).id == ("H2" if verdict is Verdict.VALIDATED else None)
     pending = {id: h for id, h in found.items() if id != "H3"}
     assert (find_root_cause(pending).id, find_root_cause(pending).code) == (None, CauseCode.NONE)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.VALIDATED, Verdict.ERROR])
+def test_what_a_hypothesis_that_was_not_selected_may_explain_is_left_open(verdict: Verdict) -> None:
+    """H2 alone named H2 as the proven cause where H3 was."""
+    found = changed(hypotheses(H1=Verdict.INVALIDATED, H2=verdict), "H2", explained_by="H3")
+    skipped = changed(found, "H3", codes=(CommonReason.NOT_SELECTED,))
+    cause = find_root_cause(skipped)
+    assert (cause.id, cause.confidence, cause.code) == (None, None, CauseCode.UNTESTED)
+    assert find_unselected_causes(skipped) == {"H2": "H3"}
+    assert "--hypotheses H1,H2,H3." in select_causes_too(skipped)
+    inapplicable = changed(found, "H3", codes=(CommonReason.NOT_APPLICABLE,))
+    assert find_root_cause(inapplicable).code in (CauseCode.PROVEN, CauseCode.ERROR)
+    assert select_causes_too(inapplicable) == ""
+
+
+def test_a_candidate_that_another_hypothesis_may_explain_is_no_leading_candidate() -> None:
+    found = hypotheses(H4=Verdict.INCONCLUSIVE)
+    found = changed(found, "H4", candidate=True, explained_by="H5")
+    skipped = changed(found, "H5", codes=(CommonReason.NOT_SELECTED,))
+    assert find_root_cause(skipped).code is CauseCode.UNTESTED
+    refuted = changed(found, "H5", verdict=Verdict.INVALIDATED)
+    assert find_root_cause(refuted)[:2] == ("H4", "candidate")
 
 
 def test_what_is_undecided_is_said_where_there_is_no_cause() -> None:

@@ -38,7 +38,12 @@ from etrm.investigation.own_model.model_factory import ModelFactory, load_factor
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.records import Code, Verdict
 from etrm.investigation.result import HypothesisResult, Reproduce, Result
-from etrm.investigation.root_cause import correct_over_all, find_root_cause, mark_downstream
+from etrm.investigation.root_cause import (
+    correct_over_all,
+    find_root_cause,
+    mark_downstream,
+    select_causes_too,
+)
 
 OWN_HYPOTHESES: dict[str, OwnHypothesis] = {
     one.statement.id: one
@@ -189,8 +194,8 @@ def _decide(
             return hypothesis.not_run(OwnModelReason.INPUT_MISSING, f"{missing[:1].upper()}{missing[1:]}.")
         found = hypothesis.decide(session)
         other = found.explained_by
-        if other and (other not in chosen or OWN_HYPOTHESES[other].find_missing(session.subject)):
-            return found.replace(explained_by=None)  # nothing will be known of the other one
+        if other and OWN_HYPOTHESES[other].find_missing(session.subject):
+            return found.replace(explained_by=None)  # the other one cannot be known
         return found
     except EtrmError as error:
         code: Code = CommonReason.SUBJECT_NOT_BUILT
@@ -208,6 +213,8 @@ def _decide(
 
 
 def _name_next_step(cause: str | None, decided: dict[str, HypothesisResult], subject: ModelUnderTest) -> str:
+    if cause is None and (step := select_causes_too(decided)):
+        return step
     if cause is None and any(hypothesis.verdict is Verdict.ERROR for hypothesis in decided.values()):
         return "Fix what the ERROR names, then run the same command again."
     step = NO_CAUSE if cause is None else OWN_HYPOTHESES[cause].next_step
