@@ -23,6 +23,8 @@ from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
 
 BEFORE = "before.json"
+MOST_QUERIES = 64
+"""Training queries on which the contexts of a run are measured."""
 SHOWN = 4
 """Queries whose answers are kept for the report, as many as can be looked at."""
 GAP_TASKS = 60
@@ -134,12 +136,13 @@ def rebuild_trainer(folder: Path) -> Trainer:
 
 
 def training_queries(trainer: Trainer) -> list[Sample]:
-    """The first query of up to 64 training tasks, without augmentation: the same for every arm and seed."""
+    """The first query of up to MOST_QUERIES training tasks, without augmentation: the same for every arm and seed."""
     table = trainer.tasks if trainer.model.encoder is None else None
     samples = build_evaluation_samples(trainer.tasks, trainer.config.data, 1, 0, trained=table)
     first = {sample.task_id: sample for sample in reversed(samples)}
     names = sorted(first)
-    return [first[name] for name in names[:: max(1, len(names) // 64)]]
+    wanted = min(len(names), MOST_QUERIES)
+    return [first[names[i * len(names) // wanted]] for i in range(wanted)]
 
 
 def with_mismatched_demos(samples: Sequence[Sample]) -> list[Sample]:

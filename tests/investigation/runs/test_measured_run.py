@@ -8,7 +8,11 @@ import pytest
 
 from etrm.checkpoints.run_folder import RunFolder, read_metrics
 from etrm.config import load, with_settings
-from etrm.investigation.runs.measured_run import measured_run, rebuild_trainer
+from etrm.investigation.runs.measured_run import (
+    measured_run,
+    rebuild_trainer,
+    training_queries,
+)
 from etrm.training.monitoring.step_check import read_compared
 from etrm.training.trainer import Trainer
 
@@ -54,3 +58,14 @@ def test_a_run_that_departs_nowhere_is_not_stopped(tmp_path: Path) -> None:
     )
     found = measured_run(config, tmp_path / "run", measure=False, held_out=False, until_departure=True)
     assert found == {"measured": {}, "answers": []}
+
+
+def test_the_training_queries_are_spread_over_at_most_64_tasks(tmp_path: Path) -> None:
+    """Of 127 tasks all were taken."""
+    small = with_settings(load("smoke"), data={"max_side": 14, "max_tasks": 127}, train={"threads": 1})
+    folder = RunFolder(tmp_path / "run", small, resume=False)
+    trainer = Trainer(small, folder)
+    folder.close()
+    ids = [sample.task_id for sample in training_queries(trainer)]
+    names = sorted(task.id for task in trainer.tasks)
+    assert ids == [names[i * 127 // 64] for i in range(64)]
