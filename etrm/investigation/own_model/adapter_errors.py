@@ -38,7 +38,7 @@ EXAMPLE_PARTS = """\
     ModelUnderTest(
         context_module="encoder",  # a name of model.named_modules()
         context_consumer="decoder",
-        frozen=("decoder.embedding",),  # several names are a tuple, and one name too
+        frozen=("decoder.embedding",),  # a tuple, also of one name
         demonstrations=("demos",),  # keys of the batch
         labels="label",
         ...

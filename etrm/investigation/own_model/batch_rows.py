@@ -55,6 +55,16 @@ def join_batches(batches: Sequence[RowBatch]) -> RowBatch:
     }
 
 
+def can_join(batches: Sequence[RowBatch]) -> bool:
+    """Whether the shapes of batches differ in the number of rows alone, so that they can be joined."""
+    shapes = (
+        {key: value.shape[1:] for key, value in batch.items() if isinstance(value, Tensor)}
+        for batch in batches
+    )
+    first, *others = shapes
+    return all(other == first for other in others)
+
+
 def exchange_rows(batch: RowBatch, keys: Sequence[str], index: Sequence[int] | Tensor) -> RowBatch:
     """The batch with the values of some keys taken from other rows."""
     return {**batch, **{key: take(batch[key], index) for key in keys}}
@@ -63,12 +73,13 @@ def exchange_rows(batch: RowBatch, keys: Sequence[str], index: Sequence[int] | T
 def make_wrong(labels: Tensor) -> Tensor:
     """Labels that differ from the given ones in every element; negative integers, which mean padding, stay.
 
-    Integers become the next class that occurs, numbers move by more than their range.
+    Integers become the next class that occurs, numbers move by ten times their standard deviation and one.
     """
     if labels.dtype == torch.bool:
         return ~labels
     if labels.is_floating_point():
-        return labels + 10 * float(labels.std(correction=0)) + 1
+        known = labels[labels.isfinite()]  # the others can be masked ones
+        return labels + (10 * float(known.std(correction=0)) if known.numel() else 0.0) + 1
     real = labels[labels >= 0]
     classes = torch.unique(real)
     if classes.numel() < 2:
@@ -108,11 +119,17 @@ def list_tensor_keys(batch: RowBatch) -> list[str]:
 def are_equal(one: RowBatch, other: RowBatch) -> bool:
     """Whether two batches have the same keys and the same values of their tensors, bit for bit."""
     return one.keys() == other.keys() and all(
-        torch.equal(torch.nan_to_num(value), torch.nan_to_num(other[key]))
+        _have_same_bits(value, other[key])
         if isinstance(value, Tensor) and isinstance(other[key], Tensor)
         else type(value) is type(other[key])
         for key, value in one.items()
     )
+
+
+def _have_same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return read_bytes(to_host(one)) == read_bytes(to_host(other))
 
 
 def reorder_entries(values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from etrm.investigation.own_model.batch_rows import are_equal, list_ids, list_te
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
-from etrm.investigation.own_model.short_runs import LONGER
+from etrm.investigation.own_model.short_runs import MUCH_LONGER
 from etrm.investigation.own_model.training_trial import INSPECTED_STEPS, TrainingTrial
 
 BATCHES_READ = range(INSPECTED_STEPS)
@@ -299,7 +299,7 @@ def _check_training(factory: ModelFactory, subject: ModelUnderTest) -> None:
             expected=FUNCTIONS["update"].expected,
             example=FUNCTIONS["update"].example,
         )
-    trial.advance_schedule(max(INSPECTED_STEPS, LONGER * subject.steps) - 1)
+    trial.advance_schedule(max(INSPECTED_STEPS, MUCH_LONGER * subject.steps) - 1)
 
 
 def _list_known(name: str, known: Iterable[str]) -> str:

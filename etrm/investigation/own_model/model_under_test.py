@@ -1,6 +1,7 @@
 """The adapter: what an investigation has to know of a model that is not of this project.
 
-A batch is a dictionary. Its tensors have the rows (samples) as first dimension; other values are passed through.
+A batch is a dictionary. Its tensors have the rows (samples) as first dimension, and so have lists of that length; other
+values are passed through.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ StepLoss = Tensor | tuple[Tensor, Mapping[str, Any]]
 def make_default_optimizer(model: nn.Module) -> Optimizer:
     """AdamW at rate 1e-3 on all parameters; those that take no gradient are left alone."""
     return torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+def read_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state by name; other entries, as of ``get_extra_state``, are left out."""
+    state = module.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 class _BackwardReached(BaseException):

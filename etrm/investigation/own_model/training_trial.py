@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from diagnostics.testing.trials import untouched
-from etrm.investigation.own_model.adapter_errors import EXAMPLE_SCHEDULE, EXAMPLE_STEP, call_adapter
+from etrm.investigation.own_model.adapter_errors import (
+    EXAMPLE_SCHEDULE,
+    EXAMPLE_STEP,
+    EXAMPLE_UPDATE,
+    call_adapter,
+)
 from etrm.investigation.own_model.adapter_functions import compute_loss, make_optimizers
 from etrm.investigation.own_model.batch_rows import join_batches
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
@@ -63,8 +69,11 @@ class TrainingTrial:
         self.model = self.subject.model
         self.optimizers = make_optimizers(self.subject)
         self._own = len(self.optimizers)  # an arm may add optimisers of its own
+        part = self.subject.context_module
+        context = list(self.model.get_submodule(part).parameters()) if part else []
         for optimizer in self.optimizers:
-            self._change_rates(optimizer)
+            if change.rate != 1 or change.context_rate != 1:
+                _ScaledRates(optimizer, change, context)
             if change.clip_norm is not None:
                 optimizer.register_step_pre_hook(_make_clipping(change.clip_norm))
         schedule = self.subject.schedule if change.scheduled else None
@@ -136,24 +145,45 @@ class TrainingTrial:
             loss.backward()
         if self.subject.clip_norm is not None and self.change.clipped:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.subject.clip_norm)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        with call_adapter(
+            "adapter.optimizer-step-raised",
+            "step() of the optimiser raised an exception",
+            expected="an optimiser whose step() takes no argument, or update, which calls it in another way",
+            example=EXAMPLE_UPDATE,
+        ):
+            for optimizer in self.optimizers:
+                optimizer.step()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
-    def _change_rates(self, optimizer: Optimizer) -> None:
-        change = self.change
-        for group in optimizer.param_groups:
-            group["lr"] *= change.rate
-        if change.context_rate == 1.0 or not self.subject.context_module:
-            return
-        own = {id(p) for p in self.model.get_submodule(self.subject.context_module).parameters()}
-        for group in list(optimizer.param_groups):
-            apart = [p for p in group["params"] if id(p) in own]
-            if apart:
-                group["params"] = [p for p in group["params"] if id(p) not in own]
-                rate = group["lr"] * change.context_rate
-                optimizer.param_groups.append({**group, "params": apart, "lr": rate})
+
+class _ScaledRates:
+    """Scales the learning rates of an optimiser within each of its steps.
+
+    A schedule may set the rates itself, as OneCycleLR does, and may know the number of the groups. So both are changed
+    for the step alone.
+    """
+
+    def __init__(self, optimizer: Optimizer, change: TrainingChange, context: Sequence[Tensor]) -> None:
+        self._change, self._context = change, {id(p) for p in context}
+        self._kept: list[tuple[dict[str, Any], Any, list[Tensor]]] = []
+        optimizer.register_step_pre_hook(self._scale)
+        optimizer.register_step_post_hook(self._restore)
+
+    def _scale(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        groups, change = optimizer.param_groups, self._change
+        self._kept = [(group, group["lr"], group["params"]) for group in groups]
+        for group, rate, members in self._kept:
+            group["lr"] = rate * change.rate
+            apart = [p for p in members if id(p) in self._context]
+            if apart and change.context_rate != 1:
+                group["params"] = [p for p in members if id(p) not in self._context]
+                groups.append({**group, "params": apart, "lr": group["lr"] * change.context_rate})
+
+    def _restore(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        del optimizer.param_groups[len(self._kept) :]
+        for group, rate, members in self._kept:
+            group["lr"], group["params"] = rate, members
 
 
 def _make_clipping(norm: float):  # type: ignore[no-untyped-def]  # a hook of torch, which annotates it

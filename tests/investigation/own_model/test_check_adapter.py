@@ -173,6 +173,16 @@ def another_each_time() -> Any:
             "adapter.schedule-step-raised",
             "12",
         ),
+        (
+            wrong(schedule=lambda optimizer: schedules.OneCycleLR(optimizer, 0.1, total_steps=59)),
+            "adapter.schedule-step-raised",  # the longest runs have ten times the steps
+            "59",
+        ),
+        (
+            wrong(optimizer=lambda model: torch.optim.LBFGS(model.parameters())),
+            "adapter.optimizer-step-raised",
+            "closure",
+        ),
         (wrong(update=fail), "adapter.update-raised", "KeyError"),
         (wrong(update=lambda loss: loss.backward()), "adapter.update-raised", "TypeError"),
         (wrong(update=lambda model, optimizer, loss: None), "adapter.no-backward", "no backward"),

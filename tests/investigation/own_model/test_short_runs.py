@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ from etrm.investigation.own_model.short_runs import (
 )
 from etrm.investigation.own_model.training_trial import TrainingChange
 from etrm.investigation.records import Verdict
-from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, with_model
 
 RATES = ["rate-x0.01", "rate-x0.1", "rate-x10", "rate-x100"]
 
@@ -141,6 +142,13 @@ def test_changes_are_those_that_the_adapter_allows() -> None:
     assert names == [*RATES, "clip-1", "batch-x2", "context-rate-x0.1"]
     allowed = factory(clip_norm=1.0, schedule=lambda optimizer: None, context_module="").build(0)
     assert [change.name for change in list_changes(allowed)][-2:] == ["no-schedule", "no-clipping"]
+
+
+def test_batches_of_other_lengths_are_not_joined() -> None:
+    def pad(index: int) -> dict[str, Any]:
+        return {**batch(index), "mask": torch.ones(8, 1 + index)}
+
+    assert "batch-x2" not in [change.name for change in list_changes(factory(batch=pad).build(0))]
 
 
 class Narrow(Toy):

@@ -14,10 +14,12 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.evidence.words import format_seeds
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
+from etrm.investigation.own_model.batch_rows import can_join
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.short_runs import (
+    BATCHES,
     FEWEST_SEEDS,
     LONGER,
     MUCH_LONGER,
@@ -34,7 +36,6 @@ from etrm.investigation.result import HypothesisResult
 
 LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.000001", rate=1e-6)
 """The fault of the positive control: too low also where the user's rates are a thousand times too high."""
-"""Part of the name of the arm of unchanged runs that are much longer."""
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
 
@@ -75,7 +76,7 @@ class OwnDynamics(OwnHypothesis):
         """Run the changes of the model under test and of the healthy one, and the positive control."""
         began = time.perf_counter()
         changes = list_changes(session.subject)
-        runs, comparison = run_changes(session.runs, changes, lambda d, t: session.progress("H4", d, t + 1))
+        runs, comparison = run_changes(session.runs, changes, lambda d, t: session.progress("H4", d, t + 2))
         controls: tuple[ControlOutcome, ...] = ()
         if len(session.short_seeds) >= FEWEST_SEEDS:
             controls = _judge_healthy(session.healthy_runs), _judge_lowered(session.runs, runs)
@@ -109,8 +110,9 @@ def list_changes(subject: ModelUnderTest) -> list[TrainingChange]:
             for factor in (0.01, 0.1, 10.0, 100.0)  # a rate that is a hundred times wrong is a common mistake
         ),
         TrainingChange("clip-1", "gradients clipped to norm 1", clip_norm=1.0),
-        TrainingChange("batch-x2", "two batches joined to one", joined=2),
     ]
+    if can_join([subject.batch(number) for number in range(BATCHES)]):
+        found.append(TrainingChange("batch-x2", "two batches joined to one", joined=2))
     if subject.context_module and any(
         True for _ in subject.model.get_submodule(subject.context_module).parameters()
     ):

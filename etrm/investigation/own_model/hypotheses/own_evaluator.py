@@ -14,7 +14,7 @@ from etrm.errors import ExtensionError
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model.adapter_functions import make_predictions
-from etrm.investigation.own_model.batch_rows import count_rows, join_batches, make_wrong, select_rows, take
+from etrm.investigation.own_model.batch_rows import count_rows, make_wrong, select_rows, take
 from etrm.investigation.own_model.hypotheses.answering_weights import (
     STALE_COPY,
     check_answering_weights,
@@ -29,13 +29,13 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.loss_probe import LossProbe, are_close
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
-from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch, read_tensors
 from etrm.investigation.records import NotMeasured
 
 SIZES = (4, 61, 64)
 """Numbers of rows that are evaluated, in addition to all that were read. The odd one leaves a batch incomplete."""
 BATCHES = 8
-"""Batches that are read for the known answers."""
+"""Batches that are read for the known answers; those of another length than the first are left out."""
 TOLERANCE = 1e-4
 """Largest difference of a score that counts as none, relative to the range of the scores."""
 SAME = 1e-4
@@ -139,7 +139,8 @@ class OwnEvaluator(InspectedHypothesis):
 
 
 def _check_scores(subject: ModelUnderTest) -> Iterator[CheckedRow]:
-    answers = join_batches([subject.batch(index) for index in range(BATCHES)])[subject.labels]
+    first, *others = (subject.batch(index)[subject.labels] for index in range(BATCHES))
+    answers = torch.cat([first, *(other for other in others if other.shape[1:] == first.shape[1:])])
     sizes = [size for size in SIZES if size < len(answers)] + [len(answers)]
     for size in sizes:
         chosen = answers[:size]
@@ -253,9 +254,9 @@ def _check_predictions(subject: ModelUnderTest, seed: int) -> Iterator[CheckedRo
     rows = count_rows(batch)
     n = f"{rows} rows"
     modes = {module: module.training for module in model.modules()}
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().clone() for name, tensor in read_tensors(model).items()}
     first = _predict(subject, batch, seed)
-    changed = sum(not torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    changed = sum(not torch.equal(tensor, weights[name]) for name, tensor in read_tensors(model).items())
     yield _check_mode(subject, modes, batch, seed)
     yield CheckedRow(WEIGHTS.expect_none(changed, n), f"predict changes {changed} tensors of the model")
     second = _count_differing(first, _predict(subject, batch, seed + 1))

@@ -22,7 +22,7 @@ from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
 )
 from etrm.investigation.own_model.injected_faults import InjectedFault
 from etrm.investigation.own_model.model_factory import ModelFactory, seed_everything
-from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained
+from etrm.investigation.own_model.model_under_test import ModelUnderTest, Pretrained, read_tensors
 from etrm.investigation.own_model.training_trial import TrainingTrial
 from etrm.investigation.records import NotMeasured
 
@@ -86,7 +86,10 @@ class OwnLoading(InspectedHypothesis):
 def _check_part(subject: ModelUnderTest, given: Pretrained, seed: int) -> Iterator[CheckedRow]:
     part = subject.model.get_submodule(given.part)
     original = given.original()
-    wanted, found = original.state_dict(), part.state_dict()
+    wanted, found = (
+        {name: tensor.detach() for name, tensor in read_tensors(module).items()}
+        for module in (original, part)
+    )
     missing = [name for name in wanted if name not in found or found[name].shape != wanted[name].shape]
     n = f"{len(wanted)} tensors"
     words = f"{len(missing)} of {len(wanted)} pretrained tensors have no place in the model"
@@ -121,7 +124,7 @@ def _compare_outputs(part: nn.Module, original: nn.Module, given: Pretrained, se
     """The largest difference of an output on the same inputs, both in evaluation mode; infinite for other shapes."""
     assert given.inputs is not None
     outputs: list[list[Tensor]] = []
-    device = next((tensor.device for tensor in part.state_dict().values()), torch.device("cpu"))
+    device = next((tensor.device for tensor in read_tensors(part).values()), torch.device("cpu"))
     for module in (to_device(original, device), part):
         with (
             untouched(module),
@@ -151,7 +154,7 @@ def _frozen_tensors(subject: ModelUnderTest) -> dict[str, Tensor]:
     """Parameters and buffers of the parts that are frozen on purpose, by name."""
     return {
         name: tensor
-        for name, tensor in subject.model.state_dict(keep_vars=True).items()
+        for name, tensor in read_tensors(subject.model).items()
         if any(name == part or name.startswith(f"{part}.") for part in subject.frozen)
     }
 
@@ -185,7 +188,7 @@ def _change_weights(subject: ModelUnderTest) -> ModelUnderTest:
     """Adds noise to the pretrained part, wherever it was loaded: in ``load``, in the factory or in both."""
     assert subject.pretrained is not None
     with torch.no_grad():
-        for tensor in subject.model.get_submodule(subject.pretrained.part).state_dict().values():
+        for tensor in read_tensors(subject.model.get_submodule(subject.pretrained.part)).values():
             if tensor.is_floating_point():
                 tensor.add_(torch.randn_like(tensor))
     return subject

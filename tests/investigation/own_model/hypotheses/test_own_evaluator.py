@@ -103,6 +103,36 @@ def test_each_fault_fails_its_row(made: ModelFactory, wrong: set[tuple[str, str]
     assert wrong <= failed(made)
 
 
+class WithVersion(Toy):
+    """Its state has an entry that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+def test_a_state_may_have_more_than_tensors() -> None:
+    assert failed(with_model(WithVersion)) == set()
+
+
+def test_labels_may_have_another_length_in_each_batch() -> None:
+    def pad(index: int) -> dict[str, Any]:
+        rows = batch(index)
+        return {**rows, "label": rows["label"][:, None].expand(-1, 3 + index % 2).contiguous()}
+
+    made = factory(
+        batch=pad,
+        sample_losses=None,
+        step=lambda model, rows: losses(model, {**rows, "label": rows["label"][:, 0]}).mean(),
+        predict=lambda model, rows: raw(model, rows).argmax(-1)[:, None].expand_as(rows["label"]),
+    )
+    found = H6.inspect(made, 0)
+    assert found.failed == []
+    assert {check.row.item for check in found.checks} >= {"right-4", "right-32"}  # of every other batch
+
+
 def in_training_mode(model: nn.Module, rows: dict[str, Any]) -> Tensor:
     return losses(model.train(), rows).mean()
 

@@ -48,6 +48,20 @@ def test_a_loaded_and_frozen_part_passes_every_row() -> None:
     assert failed(made()) == set()
 
 
+class WithVersion(nn.Sequential):
+    """Its state has an entry that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+def test_a_state_may_have_more_than_tensors() -> None:
+    assert failed(made(original=WithVersion(*TRAINED))) == set()
+
+
 def load_half(model: Any) -> None:
     model.encoder[0].weight.data.copy_(TRAINED[0].weight)
 
