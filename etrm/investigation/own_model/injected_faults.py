@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
 
 from etrm.investigation.own_model.adapter_functions import compute_loss
-from etrm.investigation.own_model.batch_rows import exchange_rows, list_readable, take
+from etrm.investigation.own_model.batch_rows import exchange_rows, list_ids, list_readable, take
 from etrm.investigation.own_model.context_edits import add_context_edit
 from etrm.investigation.own_model.model_factory import Change, ModelFactory
 from etrm.investigation.own_model.model_under_test import ModelUnderTest, RowBatch
@@ -86,7 +87,8 @@ def read_ids(subject: ModelUnderTest) -> ModelUnderTest:
     """The loss depends on the ids."""
 
     def step(model: nn.Module, batch: RowBatch) -> Any:
-        return compute_loss(subject, batch) + _weigh_ids(batch[subject.ids])
+        loss = compute_loss(subject, batch)
+        return loss + (1 + loss.detach().abs()) * _weigh_ids(list_ids(batch, subject.ids))
 
     return replace(subject, step=step)
 
@@ -197,7 +199,7 @@ def _mix(losses: Tensor) -> Tensor:
     return losses + 0.5 * losses.roll(1, 0)
 
 
-def _weigh_ids(ids: Any) -> Tensor:
-    numbers = ids.double() if isinstance(ids, Tensor) else torch.tensor([float(len(str(id))) for id in ids])
-    weights = torch.arange(1, len(numbers) + 1, dtype=numbers.dtype, device=numbers.device)
-    return (numbers * weights).mean().float().remainder(7.0)
+def _weigh_ids(ids: Sequence[Any]) -> float:
+    """A number that depends on the ids and on their order."""
+    numbers = [crc32(repr(id).encode()) % 1000 for id in ids]
+    return sum(place * number for place, number in enumerate(numbers, 1)) / len(numbers) % 7.0

@@ -112,9 +112,12 @@ def are_close(one: float, other: float, tolerance: float = ROUNDING) -> bool:
 
 
 def list_changed(before: Tensor, after: Tensor) -> list[int]:
-    """The rows whose losses differ by more than rounding."""
-    scale = torch.maximum(before.abs(), after.abs()).clamp(min=float(before.abs().mean()) + 1e-12)
-    changed = ((after - before).abs() > ROUNDING * scale) | (after.isnan() != before.isnan())
+    """The rows whose losses differ by more than rounding. Equal losses that are not finite do not differ."""
+    finite = before.isfinite() & after.isfinite()
+    usual = float(before[before.isfinite()].abs().mean().nan_to_num())
+    scale = torch.maximum(before.abs(), after.abs()).clamp(min=usual + 1e-12)
+    same = (before == after) | (before.isnan() & after.isnan())
+    changed = torch.where(finite, (after - before).abs() > ROUNDING * scale, ~same)
     return [int(row) for row in changed.nonzero().flatten()]
 
 

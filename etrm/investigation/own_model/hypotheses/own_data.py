@@ -15,6 +15,7 @@ from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.own_model import injected_faults as faults
 from etrm.investigation.own_model.batch_rows import (
+    are_equal,
     count_rows,
     exchange_rows,
     hash_rows,
@@ -114,11 +115,12 @@ class OwnData(InspectedHypothesis):
             not probe.is_random(batch) and count_rows(batch) > 2
         )  # two rows have no other order of all rows
         apart = ordered or subject.sample_losses is not None
+        moved = _differ(batch, subject.labels) and names_labels(subject, batch)
         each = (
             (finite and bool(subject.labels) and apart, faults.SHIFTED_LABELS),
-            (names_labels(subject, batch), faults.LOADER_LABELS),
+            (moved, faults.LOADER_LABELS),
             (_can_leak(subject), faults.LEAKED_ROWS),
-            (finite and bool(subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
+            (finite and _differ(batch, subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
             (finite and subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
             (finite and bool(list_readable(subject, batch)[1:]), faults.UNREAD_DEMONSTRATIONS),
         )
@@ -166,6 +168,12 @@ def _use_informative_model(factory: ModelFactory, probe: LossProbe, batch: RowBa
     for number in range(INSPECTED_STEPS):
         trial.step(number, trial.batch(number))
     return replace(probe, subject=trial.subject)
+
+
+def _differ(batch: RowBatch, key: str) -> bool:
+    """Whether the values of a key differ between rows, so that those of other rows can be found."""
+    values = list_ids(batch, key)
+    return any(value != values[0] for value in values)
 
 
 def _content_keys(subject: ModelUnderTest, batch: RowBatch) -> list[str]:
@@ -317,27 +325,35 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
             rows += 1
             for key, value in own.items():
                 if isinstance(value, Tensor) and key in b:
-                    wrong[key] = wrong.get(key, 0) + (not torch.equal(to_host(value), to_host(b[key][place])))
+                    loaded = to_host(b[key][place])
+                    same = torch.equal(
+                        to_host(value).to(loaded.dtype), loaded
+                    )  # a loader may convert numbers
+                    wrong[key] = wrong.get(key, 0) + (not same)
     for key, count in wrong.items():
         row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
         yield CheckedRow(row, f"in {count} of {rows} rows, {key!r} is that of another sample")
 
 
+def _edit_labels(subject: ModelUnderTest, batch: RowBatch) -> Iterator[tuple[int, RowBatch]]:
+    """Each of the first rows that has labels, and the batch with wrong ones in it; the others hold padding alone."""
+    labels = batch[subject.labels]
+    wrong = make_wrong(labels)
+    for place in range(min(count_rows(batch), EDITED_ROWS)):
+        edited = labels.clone()
+        edited[place] = wrong[place]
+        if not are_equal({"": edited}, {"": labels}):
+            yield place, {**batch, subject.labels: edited}
+
+
 def _check_labels_read(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     """Whether the labels of each row reach the step's loss, at least with some of the random numbers."""
-    labels = probe.subject.labels
-    if not labels:
+    if not probe.subject.labels:
         return
-    wrong = make_wrong(batch[labels])
     probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(DRAWS)]
     rows, unread = 0, 0
-    for place in range(min(count_rows(batch), EDITED_ROWS)):
-        edited = batch[labels].clone()
-        edited[place] = wrong[place]
-        if torch.equal(edited, batch[labels]):
-            continue  # nothing but padding
+    for _, changed in _edit_labels(probe.subject, batch):
         rows += 1
-        changed = {**batch, labels: edited}
         unread += all(one.step_loss(changed) == one.step_loss(batch) for one in probes)
     words = f"the labels of {unread} of {rows} rows do not change the step's loss"
     yield CheckedRow(UNREAD_ROWS.expect_none(unread, f"{rows} rows"), words)
@@ -348,19 +364,16 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
     subject = probe.subject
     if not subject.labels:
         return
-    if subject.sample_losses is None:
-        yield CheckedRow(LABEL_ROWS.row(NotMeasured(absent="no sample_losses"), threshold="", n=""))
+    edits = list(_edit_labels(subject, batch))
+    if subject.sample_losses is None or not edits:
+        absent = "no sample_losses" if edits else "the labels of the first rows are padding"
+        yield CheckedRow(LABEL_ROWS.row(NotMeasured(absent=absent), threshold="", n=""))
         return
     losses = probe.sample_losses(batch)
     draws = DRAWS if probe.is_random(batch) else 1
     probes = [replace(probe, seed=probe.seed + 1000 * draw) for draw in range(draws)]
-    own, ratios, finite = 0, [], True
-    rows = range(min(count_rows(batch), EDITED_ROWS))
-    wrong = make_wrong(batch[subject.labels])
-    for place in rows:
-        edited = batch[subject.labels].clone()
-        edited[place] = wrong[place]
-        changed = {**batch, subject.labels: edited}
+    own, ratios, finite, rows = 0, [], True, len(edits)
+    for place, changed in edits:
         own += changes_alone(place, losses, [probe.sample_losses(changed)]) or not subject.independent_rows
         moved = sum(float((one.sample_losses(changed) - one.sample_losses(batch))[place]) for one in probes)
         step = sum(
@@ -368,17 +381,13 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         )
         finite &= math.isfinite(step) and math.isfinite(moved)
         ratios.append(step / moved if moved else float("nan"))
-    words = (
-        f"of {len(rows)} rows, {len(rows) - own} have labels that change the loss of another row, or of none"
-    )
-    yield CheckedRow(LABEL_ROWS.expect_all(own, len(rows), f"{len(rows)} rows"), words)
+    words = f"of {rows} rows, {rows - own} have labels that change the loss of another row, or of none"
+    yield CheckedRow(LABEL_ROWS.expect_all(own, rows, f"{rows} rows"), words)
     if subject.independent_rows and finite:  # other rows show a loss that is not finite
-        middle = sorted(ratios)[len(ratios) // 2]
+        middle = sorted(ratios)[rows // 2]
         alike = sum(middle / 5 <= ratio <= 5 * middle for ratio in ratios) if middle > 0 else 0
-        words = f"the labels of {len(rows) - alike} of {len(rows)} rows move the step's loss unlike the row's loss"
-        row = STEP_ROWS.expect_all(
-            alike, len(rows), f"{len(rows)} rows", threshold="all, within a factor of 5"
-        )
+        words = f"the labels of {rows - alike} of {rows} rows move the step's loss unlike the row's loss"
+        row = STEP_ROWS.expect_all(alike, rows, f"{rows} rows", threshold="all, within a factor of 5")
         yield CheckedRow(row, words)
 
 

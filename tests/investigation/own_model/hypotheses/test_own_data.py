@@ -19,6 +19,7 @@ from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.model_factory import ModelFactory
 from etrm.investigation.records import NotMeasured
 from tests.investigation.own_model.toy_adapter import (
+    LABELS,
     ROWS,
     Toy,
     ZeroHead,
@@ -186,6 +187,55 @@ def test_each_test_that_can_run_has_its_control() -> None:
         assert failed(fault.apply(factory())), fault.name
 
 
+def with_ids(make: Callable[[Tensor], Any]) -> ModelFactory:
+    """The toy with other ids of the same samples."""
+    changed = lambda index: {**batch(index), "id": make(batch(index)["id"])}  # noqa: E731
+    return factory(batch=changed, held_out=None, sample=None)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        with_ids(lambda ids: [f"{id:08x}" for id in ids.tolist()]),
+        with_ids(lambda ids: ids[:, None]),
+        with_ids(lambda ids: torch.stack([ids, ids], 1)),
+        factory(step=lambda model, rows: 1e6 * losses(model, rows).mean(), held_out=None, sample=None),
+    ],
+    ids=["texts of one length", "a column", "two numbers", "a large loss"],
+)
+def test_a_loss_by_ids_of_any_form_is_found(made: ModelFactory) -> None:
+    [fault] = [fault for fault in H5.list_faults(made.build(0)) if fault.name == "loss-by-id"]
+    assert "own.loss-by-id" in failed(fault.apply(made))
+
+
+def test_labels_and_ids_that_are_the_same_in_a_batch_have_no_control() -> None:
+    """Those of other rows are then the row's own. A step that moves labels is still found by edited ones."""
+    by_class = [read_samples((LABELS[:64] == label).nonzero().flatten()[:ROWS]) for label in range(4)]
+    made = factory(batch=lambda index: by_class[index % 4])
+    names = [fault.name for fault in H5.list_faults(made.build(0))]
+    assert "shifted-labels" in names
+    assert "labels-of-another-row" not in names
+    one = with_ids(torch.zeros_like)
+    assert "loss-by-id" not in [fault.name for fault in H5.list_faults(one.build(0))]
+
+
+@pytest.mark.parametrize("padded", [1, ROWS])
+def test_rows_without_labels_are_no_fault(padded: int) -> None:
+    def pad(rows: dict[str, Any]) -> dict[str, Any]:
+        return {**rows, "label": torch.where(torch.arange(ROWS) < padded, -100, rows["label"])}
+
+    def each(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        return cross_entropy(model(rows["demos"], rows["query"]), rows["label"], reduction="none")
+
+    made = factory(
+        batch=lambda index: pad(batch(index)) if index == 0 else batch(index),
+        step=lambda model, rows: each(model, rows).mean(),
+        sample_losses=each,
+        sample=None,
+    )
+    assert not failed(made) & {"own.label-rows", "own.step-rows", "own.unread-rows"}
+
+
 def test_rows_that_repeat_without_ids_leave_the_held_out_rows_out_with_a_reason() -> None:
     """Held-out rows then agree with training rows by chance, and so do those of a control that leaks them."""
     made = factory(batch=lambda index: batch(index % 2), ids="", sample=None)
@@ -203,6 +253,17 @@ def test_a_sample_of_an_id_may_leave_keys_out() -> None:
     made = factory(sample=lambda id: {"label": read_samples(torch.tensor([id]))["label"][0]})
     origins = [check.row for check in H5.inspect(made, 0).checks if check.row.code == "own.sample-origin"]
     assert [row.item for row in origins] == ["label"]
+
+
+def test_a_loader_may_convert_the_numbers_of_a_sample() -> None:
+    def read(id: int) -> dict[str, Any]:
+        return {"demos": read_samples(torch.tensor([id]))["demos"][0].double() / 3, "label": LABELS[id].int()}
+
+    converted = factory(
+        sample=read,
+        batch=lambda index: {**batch(index), "demos": (batch(index)["demos"].double() / 3).float()},
+    )
+    assert "own.sample-origin" not in failed(converted)
 
 
 @pytest.mark.parametrize("rows", [2, 3, 8, 16])
