@@ -34,9 +34,9 @@ def replace_tensor(output: Any, old: Tensor, new: Tensor) -> Any:
         changed = {key: replace_tensor(value, old, new) for key, value in output.items()}
         return changed if type(output) is dict else type(output)(**changed)
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        parts = {part.name: getattr(output, part.name) for part in dataclasses.fields(output)}
+        given = [part.name for part in dataclasses.fields(output) if part.init]
         return dataclasses.replace(
-            output, **{name: replace_tensor(part, old, new) for name, part in parts.items()}
+            output, **{name: replace_tensor(getattr(output, name), old, new) for name in given}
         )
     return output
 

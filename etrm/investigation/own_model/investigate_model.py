@@ -16,7 +16,7 @@ import torch
 from etrm.atomic_files import write_atomically
 from etrm.checkpoints.folder_lock import lock_folder
 from etrm.checkpoints.run_folder import describe_environment
-from etrm.errors import ConfigError, EtrmError, ExtensionError, RunFolderError
+from etrm.errors import ArgumentError, ConfigError, EtrmError, ExtensionError, RunFolderError
 from etrm.extensions import outside_digests, source_digest
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.adapter_errors import is_refusal
@@ -93,7 +93,7 @@ def investigate_model(
             ``my_model.py:make_model``.
         out: folder of the investigation.
         hypotheses: ids of the hypotheses to decide; all by default.
-        seeds: number of seeds of every arm; by default 2 for inspections and 5 for short runs.
+        seeds: number of seeds of every arm, at least 1; by default 2 for inspections and 5 for short runs.
         until_root_cause: whether to stop at the first proven cause.
         command: the command line, for the report.
         progress: called with a phase, the parts done and the parts in all.
@@ -102,11 +102,14 @@ def investigate_model(
             later. That hypothesis ends in an ERROR, and the others are decided.
 
     Raises:
+        ArgumentError: the number of seeds is below 1.
         ExtensionError: the code cannot be loaded, or the adapter is wrong.
         ConfigError: a hypothesis is not known.
         FolderInUseError: another process investigates in the folder.
         RunFolderError: the folder belongs to another investigation, or cannot be written.
     """
+    if seeds is not None and seeds < 1:
+        raise ArgumentError("investigate.too-few-seeds", f"the number of seeds {seeds} is below 1")
     began, where, root = time.perf_counter(), describe_environment(), Path(out)
     chosen = choose_own(hypotheses)
     factory = load_factory(model) if isinstance(model, str) else ModelFactory(model, _name_of(model))

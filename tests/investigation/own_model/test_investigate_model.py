@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from etrm.checkpoints.folder_lock import lock_folder
-from etrm.errors import ConfigError, EtrmError, FolderInUseError, RunFolderError
+from etrm.errors import ArgumentError, ConfigError, EtrmError, FolderInUseError, RunFolderError
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import InspectedHypothesis, OwnModelReason
 from etrm.investigation.own_model.investigate_model import (
@@ -173,6 +173,12 @@ def test_a_folder_is_used_by_one_process(tmp_path: Path) -> None:
     with lock_folder(tmp_path), raises_code(FolderInUseError, "run.in-use"):
         investigate(factory(), tmp_path, "H1")
     assert not (tmp_path / "subject.json").exists()
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_it_needs_a_seed(seeds: int, tmp_path: Path) -> None:
+    with raises_code(ArgumentError, "investigate.too-few-seeds", seeds):
+        investigate_model(make_toy, tmp_path, seeds=seeds)
 
 
 def test_an_unknown_hypothesis_is_refused() -> None:

@@ -36,7 +36,11 @@ def compute_gradient(trial: TrainingTrial, number: int, batch: RowBatch) -> Grad
         loss = trial.loss(number, batch)
         weights = list_trained(trial.model)
         found = torch.autograd.grad(loss, weights, allow_unused=True) if loss.requires_grad else ()
-        return {id(p): g.detach().clone() for p, g in zip(weights, found, strict=False) if g is not None}
+        return {
+            id(p): g.detach().to_dense().clone()
+            for p, g in zip(weights, found, strict=False)
+            if g is not None
+        }
 
 
 def find_unused(trial: TrainingTrial) -> list[str]:

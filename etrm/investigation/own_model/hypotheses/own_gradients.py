@@ -237,7 +237,7 @@ class _CapturedGradients:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self.found.setdefault(id(p), p.grad.detach().clone())
+                    self.found.setdefault(id(p), p.grad.detach().to_dense().clone())
 
 
 def _copy_parts(trial: TrainingTrial, parts: Sequence[str]) -> dict[str, list[Tensor]]:

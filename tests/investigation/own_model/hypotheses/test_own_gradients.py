@@ -37,6 +37,22 @@ def test_a_last_layer_that_starts_at_zero_is_healthy() -> None:
     assert H2.inspect(with_model(ZeroHead), 0).failed == []
 
 
+class Sparse(Toy):
+    """Its table has sparse gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(2, 3, sparse=True)
+
+    def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+        return super().forward(demos, queries + self.table((queries[:, 0] > 0).long()))
+
+
+def test_a_sparse_gradient_is_healthy() -> None:
+    made = with_model(Sparse, optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.1))
+    assert H2.inspect(made, 0).failed == []
+
+
 class Spare(Toy):
     """It has an embedding that nothing uses, as GPT-2 has where it is given embedded inputs."""
 
