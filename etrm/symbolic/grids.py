@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from etrm.device import to_host
+from etrm.errors import ArgumentError
 from etrm.symbolic.formula import BLACK, COLOURS
 
 
@@ -39,8 +40,12 @@ class Grids:
 
     @classmethod
     def of(cls, grids: Sequence[Any], dtype: torch.dtype = torch.float32) -> Grids:
-        """Grids from arrays of colours, each (rows, columns) of integers."""
-        arrays = [np.array(grid, dtype=np.int64) for grid in grids]
+        """Grids from arrays of colours, each (rows, columns) of integers.
+
+        Raises:
+            ArgumentError: one of them is no such array, or has a number that is no colour.
+        """
+        arrays = [_read_colours(grid) for grid in grids]
         height, width = (max(1, *(array.shape[axis] for array in arrays), 1) for axis in (0, 1))
         canvas = torch.full((len(arrays), height, width), BLACK, dtype=torch.long)
         for row, array in zip(canvas, arrays, strict=True):
@@ -130,6 +135,17 @@ class Grids:
         """(B, H, W) int64 twice: cells that are not black, up to each one in its row and in its column."""
         painted = ((self.hard != BLACK) & self.mask).long()
         return painted.cumsum(2), painted.cumsum(1)
+
+
+def _read_colours(grid: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    found = np.asarray(grid)
+    if found.ndim != 2 or not np.isin(found, range(COLOURS)).all():
+        ends = f", from {found.min()} to {found.max()}" if found.size else ""
+        raise ArgumentError(
+            "symbolic.not-a-grid",
+            f"a grid has rows of colours, from 0 to {COLOURS - 1}; got {found.dtype} of shape {found.shape}{ends}",
+        )
+    return found.astype(np.int64)
 
 
 def label_components(colours: Tensor, mask: Tensor) -> Tensor:

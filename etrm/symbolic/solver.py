@@ -90,9 +90,10 @@ class SymbolicCore(nn.Module):
         Returns:
             (R, rows, columns, 12) chances of tokens, see :meth:`Templates.paint`.
         """
-        weights, guards = self.templates.split(context.squeeze(1))
-        weights = select(weights, self.selection if self.training else "hard")
-        return self.templates.paint(weights, queries, region, guards)
+        with torch.autocast(context.device.type, enabled=False):  # bfloat16 would round the chances
+            weights, guards = self.templates.split(context.squeeze(1).to(queries.colours.dtype))
+            weights = select(weights, self.selection if self.training else "hard")
+            return self.templates.paint(weights, queries, region, guards)
 
 
 class SymbolicSolver(nn.Module):
@@ -178,7 +179,8 @@ def rate_templates(
         selection: the selection of the guards of the pairwise template.
     """
     if isinstance(selector, FitSelector):
-        return _rate_by_fit(selector, templates, given, tasks, selection)
+        with torch.autocast(given.owner.device.type, enabled=False):  # bfloat16 counts no more than 256 cells
+            return _rate_by_fit(selector, templates, given, tasks, selection)
     each = selector.encoder(given.inputs, None if selector.inputs_alone else given.outputs)
     counts = _sum_by_task(torch.ones_like(each[:, :1]), given.owner, tasks)
     return Rating(selector(_sum_by_task(each, given.owner, tasks) / counts.clamp(min=1)))

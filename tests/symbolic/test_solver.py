@@ -68,6 +68,20 @@ def test_an_untrained_fit_applies_the_rule_that_explains_the_demonstrations(sele
     assert str(model.rule(int(solution.weights[3].argmax()))) == texts[3]
 
 
+def test_cells_are_counted_exactly_whatever_the_precision_of_products_is() -> None:
+    """bfloat16 has 8 bits, and grids have more than 256 cells."""
+    grid = GENERATOR.integers(0, 2, (30, 30))
+    made = apply_crisply(parse("where colour(x, 1) and size(x, 1) paint 3"), [grid])
+    given = Demonstrations(Grids.of([grid]), Grids.of(made), torch.zeros(1, dtype=torch.long))
+    model = solver(families=("counting",), pairwise=True)
+    with torch.no_grad():
+        exact = model(given, Grids.of([grid]), (31, 31))
+        with torch.autocast("cpu", torch.bfloat16):
+            low = model(given, Grids.of([grid]), (31, 31))
+    torch.testing.assert_close(low.logits, exact.logits)
+    torch.testing.assert_close(low.tokens, exact.tokens)
+
+
 @pytest.mark.parametrize("selector", ["fit", "demos", "input"])
 @pytest.mark.parametrize("training", [False, True])
 def test_an_answer_is_a_distribution_over_tokens(selector: str, training: bool) -> None:
