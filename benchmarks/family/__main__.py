@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.draw:
         write_atomically(given.out, draw_curve(read_lines(given.draw)))
         return
+    if unknown := sorted(set(given.kinds.split(",")) - set(NAMES)):
+        parser.error(f"--kinds: no combination {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}")
+    if earlier := [name for name in given.arm if (given.out / f"{name}.jsonl").exists()]:
+        parser.error(f"--out: {given.out} has lines of {', '.join(earlier)} already; give another folder")
     given.out.mkdir(parents=True, exist_ok=True)
     if len(given.arm) == 1:
         run_one(given)
@@ -84,7 +88,11 @@ def run_one(given: argparse.Namespace) -> None:
 
 
 def compete(given: argparse.Namespace, arguments: list[str]) -> None:
-    """Train every arm in a process of its own, and after some time only that with the lowest held-out loss."""
+    """Train every arm in a process of its own, and after some time only that with the lowest held-out loss.
+
+    Raises:
+        SystemExit: the process of an arm failed.
+    """
     if given.held is None:
         given.held = given.out / "held.npz"
         found = find_held_out()
@@ -106,8 +114,8 @@ def compete(given: argparse.Namespace, arguments: list[str]) -> None:
         if name != best:
             write_atomically(given.out / f"{name}.stop", b"")
     sys.stdout.write(json.dumps({"best": best, "of": {n: lines[n][-1]["raw"]["loss"] for n in alive}}) + "\n")
-    for process in running.values():
-        process.wait()
+    if failed := [name for name, process in running.items() if process.wait()]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

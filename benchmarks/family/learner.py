@@ -226,9 +226,20 @@ class FamilyStep:
             held.copy_(new)
 
     def capture(self, warm: int = 3) -> None:
-        """Record the step as a graph, after some steps that compile and allocate; those train nothing."""
+        """Record the step as a graph, after some steps that compile and allocate; those train nothing.
+
+        Raises:
+            RuntimeError: torch cannot record it; the step then runs without a graph.
+        """
         if self.device.type != "cuda":
             return
+        try:
+            self._graph = self._record(warm)
+        finally:
+            for tensor in (self.count, self.sums, *self.moments[0], *self.moments[1]):
+                tensor.zero_()
+
+    def _record(self, warm: int) -> torch.cuda.CUDAGraph:
         torch.cuda.empty_cache()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -240,9 +251,7 @@ class FamilyStep:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._compute()
-        self._graph = graph
-        for tensor in (self.count, self.sums, *self.moments[0], *self.moments[1]):
-            tensor.zero_()
+        return graph
 
     def __call__(self, rate: float) -> None:
         """Do the step on the loaded batches."""

@@ -98,7 +98,8 @@ def evaluate(model: FamilyModel, tasks: dict[int, DrawnTasks]) -> dict[str, Any]
     """Answer held-out tasks by the encoder alone.
 
     Returns:
-        the share of solved tasks, in all, by combination of parts and by side, the loss, and the accuracy of tokens.
+        the share of solved tasks, in all, by combination of parts and by side, the loss in nats per scored token, and
+        the accuracy of tokens.
     """
     solved, losses, right, scored, kinds, sides = [], [], 0, 0, [], []
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
@@ -108,12 +109,9 @@ def evaluate(model: FamilyModel, tasks: dict[int, DrawnTasks]) -> dict[str, Any]
                 model.encode(laid.pairs, laid.pair_positions), laid.inputs, laid.positions
             ).float()
             solved.append(is_solved(logits, laid.labels))
-            losses.append(
-                F.cross_entropy(
-                    logits.transpose(1, 2), laid.labels, ignore_index=IGNORE, reduction="none"
-                ).mean(1)
-            )
             counts = laid.labels != IGNORE
+            each = F.cross_entropy(logits.transpose(1, 2), laid.labels, ignore_index=IGNORE, reduction="none")
+            losses.append(each.sum(1) / counts.sum(1))
             right += int(((logits.argmax(-1) == laid.labels) & counts).sum())
             scored += int(counts.sum())
             kinds.append(some.kinds)

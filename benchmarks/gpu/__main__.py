@@ -93,16 +93,19 @@ def run_case(name: str, limit: float, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--case", name, "--device", device]
     began, load = time.perf_counter(), os.getloadavg()[0]
     # A session of its own: what it starts, such as compilers, must not load the machine of the next case.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        printed, problems = process.communicate(timeout=limit)
-        failed = f"exit code {process.returncode}" if process.returncode else None
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        printed, problems = process.communicate()
-        failed = f"stopped after {limit:g} s"
+    ) as process:
+        try:
+            printed, problems = process.communicate(timeout=limit)
+            failed = f"exit code {process.returncode}" if process.returncode else None
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, problems = process.communicate()
+            failed = f"stopped after {limit:g} s"
+        except BaseException:  # Ctrl-C does not reach another session
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     record: dict[str, Any] = {"case": name, "conditions": describe_machine(describe_environment(), load)}
     record["seconds"] = time.perf_counter() - began
     if failed:

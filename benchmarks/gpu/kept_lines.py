@@ -43,7 +43,7 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
         products = ", ".join(f"{peaks[name]:.0f} ({name})" for name in ("bfloat16", "tf32", "float32"))
         paragraphs.append(
             f"Peaks: TFLOP/s of products of side 8192: {products}; {peaks['copy']:.2f} TB/s copied. The share is that "
-            "of the bfloat16 peak. TFLOP are those of one round, as torch counts them without compilation."
+            "of the bfloat16 peak. TFLOP are those of a step, as torch counts them in a round without compilation."
         )
     for size in ("paper", "small"):
         if base := found.get(f"{size}-earlier"):
@@ -58,8 +58,8 @@ def build_section(lines: Sequence[Mapping[str, Any]], remarks: Sequence[str] = (
         each = found["evaluation"]
         paragraphs.append(
             f"The evaluation of {each['tasks']} tasks at paper size took {each['seconds']:.1f} s: {each['samples']} "
-            f"samples ({each['votes']} votes), {each['act_steps']} ACT steps, {each['precision']}, "
-            f"{each['gib']:.1f} GiB."
+            f"samples ({each['votes']} votes), {each['act_steps']} ACT steps, {each['precision']}"
+            + (f", {each['gib']:.1f} GiB." if "gib" in each else ".")
         )
     if "plain" in found:
         tables.append(

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--kept", action="store_true", help="measure nothing; print the results that were kept"
     )
     given = parser.parse_args(arguments)
+    for name, count in (("repetitions", given.repetitions), ("threads", given.threads)):
+        if count is not None and count < 1:
+            parser.error(f"--{name}: {count} is below 1")
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     found = "cuda" if torch.cuda.is_available() else "cpu"

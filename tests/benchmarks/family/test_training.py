@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,37 @@ def test_evaluation_tasks_are_those_of_the_family() -> None:
     )
 
 
+def test_the_held_out_loss_is_a_mean_over_scored_tokens() -> None:
+    """As that of training, which is compared with it; the token in the corner is not scored."""
+
+    class Uniform:
+        def encode(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            return tokens
+
+        def answer(
+            self, context: torch.Tensor, inputs: torch.Tensor, positions: torch.Tensor
+        ) -> torch.Tensor:
+            return torch.zeros(*inputs.shape, 12)
+
+    found = training.evaluate(Uniform(), load_evaluation(20, CPU))  # type: ignore[arg-type]  # what it calls
+    assert found["loss"] == pytest.approx(math.log(12))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [(["--kinds", "shift,mirror"], "mirror"), ([], "base")],
+    ids=["an unknown combination", "a folder that has lines"],
+)
+def test_what_would_train_on_something_else_is_refused(
+    arguments: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base.jsonl").touch()
+    with pytest.raises(SystemExit) as caught:
+        program.main(["--arm", "base", "--out", str(tmp_path), *arguments])
+    assert caught.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_training_writes_its_curve_and_its_last_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -50,7 +82,7 @@ def test_a_training_writes_its_curve_and_its_last_numbers(
 
 
 def test_only_the_best_arm_is_trained_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two arms in processes that write their lines at once."""
+    """Two arms in processes that write their lines at once; the second one fails at its end."""
     lines = {"pooled": 2.0, "base": 1.0}
 
     class Process:
@@ -65,11 +97,14 @@ def test_only_the_best_arm_is_trained_to_the_end(tmp_path: Path, monkeypatch: py
             return None
 
         def wait(self) -> int:
-            return 0
+            return int(self.name == "base")
 
     monkeypatch.setattr("subprocess.Popen", Process)
     (tmp_path / "held.npz").write_bytes(b"")
     held = str(tmp_path / "held.npz")
-    program.main(["--arm", "pooled", "--arm", "base", "--first", "5", "--held", held, "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="base"):
+        program.main(
+            ["--arm", "pooled", "--arm", "base", "--first", "5", "--held", held, "--out", str(tmp_path)]
+        )
     assert (tmp_path / "pooled.stop").exists()
     assert not (tmp_path / "base.stop").exists()

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from benchmarks.gpu.__main__ import main, run_case
 from benchmarks.gpu.cases import CASES
@@ -17,6 +21,20 @@ def test_a_case_that_takes_too_long_costs_only_itself() -> None:
     record = run_case("peak", 0.01, "cpu")
     assert "found" not in record
     assert record["failed"].startswith("stopped after 0.01")
+
+
+def test_ctrl_c_ends_the_process_of_the_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in a session of its own, which Ctrl-C does not reach."""
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupt(process: subprocess.Popen[str], timeout: float | None = None) -> None:
+        started.append(process)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_case("peak", 300, "cpu")
+    assert started[0].wait(10) == -signal.SIGKILL
 
 
 def test_names_are_unique() -> None:
