@@ -111,7 +111,9 @@ def compare_rules(trained: SolvedCount, unseen: SolvedCount, smallest: float = 0
         smallest: the share of trained rules that must be solved before either is called learned.
 
     Returns:
-        a finding that holds for the whole exact 95 % intervals of both shares, or UNDECIDED.
+        MEMORISING if the exact 95 % intervals of the shares do not overlap, INFERRING if unseen rules are learned by
+        their whole interval and the shares differ by less than :data:`GAP`, NEITHER if both intervals are below
+        ``smallest``, else UNDECIDED.
     """
     (low, high), (unseen_low, unseen_high) = trained.interval, unseen.interval
     if high < smallest and unseen_high < smallest:

@@ -327,6 +327,13 @@ def test_labels_come_from_samples_that_no_row_works_on(smoke: Smoke) -> None:
     found = trainer.recipe.labels(slots, part)
     for row, begins in enumerate(halted.tolist()):
         assert torch.equal(found[row], part.batch.labels[row]) == begins
+    half = slice(rows // 2, rows)
+    later = MicroBatch(half, carry.rows(half), slots.lay_out(half).widened(), None)
+    width = later.batch.labels.shape[1]
+    for row, labels in enumerate(trainer.recipe.labels(slots, later), start=half.start):
+        if not halted[row]:
+            fresh = torch.as_tensor(slots.peek(row).labels, dtype=labels.dtype)[:width]
+            assert torch.equal(labels[: len(fresh)], fresh)
 
 
 def test_leaked_tasks_are_those_of_the_evaluation(smoke: Smoke) -> None:

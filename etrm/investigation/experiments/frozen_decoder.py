@@ -47,6 +47,7 @@ class FrozenReason(StrEnum):
     """The reason for the scenario."""
 
     NOTHING_TRAINED = "frozen.no-run-finished"
+    RUNS_FAILED = "frozen.some-runs-failed"
     STUCK = "frozen.no-gradient-or-no-movement"
     LOSS_DOES_NOT_FALL = "frozen.loss-does-not-fall"
     LOSS_UNDECIDED = "frozen.loss-undecided"
@@ -165,6 +166,10 @@ def _name_scenario(
     start, blind, mismatched = contrasts
     if start.not_lower:
         return Scenario.STUCK, why.LOSS_DOES_NOT_FALL, f"The loss does not fall: {_describe_effect(start)}."
+    if failed:  # the others alone would look better than the encoder is
+        names = ", ".join(f"{run.arm.name}, seed {run.seed}" for run in failed)
+        reason = f"Some runs failed, so nothing is decided ({names}): {failed[0].reason.splitlines()[0]}."
+        return Scenario.UNDECIDED, why.RUNS_FAILED, reason
     return _name_trained_scenario(start, blind, mismatched, trained, baseline)
 
 

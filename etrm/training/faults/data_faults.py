@@ -22,7 +22,7 @@ from etrm.training.slots import Slots
 from etrm.training.task_sets import load_held_out_tasks
 
 SUBSETS = ("training", "evaluation")
-FIRST_COLOUR = 3
+FIRST_CHANGED = 3
 """Token of colour 1, the first that an augmentation may change; PAD, EOS and colour 0 have the tokens 0 to 2."""
 
 
@@ -65,7 +65,7 @@ def _augment_mismatch(recipe: Recipe) -> Recipe:
     def draw(episodes: Episodes, bucket: int, index: int) -> Sample:
         sample = recipe.draw(episodes, bucket, index)
         table = np.arange(12, dtype=np.int16)
-        table[FIRST_COLOUR:] = np.roll(table[FIRST_COLOUR:], 1 + index % 8)
+        table[FIRST_CHANGED:] = np.roll(table[FIRST_CHANGED:], 1 + index % 8)
         return replace(sample, demos=tuple(replace(demo, tokens=table[demo.tokens]) for demo in sample.demos))
 
     return replace(recipe, draw=draw)
@@ -74,10 +74,10 @@ def _augment_mismatch(recipe: Recipe) -> Recipe:
 def _labels_from_new_batch(recipe: Recipe) -> Recipe:
     def labels(slots: Slots, part: MicroBatch) -> Tensor:
         """Score the rows that continue against the samples that a loader would have drawn for them."""
-        found = recipe.labels(slots, part).clone()
+        found, first = recipe.labels(slots, part).clone(), part.rows.start or 0
         for row, begins in enumerate(part.carry.halted.tolist()):
             if not begins:
-                fresh = torch.as_tensor(slots.peek(row).labels, dtype=found.dtype)[: found.shape[1]]
+                fresh = torch.as_tensor(slots.peek(first + row).labels, dtype=found.dtype)[: found.shape[1]]
                 found[row] = IGNORE
                 found[row, : len(fresh)] = to_device(fresh, found.device)
         return found

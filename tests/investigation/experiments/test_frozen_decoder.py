@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,13 @@ def scenario(
     asked: float = 77.0,
     stuck: bool = False,
     foreign: Sequence[float] = (0.30, 0.32, 0.31),
+    failed: Sequence[LoadedRun] = (),
 ) -> str:
     """The scenario and why: ``A: learns-from-demonstrations``, say."""
     found, code, sentence = frozen_decoder._name_scenario(
         stuck=stuck,
         words="the encoder does not move on 9 of 9 steps",
-        failed=[],
+        failed=failed,
         contrasts=[contrast(start), contrast(blind), contrast(list(foreign))],
         trained=runs(solved, low, asked),
         baseline=0.01,
@@ -105,6 +107,12 @@ def test_wide_intervals_decide_nothing() -> None:
 
 def test_what_is_useless_tells_whether_the_demonstrations_are_used() -> None:
     assert scenario(CLEAR, CLEAR, foreign=NOTHING) == "C: useless-and-demonstrations-unused"
+
+
+def test_runs_that_failed_are_never_left_out_of_a_verdict() -> None:
+    failed = planted(ArmId("a"), [math.inf])
+    assert scenario(CLEAR, CLEAR, solved=20, low=0.17, failed=failed) == "none: some-runs-failed"
+    assert scenario(NOTHING, NOTHING, failed=failed) == "B: loss-does-not-fall"
 
 
 def test_nothing_that_could_train_is_stuck() -> None:
