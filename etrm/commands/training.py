@@ -47,6 +47,7 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C saves a checkpoint; --resume continues exactly from there."""
     from etrm.checkpoints.run_folder import read_config
+    from etrm.config.idle_settings import list_idle_settings
     from etrm.rank import read_rank
     from etrm.training.trainer import Trainer
     from etrm.training.trainer import train as run_training
@@ -65,6 +66,8 @@ def train(
         _print_batch_sizes(chosen)
         return
     console = open_console(stderr=True, quiet=read_rank() > 0)
+    for name, reason in list_idle_settings(chosen).items():
+        console.print(f"note: {name} has no effect, because {reason}", soft_wrap=True, markup=False)
 
     parameters = 0
 

@@ -24,8 +24,10 @@ def test_the_help_names_every_preset() -> None:
 
 def test_train_then_evaluate_then_refuse_to_overwrite(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ["--preset", "smoke", "--set", "train.steps=4", "--out", str(run)]
-    assert etrm("train", *small).code == 0
+    small = ["--preset", "smoke", "--set", "train.steps=4", "--set", "train.puzzle_lr=.5", "--out", str(run)]
+    done = etrm("train", *small)
+    assert done.code == 0
+    assert_holds(done.err, "train.puzzle_lr")  # which nothing reads
     assert etrm("train", *small).code == 2
     recorded = [(run / name).read_bytes() for name in ("findings.json", "run.json", "metrics.jsonl")]
     assert etrm("train", "--resume", "--out", str(run)).code == 0
