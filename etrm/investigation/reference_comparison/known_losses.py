@@ -12,12 +12,16 @@ from etrm.device import to_device
 from etrm.investigation.reference_comparison.checkpoint_check import draws_noise
 from etrm.model.core import VOCABULARY
 from etrm.model.variant import StepOutput
+from etrm.reference.data.canvas import COLOUR, END, PAD
 from etrm.reference.departure import Departure, PipelineStage
 from etrm.reference.training.objective import NOT_SCORED, row_losses
 from etrm.training.loss import act_loss
 from etrm.training.trainer import Trainer
 
-ROWS, TOKENS = 6, CELLS
+SOLVED = 2  # the first rows
+ONLY_WRONG = (COLOUR, COLOUR + 1), (COLOUR, END), (COLOUR, PAD), (END, COLOUR)
+"""The label and the answer of the only wrong token of each row after these: a loss may forgive one kind of token."""
+ROWS, TOKENS = SOLVED + len(ONLY_WRONG) + 3, CELLS
 """With as many tokens as a query can have, a row with one wrong token is as close to a solved one as any row."""
 LIMIT = 1e-5  # relative; both are computed in float32 or better
 MARGINS = 2.0, 6.0, 60.0, 600.0
@@ -43,17 +47,18 @@ def compare_known_losses(trainer: Trainer) -> list[Departure]:
 
 
 def _make_output(trainer: Trainer) -> tuple[Tensor, StepOutput]:
-    """Return the labels (B, S) and the output: two rows are solved, one but for a token, one has no scored token."""
+    """Return the labels (B, S) and the output: of rows that are solved, almost solved, wrong, and not scored."""
     random = torch.Generator().manual_seed(trainer.config.train.seed)
     labels = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
     logits = 2 * torch.rand(ROWS, TOKENS, VOCABULARY, generator=random) - 1  # closer than the least margin
     answers = torch.randint(1, VOCABULARY, (ROWS, TOKENS), generator=random)
-    answers[:3] = labels[:3]
-    answers[2, 0] = labels[2, 0] % (VOCABULARY - 1) + 1  # the only wrong one
+    answers[:-3] = labels[:-3]
+    for row, (label, answer) in enumerate(ONLY_WRONG, start=SOLVED):
+        labels[row, 0], answers[row, 0] = label, answer
     margins = torch.tensor(MARGINS).repeat(ROWS * TOKENS)[: ROWS * TOKENS].view(ROWS, TOKENS, 1)
     logits += margins * torch.nn.functional.one_hot(answers, VOCABULARY)
-    labels[0, -1] = labels[3, :2] = NOT_SCORED
-    labels[4] = NOT_SCORED
+    labels[0, -1] = labels[-3, :2] = NOT_SCORED
+    labels[-2] = NOT_SCORED
     q_halt = torch.linspace(-2, 3.5, ROWS)  # none is 0, where both targets have the same loss
     kl = torch.rand(ROWS, generator=random) if draws_noise(trainer.model) else None
     moved = [None if x is None else to_device(x, trainer.device) for x in (logits, q_halt, kl)]

@@ -94,8 +94,8 @@ def lengthen_states(trainer: Trainer) -> None:
         drawn = torch.randn(len(states), more, states.shape[-1], generator=random)
         return torch.cat((states, to_device(drawn, states.device).to(states.dtype)), dim=1)
 
-    longer = replace(carry, z_H=lengthen(carry.z_H), z_L=lengthen(carry.z_L))
-    trainer.state.set_carry(bucket, longer)
+    # Only the states: the flags of halted rows, by which rows take samples, stay those that the run itself left.
+    trainer.state.carries[bucket] = replace(carry, z_H=lengthen(carry.z_H), z_L=lengthen(carry.z_L))
 
 
 def next_states(trainer: Trainer) -> Tensor:

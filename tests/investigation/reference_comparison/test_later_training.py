@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from etrm.investigation.reference_comparison.later_training import (
     unsettle,
 )
 from etrm.investigation.reference_comparison.recorded_evaluation import record_own_answers
-from etrm.investigation.reference_comparison.reference_check import TURNS, check_start
+from etrm.investigation.reference_comparison.reference_check import FIRST_STEPS, TURNS, check_start
 from etrm.model.act import Carry
 from etrm.model.core import Core
 from etrm.reference.departure import Departure, PipelineStage
@@ -39,11 +40,12 @@ def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_check, "compare_fits", lambda trainer: [])
 
 
-def check_later() -> tuple[list[ComparedStep], Sequence[Departure]]:
+def check_later(**train: object) -> tuple[list[ComparedStep], Sequence[Departure]]:
     """The compared steps of later training, and what else departs."""
-    trainer = Trainer(config_of())
-    saved, check = CheckpointCheck(trainer.state, noise=False), StepCheck(config_of())
-    trainer.advance()
+    trainer = Trainer(config_of(**train))
+    saved, check = CheckpointCheck(trainer.state, noise=False), StepCheck(config_of(**train))
+    for _ in range(FIRST_STEPS):
+        trainer.advance()
     saved.capture()
     others = reference_check._check_later(trainer, check, saved)
     return check.compared, others
@@ -128,6 +130,21 @@ def test_a_resumed_run_with_consecutive_samples_is_the_data(monkeypatch: pytest.
     monkeypatch.setattr(Slots, "restore", consecutive)
     _, [first, *_] = check_later()
     assert (first.stage, first.tensor) == (PipelineStage.DATA, "rows")
+
+
+def test_flags_of_halted_rows_in_another_order_are_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either all rows of a new model halt or none, and the flags are the same in every order."""
+    compute = Trainer._forward_and_backward
+
+    def turned(trainer: Trainer, *args: Any) -> tuple[Any, ...]:
+        carry, halted, sums = compute(trainer, *args)
+        return carry, halted[::-1], sums
+
+    monkeypatch.setattr(Trainer, "_forward_and_backward", turned)
+    steps, _ = check_later(accumulate=2)
+    assert [bool(step.departures) for step in steps] == [False, False, True]  # as soon as only some rows halt
+    first = steps[-1].departures[0]
+    assert (first.stage, first.tensor) == (PipelineStage.DATA, "indices of the rows")
 
 
 def test_logits_that_are_bounded_depart(monkeypatch: pytest.MonkeyPatch) -> None:
