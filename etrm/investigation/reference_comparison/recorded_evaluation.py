@@ -92,7 +92,9 @@ def record_known_answers(trainer: Trainer) -> list[RecordedEvaluation]:
 
 
 def record_own_answers(trainer: Trainer, model: Variant | None = None) -> RecordedEvaluation | NotCovered:
-    """Evaluate some held-out tasks with the answers of a model, as the config requests it.
+    """Evaluate some held-out tasks with the answers of a model, as the config requests it, but in two batches or more.
+
+    So few tasks would be a single batch, which shows nothing that is kept from one to the next.
 
     Args:
         trainer: the run, whose evaluator is recorded.
@@ -104,12 +106,19 @@ def record_own_answers(trainer: Trainer, model: Variant | None = None) -> Record
     request = _request_own(trainer)
     if isinstance(request, NotCovered):
         return request
-    exact = with_settings(trainer.config, evaluate={"precision": "float32"})  # that of the reference
-    predictor = make_predictor(model or trainer.model, exact.evaluate)
+    rows = request.augmentations * sum(len(task.tests) for task in request.tasks)
+    config = with_settings(
+        trainer.config,
+        evaluate={
+            "precision": "float32",  # that of the reference
+            "batch_size": min(trainer.config.evaluate.batch_size, -(-rows // 2)),
+        },
+    )
+    predictor = make_predictor(model or trainer.model, config.evaluate)
 
     def evaluate(predictor: Predictor) -> EvaluationReport:
         """Evaluate as a run does, not by the request, so that a wrong argument departs from the reference too."""
-        return evaluate_tasks(trainer.recipe, predictor, request.tasks, trainer.config, trainer.tasks)
+        return evaluate_tasks(trainer.recipe, predictor, request.tasks, config, trainer.tasks)
 
     return record_evaluation(request, predictor, "answers of the model", evaluate)
 

@@ -26,6 +26,7 @@ from etrm.investigation.reference_comparison.finished_run import compare_log, co
 from etrm.investigation.reference_comparison.first_weights import compare_seeded, compare_structure
 from etrm.investigation.reference_comparison.fitted_to_tasks import compare_fits
 from etrm.investigation.reference_comparison.known_losses import compare_known_losses
+from etrm.investigation.reference_comparison.known_scores import compare_known_scores
 from etrm.investigation.reference_comparison.known_steps import compare_known_steps
 from etrm.investigation.reference_comparison.later_training import (
     continues,
@@ -61,7 +62,7 @@ from etrm.reference.training.stages.checked_step import covers_model
 from etrm.reference.training.start_weights import compare_start_weights
 from etrm.training.faults import build_recipe
 from etrm.training.monitoring.step_check import ComparedStep, StepCheck, read_compared, requested
-from etrm.training.scoring.held_out_curve import SOLVED, TOKENS, HeldOutScore
+from etrm.training.scoring.held_out_curve import SOLVED, TOKENS
 from etrm.training.scoring.predictor import BEST, evaluate_tasks, load_model, make_predictor
 from etrm.training.task_sets import load_held_out_tasks
 from etrm.training.trainer import Trainer
@@ -315,7 +316,7 @@ def check_evaluated(path: Path) -> tuple[Departure, ...]:
     best = max(logged, key=lambda step: (logged[step][SOLVED], logged[step][TOKENS], -step))
     return (
         *newest,
-        *_check_order(),
+        *compare_known_scores(),
         *_check_loaded(path, "best", BEST, best),
         *_check_logged(path, logged[best]),
     )
@@ -335,17 +336,6 @@ def _check_loaded(
     wrong = [name for name, value in wanted.items() if name not in real or not torch.equal(real[name], value)]
     where = f"checkpoint {held.name}"
     return tuple(Departure(PipelineStage.WEIGHTS, name, 1.0, 0.0, where) for name in wrong[:1])
-
-
-def _check_order() -> tuple[Departure, ...]:
-    """Known scores in the order in which a run prefers them: by solved tasks, then by right tokens.
-
-    A short run solves no task.
-    """
-    known = [HeldOutScore(*score, seconds=1.0, queries=1) for score in ((0.0, 0.9), (0.5, 0.1), (0.5, 0.2))]
-    if sorted(known, key=lambda score: score.order) == known:
-        return ()
-    return (Departure(PipelineStage.WEIGHTS, "best checkpoint", 1.0, 0.0, "of known scores"),)
 
 
 def _check_logged(path: Path, logged: dict[str, Any]) -> tuple[Departure, ...]:

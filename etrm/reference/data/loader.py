@@ -149,18 +149,23 @@ class ReferenceLoader:
             step: the step.
             turn: the number of steps for which a bucket is kept.
         """
-        turns = step // turn
-        place = (self._phase + turns * GOLDEN) % 1.0
-        *ends, _ = accumulate(self._shares(self._stage_at(turns * turn)))
+        place = (self._phase + step // turn * GOLDEN) % 1.0
+        *ends, _ = accumulate(self._shares(self.stage_at(step, turn)))
         return sum(end <= place for end in ends)
 
-    def _stage_at(self, step: int) -> int:
+    def stage_at(self, step: int, turn: int = 1) -> int:
+        """Return the stage of the curriculum at a step, see :meth:`bucket_at`; 0 without a curriculum."""
         end = 0
         for stage, planned in enumerate(self.data.curriculum):
             end += planned.steps
-            if step < end:
+            if step // turn * turn < end:
                 return stage
         return max(0, len(self.data.curriculum) - 1)
+
+    def stage_of(self, bucket: int) -> int:
+        """Return the stage to which the tasks of a bucket belong."""
+        *ends, _ = accumulate(len(buckets) for buckets in self._stages)
+        return sum(end <= bucket for end in ends)
 
     def _shares(self, stage: int) -> list[float]:
         """The share of the batches of a stage that each bucket has: by its queries, of which ``replay`` are earlier."""

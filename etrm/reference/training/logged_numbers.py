@@ -51,6 +51,9 @@ def compute_logged(step: RecordedStep, config: Config) -> dict[str, float | None
     classes = [_mean([row.foretold for row in scored if row.right is wanted]) for wanted in (True, False)]
     begins = step.before.carries[step.bucket]["halted"].tolist()
     found = {
+        "bucket": step.bucket,
+        "rows": step.batch_size,
+        "tokens": sum(part.batch.inputs.numel() for part in step.parts),
         "lm_loss": _mean([row.cross_entropy for row in scored]),
         "q_halt_loss": _mean([row.halting for row in scored]),
         "accuracy_all": _mean([row.share for row in scored]),

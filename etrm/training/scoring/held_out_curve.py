@@ -42,6 +42,12 @@ class HeldOutScore:
     seconds: float
     queries: int
 
+    @classmethod
+    def of(cls, report: EvaluationReport, seconds: float) -> HeldOutScore:
+        """The point of an evaluation that took some seconds."""
+        first = report.pass_at[1]
+        return cls(first.solved / first.asked, report.token_accuracy, seconds, report.samples)
+
     @property
     def metrics(self) -> dict[str, float]:
         """The entries of ``metrics.jsonl``."""
@@ -120,9 +126,7 @@ class HeldOutCurve:
             self._recipe.load_weights(model, captured, self._config.evaluate.weights)
             model.anneal(captured.step / self._config.train.steps)
             found = self._evaluate(model)
-        first = found.pass_at[1]
-        seconds = time.perf_counter() - began
-        return HeldOutScore(first.solved / first.asked, found.token_accuracy, seconds, found.samples)
+        return HeldOutScore.of(found, time.perf_counter() - began)
 
     def _evaluate(self, model: Variant) -> EvaluationReport:
         config = self._config

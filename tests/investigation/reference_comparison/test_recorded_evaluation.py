@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from etrm.batch import IGNORE
+from etrm.batch import IGNORE, Batch
 from etrm.config import Config, DataConfig, list_presets, with_settings
 from etrm.data import Sample, TaskSet
 from etrm.data.task import Grid
@@ -23,7 +24,11 @@ from etrm.investigation.reference_comparison.recorded_evaluation import (
     record_known_answers,
     record_own_answers,
 )
+from etrm.model.act import Carry
+from etrm.model.recursive import encode_every_step
+from etrm.model.variant import Given, Variant
 from etrm.reference.departure import Departure, NotCovered, PipelineStage
+from etrm.reference.evaluation.answers import compare_answers
 from etrm.reference.evaluation.evaluation_stages import RecordedEvaluation, compare_evaluation
 from etrm.training.recipe import Recipe
 from etrm.training.scoring.predictor import evaluate_tasks
@@ -80,6 +85,26 @@ def test_puzzle_ids_that_were_trained_depart_nowhere() -> None:
 
 
 # -- planted changes ------------------------------------------------------------------------------
+
+
+def test_contexts_that_are_kept_for_the_next_batch_are_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few tasks would be a single batch."""
+    trainer, kept = (
+        build_trainer(few_of("smoke", evaluate={"max_tasks": 4, "augmentations": 2})),
+        list[Given](),
+    )
+
+    def keep(model: Variant, carry: Carry, batch: Batch) -> Given:
+        kept.append(encode_every_step(model, carry, batch))
+        return replace(kept[-1], context=kept[0].context[torch.arange(batch.size) % len(kept[0].context)])
+
+    monkeypatch.setattr(trainer.model, "context_policy", keep)
+    weights = trainer.model.state_dict()
+    torch.nn.init.normal_(weights["core.q_head.weight"])  # of zeros, it reads nothing
+    own = record_own_answers(trainer)
+    assert isinstance(own, RecordedEvaluation)
+    found = compare_answers(weights, trainer.config.model, own.answers, early=False)
+    assert {one.stage for one in found} == {PipelineStage.ANSWERS}
 
 
 def test_augmentations_of_another_seed_than_the_run_depart_at_the_queries(

@@ -66,6 +66,10 @@ def find_departures(episodes: Episodes, loader: ReferenceLoader, limit: int = 10
     """Departures of a pass and the next one, and steps with another bucket."""
     turns = [(step, turn) for step in range(100) for turn in (1, 4)]
     steps = [at for at in turns if episodes.bucket_at(*at) != loader.bucket_at(*at)]
+    steps += [at for at in turns if episodes.stage_at(*at) != loader.stage_at(*at)]
+    assert [episodes.stage_of(bucket) for bucket in range(episodes.buckets)] == [
+        loader.stage_of(bucket) for bucket in range(len(loader.buckets))
+    ]
     return [*steps, *compare_passes(loader, lambda *place: plain_row(episodes.sample(*place)), limit=limit)]
 
 

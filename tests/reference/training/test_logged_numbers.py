@@ -16,7 +16,13 @@ from etrm.reference.training.objective import NOT_SCORED
 CONFIG = with_settings(load("smoke"), train={"batch_size": 4, "loss": "softmax"})
 NOTHING = torch.zeros(0)
 BATCH = RecordedBatch(
-    NOTHING, NOTHING, NOTHING, None, NOTHING, NOTHING, DemoPairs(NOTHING, NOTHING, None, NOTHING, 0, None)
+    torch.zeros(2, 2),
+    NOTHING,
+    NOTHING,
+    None,
+    NOTHING,
+    NOTHING,
+    DemoPairs(NOTHING, NOTHING, None, NOTHING, 0, None),
 )
 
 
@@ -45,6 +51,9 @@ def test_numbers_of_four_rows_in_two_parts() -> None:
     found = compute_logged(step, CONFIG)
     softplus = [math.log1p(math.exp(x)) for x in (1.0, -1.0, 2.0)]
     assert found == {
+        "bucket": 0,
+        "rows": 4,
+        "tokens": 8,
         "loss": 6 / 4,
         "lm_loss": pytest.approx((0 + 100 + 50) / 3),
         "q_halt_loss": pytest.approx((softplus[0] - 1 + softplus[1] + softplus[2]) / 3),

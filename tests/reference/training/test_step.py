@@ -24,6 +24,7 @@ from etrm.training.metrics import StepSums
 from etrm.training.monitoring.recorded_step import record_step
 from etrm.training.optim import build_optimizers
 from etrm.training.slots import Slots
+from etrm.training.train_state import TrainState
 from etrm.training.trainer import Trainer
 from tests.sampled import one_in
 
@@ -330,6 +331,20 @@ def test_a_logged_number_of_other_rows_is_the_score(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(trainer_module, "sum_step", doubled)
     [found] = departures(config_of(train={"accumulate": 2}), 1)
     assert (found.stage, found.tensor) == (PipelineStage.SCORE, "logged lm_loss")
+
+
+def test_the_logged_stage_of_a_curriculum_is_that_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = {"curriculum": ((3, 1), (5, 19)), "replay": 0.5, "max_tasks": 12, "max_side": 5}
+    config, stage = config_of(data=stages), TrainState.stage
+    assert departures(config, 2) == []
+
+    def replayed(state: TrainState) -> dict[str, int]:
+        return stage.__get__(state) | {"replayed": 1}
+
+    monkeypatch.setattr(TrainState, "stage", property(replayed))
+    assert {(one.stage, one.tensor) for one in departures(config, 2)} == {
+        (PipelineStage.SCORE, "logged replayed")
+    }
 
 
 def test_a_detached_context_is_the_gradient() -> None:

@@ -186,7 +186,7 @@ def compare_logged(checked: CheckedStep) -> Iterator[Departure]:
     if checked.step.logged is None:
         yield Departure(PipelineStage.SCORE, "logged numbers", 1.0, 0.0)
         return
-    for name, wanted in compute_logged(checked.step, checked.config).items():
+    for name, wanted in (compute_logged(checked.step, checked.config) | _find_stage(checked)).items():
         real = checked.step.logged.get(name)
         limit = checked.limits.clipping if name == GRADIENT_NORM else checked.limits.exact
         if real is None or wanted is None:
@@ -196,3 +196,15 @@ def compare_logged(checked: CheckedStep) -> Iterator[Departure]:
         if not size <= limit:
             where = f"{real} is logged instead of {wanted}"
             yield Departure(PipelineStage.SCORE, f"logged {name}", size, limit, where)
+
+
+def _find_stage(checked: CheckedStep) -> dict[str, float]:
+    """The stage of a curriculum, and whether the batch is one of an earlier stage."""
+    curriculum, rows = checked.config.data.curriculum, checked.rows
+    if not curriculum or rows is None:
+        return {}
+    stage = rows.stage_at(checked.before.step, checked.model.halt.max_steps if checked.fixed_time else 1)
+    return {
+        "stage_side": curriculum[stage].max_side,
+        "replayed": rows.stage_of(checked.step.bucket) < stage,
+    }
