@@ -121,7 +121,7 @@ class DecisionOrder:
             if self.until_root_cause and find_root_cause(self._early).confidence == "proven":
                 return True
             if course is not None:
-                if not self.until_root_cause and one.subject.model.recursive:
+                if not self.until_root_cause and one.takes_decoder:
                     with suppress(EtrmError):  # the hypothesis that needs the decoder says why there is none
                         _ = one.decoder
                 course.wait(lambda done, total: one.progress(STUDY, done, total))

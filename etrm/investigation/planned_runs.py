@@ -166,7 +166,7 @@ def _plan_runs(investigation: Investigation, chosen: Sequence[str]) -> list[Plan
 def _plan_frozen(investigation: Investigation) -> Iterator[PlannedRun]:
     """The runs of the frozen-decoder experiment, and the decoder that it needs."""
     subject, tier = investigation.subject, investigation.tier
-    if not (investigation.frozen_decoder and subject.model.has_encoder and subject.model.recursive):
+    if not (investigation.frozen_decoder and investigation.takes_decoder):
         return
     steps = min(tier.frozen_steps, subject.train.steps)
     for arm in (TRAINED, BLIND):

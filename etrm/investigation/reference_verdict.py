@@ -161,7 +161,7 @@ def compare_loading(investigation: Investigation, start: ReferenceResult) -> Ref
     A config that names no decoder does not reach the code that loads one.
     """
     subject = investigation.subject
-    if subject.train.decoder is not None or not (subject.model.has_encoder and subject.model.recursive):
+    if subject.train.decoder is not None or not investigation.takes_decoder:
         return start
     try:
         config = investigation.starting_from(investigation.brief_decoder)

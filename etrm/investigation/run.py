@@ -155,7 +155,7 @@ def investigate(
         baselines = evaluate_baselines(load_held_out_tasks(subject), subject.data)
         found: tuple[ExperimentResult, ...] = ()
         proven = find_root_cause(decided).confidence == "proven"
-        if not (until_root_cause and proven) and subject.model.has_encoder and subject.model.recursive:
+        if not (until_root_cause and proven) and investigation.takes_decoder:
             best = max(report.pass_at[1].score for report in baselines.values())
             found = tuple(conduct(investigation, best) for conduct in experiments)
         noticed = gather_additional_findings(investigation.finished_under_test())

@@ -19,6 +19,8 @@ from etrm.investigation.runs.jobs import Job, OnProgress, RunKey, run_jobs
 from etrm.investigation.runs.launchers import Launcher
 from etrm.investigation.runs.loaded_run import LoadedRun
 from etrm.investigation.runs.pretrained_decoder import finished, folder_of, pretrained, trm_config
+from etrm.model.construct import build_variant
+from etrm.model.core import Core
 from etrm.training.faults import apply_faults
 
 Inspected = TypeVar("Inspected")
@@ -60,6 +62,20 @@ class Investigation:
     def effective(self) -> Config:
         """The settings that the runs under test really use, as their records say."""
         return apply_faults(self.subject)
+
+    @cached_property
+    def takes_decoder(self) -> bool:
+        """Whether the model can start from the weights of a TRM: it has an encoder and the recursive core.
+
+        Code from outside that makes no model is taken to; the run that fails says why.
+        """
+        model = self.subject.model
+        if not model.own_variant:
+            return model.has_encoder and model.recursive
+        try:
+            return isinstance(build_variant(model, puzzles=1).core, Core)
+        except EtrmError:
+            return True
 
     @cached_property
     def decoder(self) -> Path:
@@ -132,10 +148,8 @@ class Investigation:
         return pretrained(config, lambda done, total: self.progress("control decoder", done, total))
 
     def starting_from(self, decoder: Path) -> Config:
-        """The config under test with a decoder to start from, which a TRM and the symbolic solver have no use for."""
-        model = self.subject.model
-        starts = model.has_encoder and model.recursive
-        return with_settings(self.subject, train={"decoder": decoder}) if starts else self.subject
+        """The config under test with a decoder to start from, if it takes one."""
+        return with_settings(self.subject, train={"decoder": decoder}) if self.takes_decoder else self.subject
 
     def run(self, phase: str, jobs: Sequence[Job]) -> list[LoadedRun]:
         """The runs of some jobs, made now or before. The files of each are read once."""

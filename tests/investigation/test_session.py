@@ -6,15 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from etrm.checkpoints.folder_lock import lock_folder
-from etrm.config import load, with_settings
+from etrm.config import ModelConfig, load, with_settings
 from etrm.errors import NonFiniteError
 from etrm.investigation.runs import pretrained_decoder as pretrain
 from etrm.investigation.runs.arms import ArmId
 from etrm.investigation.runs.budget import SCREENING
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation
+from etrm.model.recursive import RecursiveModel
 from tests.investigation.planted import inline
 
 SHORT = replace(SCREENING, pretrain_steps=4)
@@ -77,3 +79,19 @@ def test_a_decoder_may_stand_in_any_folder(without_decoder: Investigation) -> No
     control = without_decoder.control_config(("cached-context", "eval-leak"))
     assert (control.train.decoder, control.train.threads) == (decoder, 1)
     assert control.faults == ("cached-context", "eval-leak")
+
+
+@pytest.mark.parametrize(("core", "takes"), [(None, True), (nn.Linear(1, 1), False)])
+def test_only_the_recursive_core_takes_a_decoder(
+    core: nn.Module | None, takes: bool, investigation: Investigation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: ModelConfig, puzzles: int) -> RecursiveModel:
+        model = RecursiveModel(config)
+        model.core = core or model.core  # type: ignore[assignment]
+        return model
+
+    monkeypatch.setattr("etrm.investigation.session.build_variant", build)
+    variant = {"variant": "own_variant.py:Own"}
+    own = replace(investigation, subject=with_settings(investigation.subject, model=variant))
+    assert own.takes_decoder is takes
+    assert investigation.takes_decoder

@@ -189,6 +189,9 @@ class DecoderLoading(Hypothesis):
         if not investigation.subject.model.recursive:
             words = "The model is the symbolic solver: it takes no weights of a TRM."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
+        if investigation.subject.model.own_variant and not investigation.takes_decoder:
+            words = "The variant has a core of its own, which takes no weights of a TRM."
+            return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began = time.perf_counter()
         decoder, control_decoder = investigation.brief_decoder, investigation.control_decoder
         subjects, error = investigation.inspect_seeds(

@@ -27,7 +27,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import describe_scope, inspect_controls, judge
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.context_path import PARTS, ROUNDING, SAME, ContextTrace, trace_context
-from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, Verdict
+from etrm.investigation.records import Arm, ControlOutcome, InstrumentCheck, NotMeasured, Verdict
 from etrm.investigation.result import HypothesisResult
 from etrm.investigation.runs.loaded_run import LoadedRun, records_of
 from etrm.investigation.session import Investigation
@@ -95,7 +95,7 @@ class ContextInterface(Hypothesis):
         sizes: Sizes | None = None
         sweep: Sweep | None = None
         runs: list[LoadedRun] = []
-        sized = investigation.subject.model.recursive  # a distribution has the size that it has
+        sized = investigation.takes_decoder  # a distribution has the size that it has
         if sized and worst is not None and not worst.holds and not broken_controls(controls):
             waiting = time.perf_counter()
             sizes = measure_sizes(investigation, worst)  # trains the decoder, where there is none yet
@@ -233,7 +233,11 @@ def _make_trace_rows(seen: ContextTrace, n: str) -> list[EvidenceRow]:
     )
     return [
         FINITE.row(float(seen.finite), threshold="all", passed=seen.finite, n=n),
-        CHANGE.expect_at_most(seen.same, SAME, n, note=scale),
+        CHANGE.expect_at_most(seen.same, SAME, n, note=scale)
+        if seen.compared
+        else CHANGE.row(
+            NotMeasured(absent="the core has no argument `context`"), threshold=f"<= {SAME:g}", n=n
+        ),
         OTHER_ROWS.expect_at_most(seen.others, ROUNDING, n),
         used,
         UNREAD_PARTS.expect_none(

@@ -5,6 +5,7 @@ Shapes: B rows, P context tokens, D hidden.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ from etrm.training.trainer import Trainer
 
 Integers = npt.NDArray[np.integer]
 Flags = npt.NDArray[np.bool_]
+Belongs = Callable[[int, int, Integers], Flags]
+"""Whether tokens belong to a part: from the number of their demonstration, that of the last one, and positions."""
 ROWS = 16
 """Rows of the batch, each of another task."""
 ROUNDING = 1e-5
@@ -95,6 +98,7 @@ class ContextTrace(InspectionFacts):
         unread: parts of the demonstrations on which the context of some row does not depend.
         silent: whether some row receives zeros in one of these steps.
         constant: whether the encoder returns the same context for all rows.
+        compared: whether the received context is known, because the core has an argument ``context``.
     """
 
     finite: bool
@@ -109,6 +113,7 @@ class ContextTrace(InspectionFacts):
     unread: tuple[DemoPart, ...]
     silent: bool
     constant: bool = False
+    compared: bool = True
 
     @property
     def unused(self) -> bool:
@@ -164,8 +169,10 @@ class ContextTrace(InspectionFacts):
             )
         if self.silent and not self.changed:
             found.append(VerdictReason(ContextReason.SILENT, "the decoder receives zeros for some row"))
-        words = "the decoder receives the encoder's context row by row, and other demonstrations change its "
-        words += f"logits by {self.used:.2g} of their size"
+        words = "the decoder receives the encoder's context row by row, and "
+        if not self.compared:
+            words = "what the decoder receives is not known, because its core has no argument `context`, but "
+        words += f"other demonstrations change its logits by {self.used:.2g} of their size"
         return found or [VerdictReason(ContextReason.ARRIVES, words)]
 
 
@@ -227,6 +234,7 @@ def trace_model(model: Variant, queries: Sequence[Sample]) -> ContextTrace:
         unread=_find_unread(model, samples),
         silent=any(step.silent for step in steps),
         constant=rows > 1 and _measure_change(encoded[1:], encoded[:1]) <= ROUNDING,
+        compared=all(step.named for step in steps),
     )
 
 
@@ -248,22 +256,40 @@ def _mix_templates(model: Variant) -> Iterator[None]:
 
 @torch.no_grad()
 def _find_unread(model: Variant, samples: Sequence[Sample]) -> tuple[DemoPart, ...]:
-    """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row."""
+    """A metamorphic test of the encoder alone: in other colours, each part has to change the context of every row.
+
+    A context of codes or of maxima may stay the same in some colours, so all of them are tried.
+    """
     encoded = _read_demos(model, samples)
-    size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
     found = []
     last = [replace(s, demos=s.demos[-1:]) for s in samples]
     for part, belongs in PARTS.items():
         rated = _list_rated(model, last if part is DemoPart.LAST else samples)
         rows = [row for row in rated if len(samples[row].demos) > 1 or part is not DemoPart.LAST]
-        if not rows or (part is DemoPart.LAST and DemoPart.INPUTS in found):  # whose input alone changes
+        if part is DemoPart.LAST and DemoPart.INPUTS in found:  # whose input alone changes
             continue
-        recoloured = [_recolour(samples[row], belongs) for row in rows]
-        changed = _read_demos(model, recoloured)
-        moved = (changed.double() - encoded[rows].double()).abs().flatten(1).amax(1) / size
-        if bool((moved <= ROUNDING).any()):
+        rows = _list_unmoved(model, samples, encoded, rows, belongs)
+        if part is DemoPart.LAST:  # a coarse context may not depend on any single demonstration
+            coarse = _list_unmoved(model, samples, encoded, rows, _is_first_input)
+            rows = [row for row in rows if row not in coarse]
+        if rows:
             found.append(part)
     return tuple(found)
+
+
+def _list_unmoved(
+    model: Variant, samples: Sequence[Sample], encoded: Tensor, rows: Sequence[int], belongs: Belongs
+) -> list[int]:
+    """Those of some rows whose context stays the same, whatever colours a part of their demonstrations has."""
+    size = encoded.double().square().mean().sqrt().clamp(min=1e-30)
+    waiting = [*rows]
+    for shift in range(1, COLOURS):
+        if not waiting:
+            break
+        changed = _read_demos(model, [_recolour(samples[row], belongs, shift) for row in waiting])
+        moved = (changed.double() - encoded[waiting].double()).abs().flatten(1).amax(1) / size
+        waiting = [row for row, change in zip(waiting, moved.tolist(), strict=True) if change <= ROUNDING]
+    return waiting
 
 
 def _list_rated(model: Variant, samples: Sequence[Sample]) -> list[int]:
@@ -291,33 +317,41 @@ def _read_demos(model: Variant, samples: Sequence[Sample]) -> Tensor:
     return encoded.context
 
 
-PARTS: dict[DemoPart, Callable[[int, int, Integers], Flags]] = {
+def _is_first_input(demo: int, last: int, positions: Integers) -> Flags:
+    return (positions < CELLS) & (demo == 0)
+
+
+PARTS: dict[DemoPart, Belongs] = {
     DemoPart.INPUTS: lambda demo, last, positions: positions < CELLS,
     DemoPart.OUTPUTS: lambda demo, last, positions: positions >= CELLS,
     DemoPart.LAST: lambda demo, last, positions: (positions < CELLS) & (demo == last),
 }
-"""The tokens of each part, by the number of the demonstration, that of the last one, and the token positions.
+"""The tokens of each part.
 
 Of the last one only the input, since in other colours as a whole it is explained as well by what moves cells."""
 
 
-def _recolour(sample: Sample, belongs: Callable[[int, int, Integers], Flags]) -> Sample:
-    """The sample with the next colour instead of each in a part of its demonstrations."""
+def _recolour(sample: Sample, belongs: Belongs, shift: int) -> Sample:
+    """The sample with every colour of a part of its demonstrations replaced by the one ``shift`` places further."""
     demos = []
     for number, demo in enumerate(sample.demos):
         here = belongs(number, len(sample.demos) - 1, demo.positions) & (demo.tokens >= FIRST_COLOUR)
-        other = FIRST_COLOUR + (demo.tokens - FIRST_COLOUR + 1) % COLOURS
+        other = FIRST_COLOUR + (demo.tokens - FIRST_COLOUR + shift) % COLOURS
         demos.append(replace(demo, tokens=np.where(here, other, demo.tokens).astype(demo.tokens.dtype)))
     return replace(sample, demos=tuple(demos))
 
 
 @dataclass(frozen=True)
 class _Step:
-    """The last full output of the encoder, the context that the core received (B, P, D), and the logits of a step."""
+    """The last full output of the encoder, the context that the core received (B, P, D), and the logits of a step.
+
+    ``named`` is whether the core has an argument ``context``; else ``given`` is what the context policy returned.
+    """
 
     encoded: Tensor
     given: Tensor
     logits: Tensor
+    named: bool
 
     @property
     def comparable(self) -> bool:
@@ -352,11 +386,13 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     assert model.encoder is not None
     encoded: list[Tensor] = []
     given: list[Tensor] = []
+
+    def keep_context(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.extend(_find_context(module, args, kwargs))
+
     hooks = (
         model.encoder.register_forward_hook(lambda module, args, output: encoded.append(output.context)),
-        model.core.register_forward_pre_hook(
-            lambda module, args, kwargs: given.append(_find_argument(module, args, kwargs)), with_kwargs=True
-        ),
+        model.core.register_forward_pre_hook(keep_context, with_kwargs=True),
     )
     found: list[_Step] = []
     policy = model.context_policy
@@ -371,6 +407,7 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     carry = model.initial_carry(batch.size)
     try:
         for _ in range(steps):
+            given.clear()
             carry, output = model(carry, batch)
             carry = replace(carry, halted=torch.zeros_like(carry.halted))
             logits = output.logits
@@ -378,9 +415,12 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
                 logits = logits * batch.valid.unsqueeze(-1)
             if not encoded:  # the context comes from elsewhere: compare it with the output of the encoder
                 model.encoder(batch.demos)
+            named = bool(given)
+            if not named and model.config.own_variant:
+                given.append(encoded[-1])
             # An encoder that is not called again, or not for every row, keeps its last output.
             whole = [context for context in encoded if context.shape == given[-1].shape]
-            found.append(_Step((whole or encoded)[-1], given[-1], logits))
+            found.append(_Step((whole or encoded)[-1], given[-1], logits, named))
     finally:
         model.context_policy = policy
         for hook in hooks:
@@ -388,9 +428,10 @@ def _follow(model: Variant, batch: Batch, steps: int = 1) -> list[_Step]:
     return found
 
 
-def _find_argument(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """The context among the core's arguments, the third."""
-    return kwargs["context"] if "context" in kwargs else args[2]
+def _find_context(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The argument of the core that is named context; nothing if none is."""
+    arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    return [arguments["context"]] if "context" in arguments else []
 
 
 def _measure_change(new: Tensor, old: Tensor) -> float:

@@ -161,6 +161,14 @@ def test_a_trm_that_starts_from_no_other_has_nothing_to_load(investigation: Inve
     assert (found.verdict, found.codes) == (Verdict.NOT_RUN, (CommonReason.NOT_APPLICABLE,))
 
 
+def test_another_core_takes_no_decoder(investigation: Investigation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Investigation, "takes_decoder", False)
+    variant = {"variant": "own_variant.py:Own"}
+    own = replace(investigation, subject=with_settings(investigation.subject, model=variant))
+    found = h1.HYPOTHESIS.decide(own)
+    assert (found.verdict, found.codes) == (Verdict.NOT_RUN, (CommonReason.NOT_APPLICABLE,))
+
+
 def test_a_halting_logit_that_never_moves_is_no_matter_of_loading(
     investigation: Investigation, decoder: Path
 ) -> None:

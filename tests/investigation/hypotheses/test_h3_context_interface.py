@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from etrm.batch import Batch
-from etrm.config import Config, load, with_settings
+from etrm.config import SIDE, Config, ModelConfig, load, with_settings
 from etrm.data import Episodes
 from etrm.errors import DataError
 from etrm.evaluation import paired_t_interval
@@ -18,11 +21,13 @@ from etrm.investigation.comparison import context_scale
 from etrm.investigation.comparison.context_scale import SizeReason
 from etrm.investigation.comparison.frozen_arms import TRAINED, TRAINED_LONGER, plan_jobs
 from etrm.investigation.hypotheses import h3_context_interface as h3
-from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, trace_context
+from etrm.investigation.measurements.context_path import ContextReason, ContextTrace, DemoPart, trace_context
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.session import Investigation
-from etrm.model.act import Carry
+from etrm.model.act import Carry, EncoderState
+from etrm.model.encoders import ENCODERS, Encoded, StandardEncoder, mean_of_set
 from etrm.model.recursive import Given, RecursiveModel, encode_every_step
+from etrm.model.variant import StepOutput, Variant
 from etrm.training.recipe import Recipe, build_model
 from tests.errors import raises_code
 from tests.investigation.planted import planted
@@ -175,6 +180,74 @@ def test_the_policy_of_a_variant_from_outside_is_its_own(
 
     monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
     assert trace_context(smoke(model={"variant": "own_variant.py:Own"})).holds is holds
+
+
+class _Reader(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(12, width), nn.Linear(width, 12)
+
+    def forward(self, context: Tensor, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.tokens(inputs) + context.mean(1, keepdim=True))
+        return logits
+
+
+class _Unnamed(_Reader):
+    def forward(self, given: Tensor, inputs: Tensor) -> Tensor:
+        return super().forward(given, inputs)
+
+
+class _Swapped(Variant):
+    """A variant with a core of its own, which gets the context of another row in every step, or its own."""
+
+    def __init__(self, config: ModelConfig, core: nn.Module, shift: int) -> None:
+        super().__init__()
+        self.config, self.core, self.shift = config, core, shift
+        self.encoder, self.puzzle_table = StandardEncoder(config, SIDE), None
+        self.context_policy = encode_every_step
+
+    def step(
+        self, carry: Carry, batch: Batch, context: Tensor, minimum: Tensor | None = None
+    ) -> tuple[Carry, StepOutput]:
+        logits = self.core(context.roll(self.shift, 0), batch.inputs)
+        return carry, StepOutput(logits, logits.new_zeros(batch.size), context)
+
+
+@pytest.mark.parametrize(
+    ("core", "shift", "holds", "compared"),
+    [(_Reader, 0, False, True), (_Reader, 1, True, True), (_Unnamed, 0, False, False)],
+)
+def test_the_context_of_another_core_is_its_argument_of_this_name(
+    core: type[_Reader], shift: int, holds: bool, compared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(config: Config, episodes: Episodes) -> Variant:
+        return _Swapped(config.model, core(config.model.hidden_size), shift)
+
+    monkeypatch.setattr("etrm.training.trainer.build_recipe", lambda config: Recipe(build_model=build))
+    seen = trace_context(smoke(model={"variant": "own_variant.py:Own"}))
+    assert (seen.holds, seen.compared) == (holds, compared)
+
+
+class _Coarse(StandardEncoder):
+    """Each token of the context is one of a few codes, so that one change of colours may leave it as it is."""
+
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        codes = mean_of_set(pairs, mask).view(len(pairs), 4, -1).argmax(-1)
+        return Encoded(one_hot(codes, pairs.shape[-1]).to(pairs.dtype))
+
+
+class _LastDropped(StandardEncoder):
+    def read(self, pairs: Tensor, mask: Tensor, carried: EncoderState | None = None) -> Encoded:
+        kept = mask & (torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True) - 1)
+        return super().read(pairs, torch.where(kept.any(1, keepdim=True), kept, mask), carried)
+
+
+@pytest.mark.parametrize(("encoder", "unread"), [(_Coarse, ()), (_LastDropped, (DemoPart.LAST,))])
+def test_a_demonstration_is_unread_if_no_other_colours_of_it_change_the_context(
+    encoder: type[StandardEncoder], unread: tuple[DemoPart, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENCODERS, "standard", encoder)
+    assert trace_context(smoke()).unread == unread
 
 
 def test_a_last_layer_may_begin_at_zero(monkeypatch: pytest.MonkeyPatch) -> None:
