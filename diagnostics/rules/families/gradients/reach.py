@@ -203,7 +203,8 @@ REACH002 = Rule(
     what="Trainable parameters got a gradient that is zero in every element.",
     why="Only weight decay moves them.",
     example="A ReLU with a bias of -100.",
-    false_alarms="LoRA's first matrix while the second is still zero, which ends after the first update.",
+    false_alarms="LoRA's first matrix while the second is still zero, which ends after the first update; an expert "
+    "that no row is routed to for a while.",
     explains=frozenset({"MOVE002"}),
     rank=165,
 )
