@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from etrm.config import Config, with_settings
+from torch import Size, nn
+
+from etrm.config import SIDE, Config, with_settings
 from etrm.errors import EtrmError, FolderInUseError
 from etrm.investigation.controls import control_preset
 from etrm.investigation.measurements.context_path import ContextTrace, trace_context
@@ -65,7 +67,7 @@ class Investigation:
 
     @cached_property
     def takes_decoder(self) -> bool:
-        """Whether the model can start from the weights of a TRM: it has an encoder and the recursive core.
+        """Whether the model can start from the weights of a TRM: it has an encoder, and its core has these weights.
 
         Code from outside that makes no model is taken to; the run that fails says why.
         """
@@ -73,9 +75,10 @@ class Investigation:
         if not model.own_variant:
             return model.has_encoder and model.recursive
         try:
-            return isinstance(build_variant(model, puzzles=1).core, Core)
+            core = build_variant(model, puzzles=1).core
         except EtrmError:
             return True
+        return isinstance(core, Core) and _list_shapes(core) == _list_shapes(Core(model, SIDE))
 
     @cached_property
     def decoder(self) -> Path:
@@ -181,3 +184,7 @@ class Investigation:
 def with_seed(config: Config, seed: int) -> Config:
     """The config with another seed, on one thread."""
     return with_settings(config, train={"seed": seed, "threads": 1})
+
+
+def _list_shapes(core: nn.Module) -> dict[str, Size]:
+    return {name: tensor.shape for name, tensor in core.state_dict().items()}

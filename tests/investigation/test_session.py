@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from etrm.checkpoints.folder_lock import lock_folder
@@ -81,13 +83,23 @@ def test_a_decoder_may_stand_in_any_folder(without_decoder: Investigation) -> No
     assert control.faults == ("cached-context", "eval-leak")
 
 
-@pytest.mark.parametrize(("core", "takes"), [(None, True), (nn.Linear(1, 1), False)])
+def _add_weight(core: nn.Module) -> nn.Module:
+    core.register_parameter("more", nn.Parameter(torch.zeros(1)))
+    return core
+
+
+@pytest.mark.parametrize(
+    ("change", "takes"), [(nn.Identity(), True), (lambda core: nn.Linear(1, 1), False), (_add_weight, False)]
+)
 def test_only_the_recursive_core_takes_a_decoder(
-    core: nn.Module | None, takes: bool, investigation: Investigation, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[nn.Module], nn.Module],
+    takes: bool,
+    investigation: Investigation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def build(config: ModelConfig, puzzles: int) -> RecursiveModel:
         model = RecursiveModel(config)
-        model.core = core or model.core  # type: ignore[assignment]
+        model.core = change(model.core)  # type: ignore[assignment]
         return model
 
     monkeypatch.setattr("etrm.investigation.session.build_variant", build)

@@ -190,7 +190,7 @@ class DecoderLoading(Hypothesis):
             words = "The model is the symbolic solver: it takes no weights of a TRM."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         if investigation.subject.model.own_variant and not investigation.takes_decoder:
-            words = "The variant has a core of its own, which takes no weights of a TRM."
+            words = "The core of the variant has other weights than that of a TRM, so none can be loaded."
             return self.not_run(CommonReason.NOT_APPLICABLE, words)
         began = time.perf_counter()
         decoder, control_decoder = investigation.brief_decoder, investigation.control_decoder

@@ -29,6 +29,7 @@ from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
+from etrm.investigation.measurements.left_out_rows import count_left_out_rows
 from etrm.investigation.measurements.predicate_gradients import PredicateReason, make_predicate_rows
 from etrm.investigation.measurements.run_findings import group_serious
 from etrm.investigation.measurements.unread_weights import count_unread_weights
@@ -109,6 +110,8 @@ class EncoderGradients(Hypothesis):
             predicates=predicates,
             own_encoder=own_encoder,
         )
+        if facts.uncovered_steps and investigation.subject.model.own_variant:
+            facts = _allow_left_out_rows(investigation, facts)
         unread = 0
         # An encoder from outside may have such weights in some steps only.
         if facts.dead_tensors and not own_encoder and investigation.subject.model.recursive:
@@ -141,6 +144,18 @@ class EncoderGradients(Hypothesis):
             series=tuple(make_curves(subject_runs, control_runs)),
             wall_s=round(sum(run.record.wall_s for run in runs), 1),
         )
+
+
+def _allow_left_out_rows(investigation: Investigation, facts: GradientFacts) -> GradientFacts:
+    """The facts without uncovered steps, if the variant leaves contexts out at random and that is why."""
+    found, _ = investigation.inspect_seeds(
+        STATEMENT.id, investigation.subject, count_left_out_rows, investigation.seeds[:1]
+    )
+    rows = facts.steps * investigation.subject.train.batch_size
+    coverage = facts.coverage_mean
+    if isinstance(coverage, float) and found and found[0].explains(coverage, rows):
+        return replace(facts, uncovered_steps=0, left_out=found[0].share)
+    return facts
 
 
 def _explain_not_applicable(subject: Config) -> str:
@@ -245,7 +260,8 @@ def _make_step_rows(facts: GradientFacts, seeds: int, unread: int = 0) -> tuple[
         threshold="= 1.00 on every step",
         passed=facts.uncovered_steps == 0,
         n=n,
-        note="share of the samples of a batch whose loss has a gradient through what the encoder computed",
+        note="share of the samples of a batch whose loss has a gradient through what the encoder computed"
+        + f"; the variant leaves out {facts.left_out:.0%} at random" * bool(facts.left_out),
     )
     must_be_none = (
         UNCOVERED_STEPS.row(facts.uncovered_steps, threshold="0", passed=not facts.uncovered_steps, n=n),

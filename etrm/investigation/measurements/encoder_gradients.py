@@ -21,6 +21,7 @@ class GradientReason(StrEnum):
     NO_MOVEMENT = "h2.no-movement"
     IDLE_TENSORS = "h2.idle-tensors"
     EVERY_STEP_TRAINS = "h2.every-step-trains-it"
+    ROWS_LEFT_OUT = "h2.rows-left-out-at-random"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class GradientFacts(InspectionFacts):
     """What the logged steps of some runs show about the encoder; every field is over all of them.
 
     ``predicates`` is about the learned predicates of the symbolic solver, which demonstrations are evaluated by.
+    ``left_out`` is the share of rows that a variant from outside leaves out at random, if this is why the coverage is
+    below 1; steps do not count as uncovered then.
     """
 
     steps: int
@@ -45,6 +48,7 @@ class GradientFacts(InspectionFacts):
     calls_with_grad: Value
     finite: bool
     predicates: PredicateFacts | None = None
+    left_out: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -79,6 +83,13 @@ class GradientFacts(InspectionFacts):
         found += self.predicates.reasons if self.predicates else []
         if found:
             return found
+        if self.left_out:
+            mean = format_value(self.coverage_mean, ".2f")
+            words = (
+                f"encoder coverage {mean} on average over {self.steps} steps, because the variant leaves out "
+            )
+            words += f"{self.left_out:.0%} of the contexts at random; every other row trains it, and every tensor moves"
+            return [VerdictReason(GradientReason.ROWS_LEFT_OUT, words)]
         low = format_value(self.coverage_low, ".2f")
         words = f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
         return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
