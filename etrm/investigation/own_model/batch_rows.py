@@ -73,20 +73,28 @@ def exchange_rows(batch: RowBatch, keys: Sequence[str], index: Sequence[int] | T
 def make_wrong(labels: Tensor) -> Tensor:
     """Labels that differ from the given ones in every element; negative integers, which mean padding, stay.
 
-    Integers become the next class that occurs, numbers move by ten times their standard deviation and one.
+    Integers become the next class that occurs, or another one that exists. Of two numbers that repeat, each becomes the
+    other. Other numbers move by ten times their standard deviation and one.
     """
     if labels.dtype == torch.bool:
         return ~labels
     if labels.is_floating_point():
-        known = labels[labels.isfinite()]  # the others can be masked ones
-        return labels + (10 * float(known.std(correction=0)) if known.numel() else 0.0) + 1
+        return _make_wrong_numbers(labels)
     real = labels[labels >= 0]
     classes = torch.unique(real)
     if classes.numel() < 2:
-        return torch.where(labels >= 0, labels + 1, labels)
+        return torch.where(labels > 0, labels - 1, torch.where(labels == 0, 1, labels))
     place = torch.searchsorted(classes, labels.clamp(min=int(classes[0])))
     following = classes[(place + 1) % classes.numel()]
     return torch.where(labels >= 0, following, labels)
+
+
+def _make_wrong_numbers(labels: Tensor) -> Tensor:
+    known = labels[labels.isfinite()]  # the others can be masked ones
+    values = torch.unique(known)
+    if values.numel() == 2 < known.numel():
+        return values.sum() - labels
+    return labels + (10 * float(known.std(correction=0)) if known.numel() else 0.0) + 1
 
 
 def hash_rows(batch: RowBatch, keys: Sequence[str]) -> list[str]:

@@ -15,7 +15,10 @@ from etrm.investigation.own_model.batch_rows import are_equal, can_join, make_wr
     ("labels", "wrong"),
     [
         (torch.tensor([0, 2, -100]), torch.tensor([2, 0, -100])),
-        (torch.tensor([5, 5]), torch.tensor([6, 6])),
+        (torch.tensor([5, 5]), torch.tensor([4, 4])),  # a class that exists, also if 5 is the last one
+        (torch.tensor([0, -100]), torch.tensor([1, -100])),
+        (torch.tensor([0.0, 1.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])),
+        (torch.eye(3), 1 - torch.eye(3)),
         (torch.tensor([True, False]), torch.tensor([False, True])),
         (torch.tensor([1.0, math.nan, 3.0]), torch.tensor([12.0, math.nan, 14.0])),
         (torch.tensor([math.nan]), torch.tensor([math.nan])),

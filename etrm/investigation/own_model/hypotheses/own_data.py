@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diagnostics.testing.trials import untouched
 from etrm.device import to_host
 from etrm.investigation.evidence.table import Direction, Metric
 from etrm.investigation.hypotheses.hypothesis import Statement
@@ -25,6 +26,7 @@ from etrm.investigation.own_model.batch_rows import (
     make_wrong,
     read_bytes,
 )
+from etrm.investigation.own_model.hypotheses.answering_weights import scale_weights
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import (
     CheckedRow,
     InspectedHypothesis,
@@ -52,6 +54,8 @@ BATCHES = 8
 """Batches that are read, enough for ids to return where the data set is small."""
 SMALLEST_ANSWER = 4
 """Elements of a label that is not among demonstrations by chance; one number is enough if it is no integer."""
+OTHER_WEIGHTS = 3
+"""Draws of other weights with which the labels of a row are read, if they change no loss with the own ones."""
 SHOWN_MORE = 0.5
 """Largest difference between training and held-out rows in the share of labels that demonstrations show."""
 
@@ -114,14 +118,18 @@ class OwnData(InspectedHypothesis):
         ordered = (
             not probe.is_random(batch) and count_rows(batch) > 2
         )  # two rows have no other order of all rows
-        apart = ordered or subject.sample_losses is not None
+        several = count_rows(batch) > 1
+        apart = ordered or (several and subject.sample_losses is not None)
         moved = _differ(batch, subject.labels) and names_labels(subject, batch)
         each = (
             (finite and bool(subject.labels) and apart, faults.SHIFTED_LABELS),
             (moved, faults.LOADER_LABELS),
             (_can_leak(subject), faults.LEAKED_ROWS),
             (finite and _differ(batch, subject.ids) and not subject.reads_ids, faults.LOSS_BY_ID),
-            (finite and subject.sample_losses is not None and subject.independent_rows, faults.MIXED_ROWS),
+            (
+                finite and several and subject.sample_losses is not None and subject.independent_rows,
+                faults.MIXED_ROWS,
+            ),
             (finite and bool(list_readable(subject, batch)[1:]), faults.UNREAD_DEMONSTRATIONS),
         )
         return tuple(fault for allowed, fault in each if allowed)
@@ -354,9 +362,26 @@ def _check_labels_read(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow
     rows, unread = 0, 0
     for _, changed in _edit_labels(probe.subject, batch):
         rows += 1
-        unread += all(one.step_loss(changed) == one.step_loss(batch) for one in probes)
+        seen = any(_responds(one, batch, changed) for one in probes)
+        unread += not (seen or _responds_elsewhere(probe, batch, changed))
     words = f"the labels of {unread} of {rows} rows do not change the step's loss"
     yield CheckedRow(UNREAD_ROWS.expect_none(unread, f"{rows} rows"), words)
+
+
+def _responds(probe: LossProbe, one: RowBatch, other: RowBatch) -> bool:
+    """Whether two batches have different losses, by however little."""
+    return probe.step_loss(one) != probe.step_loss(other)
+
+
+def _responds_elsewhere(probe: LossProbe, one: RowBatch, other: RowBatch) -> bool:
+    """The same with other weights: two answers can be equally likely by chance, above all in a low precision."""
+    model = probe.subject.model
+    for draw in range(OTHER_WEIGHTS):
+        with untouched(model):
+            scale_weights(model, draw)
+            if _responds(probe, one, other):
+                return True
+    return False
 
 
 def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
@@ -383,7 +408,10 @@ def _check_labels(probe: LossProbe, batch: RowBatch) -> Iterator[CheckedRow]:
         ratios.append(step / moved if moved else float("nan"))
     words = f"of {rows} rows, {rows - own} have labels that change the loss of another row, or of none"
     yield CheckedRow(LABEL_ROWS.expect_all(own, rows, f"{rows} rows"), words)
-    if subject.independent_rows and finite:  # other rows show a loss that is not finite
+    if probe.find_precision(batch) > NO_DRAW:
+        rounded = NotMeasured(absent="the step's loss is rounded to a low precision")
+        yield CheckedRow(STEP_ROWS.row(rounded, threshold="", n=""))
+    elif subject.independent_rows and finite:  # other rows show a loss that is not finite
         middle = sorted(ratios)[rows // 2]
         alike = sum(middle / 5 <= ratio <= 5 * middle for ratio in ratios) if middle > 0 else 0
         words = f"the labels of {rows - alike} of {rows} rows move the step's loss unlike the row's loss"

@@ -74,6 +74,24 @@ class KnownShare:
     rows: int
 
 
+@dataclass(frozen=True)
+class MixedAnswers:
+    """Right and wrong answers to the same rows, and the evaluator that scores them."""
+
+    subject: ModelUnderTest
+    right: Tensor
+    wrong: Tensor
+
+    def mix(self, right: int) -> Tensor:
+        """Answers of which the first rows are right and the others wrong."""
+        return torch.cat([self.right[:right], self.wrong[right:]])
+
+    def score(self, right: int) -> float:
+        """The score of answers of which the first rows are right."""
+        with untouched(self.subject.model):
+            return _evaluate(self.subject, make_predictions(self.subject, self.mix(right)), self.right)
+
+
 class OwnEvaluator(InspectedHypothesis):
     """H6 of an own model."""
 
@@ -141,15 +159,16 @@ class OwnEvaluator(InspectedHypothesis):
 def _check_scores(subject: ModelUnderTest) -> Iterator[CheckedRow]:
     first, *others = (subject.batch(index)[subject.labels] for index in range(BATCHES))
     answers = torch.cat([first, *(other for other in others if other.shape[1:] == first.shape[1:])])
+    wrong = make_wrong(answers)
     sizes = [size for size in SIZES if size < len(answers)] + [len(answers)]
     for size in sizes:
-        chosen = answers[:size]
-        none = _score(subject, chosen, 0)
-        yield _judge_end(subject, "right", size, _score(subject, chosen, size), subject.best_score)
+        chosen = MixedAnswers(subject, answers[:size], wrong[:size])
+        none = chosen.score(0)
+        yield _judge_end(subject, "right", size, chosen.score(size), subject.best_score)
         yield _judge_end(subject, "none", size, none, subject.worst_score)
         for name, right in (("half", size // 2), ("one", 1)):
-            yield _judge_share(subject, KnownShare(name, name, right, size), chosen, none)
-    yield from _check_calls(subject, answers)
+            yield _judge_share(KnownShare(name, name, right, size), chosen, none)
+    yield from _check_calls(subject, answers, wrong)
 
 
 def _judge_end(
@@ -183,9 +202,9 @@ def _judge_end(
     )
 
 
-def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, none: float) -> CheckedRow:
+def _judge_share(known: KnownShare, answers: MixedAnswers, none: float) -> CheckedRow:
     """Whether the score lies where the share of right rows, or of right elements, puts it."""
-    score = _score(subject, answers, known.right)
+    subject, score = answers.subject, answers.score(known.right)
     item, item_words = f"{known.name}-{known.rows}", f"{known.words} right, {known.rows} rows"
     right = f"{known.right} of {known.rows} rows right get the score {score:.4g}"
     n = f"{known.rows} rows"
@@ -195,7 +214,9 @@ def _judge_share(subject: ModelUnderTest, known: KnownShare, answers: Tensor, no
     if undecided := _find_undecided(subject, none):
         threshold = f"(decides nothing: {undecided})"
         return CheckedRow(KNOWN.row(score, threshold=threshold, n=n, item=item, item_words=item_words))
-    wrong = sorted({1 - known.right / known.rows, 1 - _share_of_elements(answers, known.right)}, reverse=True)
+    wrong = sorted(
+        {1 - known.right / known.rows, 1 - _share_of_elements(answers.right, known.right)}, reverse=True
+    )
     if subject.worst_score is None:
         wrong += [share**0.5 for share in wrong]  # the root of a mean error is allowed too
     expected = [subject.best_score + (none - subject.best_score) * share for share in wrong]
@@ -219,10 +240,9 @@ def _find_undecided(subject: ModelUnderTest, none: float) -> str:
     return next((f"{name} answers get {end:g}" for name, end in ends.items() if not math.isfinite(end)), "")
 
 
-def _check_calls(subject: ModelUnderTest, answers: Tensor) -> Iterator[CheckedRow]:
+def _check_calls(subject: ModelUnderTest, answers: Tensor, wrong: Tensor) -> Iterator[CheckedRow]:
     size = len(answers)
-    half = _mixed(answers, size // 2)
-    known = make_predictions(subject, half)
+    known = make_predictions(subject, MixedAnswers(subject, answers, wrong).mix(size // 2))
     score = _evaluate(subject, known, answers)
     n = f"{size} rows"
     again = _evaluate(subject, known, answers)
@@ -327,24 +347,14 @@ def _count_differing(one: Tensor, other: Tensor) -> int:
     return int((~same).reshape(len(one), -1).any(1).sum())
 
 
-def _mixed(answers: Tensor, right: int) -> Tensor:
-    """Answers of which the first rows are right and the others wrong."""
-    return torch.cat([answers[:right], make_wrong(answers)[right:]])
-
-
-def _score(subject: ModelUnderTest, answers: Tensor, right: int) -> float:
-    with untouched(subject.model):
-        return _evaluate(subject, make_predictions(subject, _mixed(answers, right)), answers)
-
-
 def _evaluate(subject: ModelUnderTest, predictions: Tensor, answers: Tensor) -> float:
     assert subject.evaluate is not None
     return float(subject.evaluate(predictions, answers))
 
 
 def _share_of_elements(answers: Tensor, right: int) -> float:
-    """The share of the elements that count in the rows that are right; negative integers are padding."""
-    counted = torch.ones_like(answers, dtype=torch.bool) if answers.is_floating_point() else answers >= 0
+    """The share of the elements that count in the rows that are right; negative integers are padding, or NaN."""
+    counted = answers.isfinite() if answers.is_floating_point() else answers >= 0
     return float(counted[:right].sum() / counted.sum().clamp(min=1))
 
 

@@ -106,7 +106,8 @@ class OwnGradients(InspectedHypothesis):
         found = [faults.FROZEN_PART] if faults.name_trained_part(subject) else []
         context = subject.context_module
         if context and any(p.requires_grad for p in subject.model.get_submodule(context).parameters()):
-            found += [faults.DETACHED_CONTEXT, faults.PARTLY_DETACHED]
+            several = count_rows(subject.batch(0)) > 1
+            found += [faults.DETACHED_CONTEXT, *([faults.PARTLY_DETACHED] if several else [])]
         return tuple(found)
 
     def inspect(self, factory: ModelFactory, seed: int) -> InspectedModel:
@@ -151,7 +152,7 @@ class WatchedSteps:
         findings: the toolkit's findings above a note.
         graphless: number of steps whose loss has no graph.
         not_finite: steps whose loss is not finite.
-        cosines: cosines of the optimiser's gradient and that of the loss.
+        cosines: cosines of the optimiser's gradient and that of the loss; none if an update accumulates gradients.
         unused: names of modules that are never called and get no gradient.
         downhill: cosine of the first update and the negative gradient, by part.
     """
@@ -188,6 +189,7 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
     modules = dict(trial.model.named_modules())  # the others are parameters, which have no calls
     partial = [name for name in subject.approximate if name and name in modules]
     seen.unused = find_unused(trial)
+    accumulates = False
     with Monitor(
         root,
         trial.optimizers,
@@ -207,12 +209,14 @@ def _watch_steps(factory: ModelFactory, seed: int) -> WatchedSteps:
                 trial.update(loss)
             if expected is not None and not seen.not_finite:
                 _compare(seen, trial, expected, captured, before)
+            accumulates |= expected is not None and captured.calls < len(trial.optimizers)
             for part in parts:
                 covered = monitor.coverage(part)
                 if isinstance(covered, Absent):
                     seen.unknown.setdefault(part, covered.reason)
                 else:
                     seen.coverage.setdefault(part, []).append((number, float(covered)))
+        seen.cosines = [] if accumulates else seen.cosines  # a sum has another gradient by design
         seen.findings = [finding for finding in monitor.findings() if finding.severity is not Severity.NOTE]
     return seen
 
@@ -255,7 +259,9 @@ def _compare(
     before: dict[str, list[Tensor]],
 ) -> None:
     """Note how the optimiser's gradient, and in the first step the update, lie to the gradient of the loss."""
-    if captured.calls == len(trial.optimizers):  # an update that accumulates has another gradient by design
+    if captured.calls == len(
+        trial.optimizers
+    ):  # an update that does several steps has other gradients by design
         both = [(expected[key], captured.found[key]) for key in expected if key in captured.found]
         seen.cosines += [_cosine(*zip(*both, strict=True))] if both else []
     for part, weights in before.items():

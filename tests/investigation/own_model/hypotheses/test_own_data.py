@@ -236,6 +236,23 @@ def test_rows_without_labels_are_no_fault(padded: int) -> None:
     assert not failed(made) & {"own.label-rows", "own.step-rows", "own.unread-rows"}
 
 
+def test_answers_that_are_equally_likely_in_a_low_precision_are_read() -> None:
+    class Low(Toy):
+        def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+            return (0.2 * super().forward(demos, queries)).bfloat16()
+
+    assert failed(with_model(Low)) == set()
+    unread = with_model(Low, step=lambda model, rows: losses(model, rows)[-1])
+    assert "own.unread-rows" in failed(unread)
+
+
+def test_a_batch_of_one_row_has_no_control_by_other_rows() -> None:
+    one = factory(batch=lambda index: read_samples(torch.tensor([index % 64])), held_out=None)
+    names = [fault.name for fault in H5.list_faults(one.build(0))]
+    assert not {"shifted-labels", "mixed-rows"} & set(names)
+    assert failed(one) == set()
+
+
 def test_rows_that_repeat_without_ids_leave_the_held_out_rows_out_with_a_reason() -> None:
     """Held-out rows then agree with training rows by chance, and so do those of a control that leaks them."""
     made = factory(batch=lambda index: batch(index % 2), ids="", sample=None)

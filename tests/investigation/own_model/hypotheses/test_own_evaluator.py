@@ -10,9 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.hypotheses.own_evaluator import OwnEvaluator
 from etrm.investigation.own_model.model_factory import ModelFactory
-from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, with_model
+from tests.investigation.own_model.toy_adapter import (
+    LABELS,
+    Toy,
+    batch,
+    factory,
+    losses,
+    read_samples,
+    with_model,
+)
 
 H6 = OwnEvaluator()
 
@@ -131,6 +140,46 @@ def test_labels_may_have_another_length_in_each_batch() -> None:
     found = H6.inspect(made, 0)
     assert found.failed == []
     assert {check.row.item for check in found.checks} >= {"right-4", "right-32"}  # of every other batch
+
+
+def one_hot(rows: dict[str, Any]) -> dict[str, Any]:
+    return {**rows, "label": torch.nn.functional.one_hot(rows["label"], 4).float()}
+
+
+def by_class(index: int) -> dict[str, Any]:
+    """Batches of one class each, the last one first."""
+    label = 3 - index % 4
+    return read_samples(LABELS.eq(label).nonzero().flatten()[:8])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {
+            "batch": lambda index: one_hot(batch(index)),
+            "predict": lambda model, rows: raw(model, rows).argmax(-1),
+            "as_predictions": lambda answers: answers.argmax(-1),
+            "evaluate": lambda p, a: accuracy(p, a.argmax(-1)),
+        },
+        {
+            "batch": lambda index: {**batch(index), "label": (batch(index)["label"] > 1).float()},
+            "predict": lambda model, rows: (raw(model, rows)[:, 0] > 0).float(),
+            "evaluate": lambda p, a: accuracy(p > 0.5, a > 0.5),
+        },
+        {
+            "batch": by_class,
+            "predict": raw,
+            "as_predictions": lambda answers: torch.nn.functional.one_hot(answers, 4).float(),
+            "evaluate": lambda p, a: accuracy(p.argmax(-1), a),
+        },
+    ],
+    ids=["one-hot numbers", "two numbers", "batches of one class"],
+)
+def test_wrong_answers_are_wrong_for_any_form_of_labels(form: dict[str, Any]) -> None:
+    step = lambda model, rows: raw(model, rows).square().mean()  # noqa: E731
+    made = factory(**form, step=step, sample_losses=None, sample=None)
+    check_adapter(made)
+    assert failed(made) == set()
 
 
 def in_training_mode(model: nn.Module, rows: dict[str, Any]) -> Tensor:

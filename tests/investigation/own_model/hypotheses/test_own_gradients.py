@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,17 @@ from etrm.investigation.own_model.check_adapter import check_adapter
 from etrm.investigation.own_model.hypotheses.own_gradients import OwnGradients
 from etrm.investigation.own_model.investigate_model import investigate_model
 from etrm.investigation.own_model.model_factory import ModelFactory
+from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.records import Verdict
-from tests.investigation.own_model.toy_adapter import Toy, ZeroHead, factory, losses, with_model
+from tests.investigation.own_model.toy_adapter import (
+    Toy,
+    ZeroHead,
+    factory,
+    losses,
+    make_toy,
+    read_samples,
+    with_model,
+)
 
 H2 = OwnGradients()
 
@@ -51,6 +62,27 @@ class Sparse(Toy):
 def test_a_sparse_gradient_is_healthy() -> None:
     made = with_model(Sparse, optimizer=lambda model: torch.optim.SGD(model.parameters(), 0.1))
     assert H2.inspect(made, 0).failed == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_update_that_accumulates_gradients_is_healthy(first: int) -> None:
+    def make(seed: int) -> ModelUnderTest:
+        calls = itertools.count()
+
+        def update(model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+            loss.backward()
+            if next(calls) % 2 == first:
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return replace(make_toy(seed), update=update)
+
+    assert H2.inspect(ModelFactory(make, "toy"), 0).failed == []
+
+
+def test_a_batch_of_one_row_has_no_control_by_other_rows() -> None:
+    one = factory(batch=lambda index: read_samples(torch.tensor([index % 64])))
+    assert [fault.name for fault in H2.list_faults(one.build(0))] == ["frozen-part", "detached-context"]
 
 
 class Spare(Toy):
