@@ -18,7 +18,7 @@ COLOURS = 10
 """Number of colours of a grid, black (0) included."""
 BLACK = 0  # as in ARC
 LARGEST_COUNT = 30
-"""Largest number of cells that ``size`` tells apart."""
+"""Largest number of ``size``, which larger components have too."""
 MOST_GUARDS = 100
 """Largest number of learned predicates of a kind."""
 CELL = "x"
@@ -63,10 +63,12 @@ class MapKind:
     Attributes:
         numbers: lowest and highest value of each of its numbers.
         resizes: whether the painted grid may have another size than the grid that is read.
+        parts: places of the numbers of a part, each of which is below the number of parts that follows it.
     """
 
     numbers: tuple[tuple[int, int], ...] = ()
     resizes: bool = False
+    parts: tuple[int, ...] = ()
 
 
 _STEP, _COPIES, _PART = (-29, 29), (1, 30), (0, 29)
@@ -89,7 +91,7 @@ MAPS: Mapping[str, MapKind] = {
     "mirror": MapKind((_COPIES, _COPIES), resizes=True),
     "scale": MapKind((_COPIES, _COPIES), resizes=True),
     "shrink": MapKind((_COPIES, _COPIES), resizes=True),
-    "part": MapKind((_PART, _COPIES, _PART, _COPIES), resizes=True),
+    "part": MapKind((_PART, _COPIES, _PART, _COPIES), resizes=True, parts=(0, 2)),
     "crop": MapKind(resizes=True),
     "crop_to": MapKind(((0, COLOURS - 1),), resizes=True),
 }
@@ -112,17 +114,22 @@ class Map:
             raise FormulaError(
                 "formula.unknown-map", f"no map {self.name!r}", got=self.name, allowed=", ".join(MAPS)
             )
-        limits = MAPS[self.name].numbers
+        limits, parts = MAPS[self.name].numbers, MAPS[self.name].parts
         fits = len(limits) == len(self.numbers) and all(
             type(number) is int and low <= number <= high
             for number, (low, high) in zip(self.numbers, limits, strict=True)
         )
+        fits = fits and all(self.numbers[place] < self.numbers[place + 1] for place in parts)
         if not fits:
             raise FormulaError(
                 "formula.wrong-numbers",
                 f"map {self.name} cannot take these numbers",
                 got=", ".join(map(str, self.numbers)) or "none",
-                allowed=", ".join(f"{low} to {high}" for low, high in limits) or "none",
+                allowed=", ".join(
+                    f"{low} to {high}" + " and below the next one" * (place in parts)
+                    for place, (low, high) in enumerate(limits)
+                )
+                or "none",
             )
 
     @property

@@ -45,7 +45,10 @@ def maps(draw: st.DrawFn, resizes: bool | None = None) -> Map:
     names = [name for name, kind in MAPS.items() if resizes is None or kind.resizes == resizes]
     name = draw(st.sampled_from(names))
     limits = [(max(low, -3), min(high, _HIGH.get(name, 9))) for low, high in MAPS[name].numbers]
-    return Map(name, tuple(draw(st.integers(low, high)) for low, high in limits))
+    numbers = [draw(st.integers(low, high)) for low, high in limits]
+    for place in MAPS[name].parts:
+        numbers[place] %= numbers[place + 1]
+    return Map(name, tuple(numbers))
 
 
 @st.composite

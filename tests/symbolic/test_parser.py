@@ -117,6 +117,7 @@ def test_rules_as_text(text: str, rule: Rule) -> None:
         ("where colour(x, 10) paint 3", "formula.wrong-arguments", 7, "x, 10"),
         ("where true paint x.rotate", "formula.unknown-map", 20, "rotate"),
         ("where true paint x.tile(2)", "formula.wrong-numbers", 20, "2"),
+        ("where true paint x.part(2, 2, 0, 1)", "formula.wrong-numbers", 20, "2, 2, 0, 1"),
         ("where true paint 10", "formula.no-such-colour", 1, "10"),
         ("where edge(y) paint 3", "formula.free-variables", 1, "y"),
         ("where edge(x) paint x.crop", "formula.guarded-resize", 1, "the guard edge(x)"),
