@@ -199,7 +199,7 @@ class ShortRuns:
         for one, other in zip(control, treatment, strict=True):
             ends = [run.end for runs in self.made.values() for run in runs if run.seed == one.seed]
             best = min((end for end in ends if math.isfinite(end)), default=one.start)
-            reduction = max(one.start - best, LEAST_REDUCTION * abs(one.start), 1e-9)
+            reduction = max(one.start - best, LEAST_REDUCTION * abs(one.start)) or 1.0
             worst = [min(run.end, run.start) if math.isfinite(run.end) else run.start for run in (one, other)]
             effects.append((worst[0] - worst[1]) / reduction)
         before, after = (fmean(min(run.end, run.start) for run in runs) for runs in (control, treatment))

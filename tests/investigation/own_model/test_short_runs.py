@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from etrm.investigation.judgement import Judgement
+from etrm.investigation.own_model.context_edits import captured_inputs
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.hypotheses.own_capacity import (
     FreeContextReason,
@@ -37,9 +38,9 @@ from etrm.investigation.own_model.short_runs import (
     describe_gain,
     frame_losses,
 )
-from etrm.investigation.own_model.training_trial import TrainingChange
+from etrm.investigation.own_model.training_trial import TrainingChange, TrainingTrial
 from etrm.investigation.records import Verdict
-from tests.investigation.own_model.toy_adapter import Toy, batch, factory, with_model
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, read_samples, with_model
 
 RATES = ["rate-x0.01", "rate-x0.1", "rate-x10", "rate-x100"]
 
@@ -65,6 +66,12 @@ def test_a_gain_is_the_share_of_the_best_reduction_of_its_seed() -> None:
 def test_losses_below_zero_and_runs_that_diverge_are_compared_too() -> None:
     runs = make_runs({"one": [(1.0, math.inf), (0.0, -1.0)], "other": [(1.0, 0.0), (0.0, -2.0)]})
     assert runs.contrast("x", "", *runs.made.values()).effects == pytest.approx((1.0, 0.5))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_gains_do_not_depend_on_the_scale_of_the_loss(scale: float) -> None:
+    runs = make_runs({"one": [(scale, 0.8 * scale)] * 2, "other": [(scale, 0.6 * scale)] * 2})
+    assert runs.contrast("x", "", *runs.made.values()).effects == pytest.approx((0.5, 0.5))
 
 
 def test_where_nothing_learns_no_change_gains() -> None:
@@ -168,6 +175,26 @@ def test_free_contexts_fit_what_a_blind_module_cannot() -> None:
     seeing = ShortRuns(factory(steps=20), None, "short", (0, 1, 2))
     own, same = seeing.run(length=LONGER), seeing.run(around=same_contexts, name="same", length=LONGER)
     assert seeing.contrast("own", "", same, own).lower
+
+
+def test_contexts_are_replaced_in_batches_of_any_number_of_rows() -> None:
+    """As where the data ends with a short batch."""
+
+    def read(index: int) -> dict[str, Any]:
+        return read_samples(torch.arange(8 - index % 4))
+
+    trial = TrainingTrial(factory(batch=read), 0)
+    with free_contexts(trial) as choose:
+        for number in range(4):
+            choose(number)
+            trial.loss(0, trial.batch(number)).backward()
+        free = trial.optimizers[-1].param_groups[0]["params"]
+        assert all(table.grad is not None and bool(table.grad.any()) for table in free)
+    assert trial.model.get_submodule("encoder")._forward_hooks == {}
+    with same_contexts(trial) as choose, captured_inputs(trial.model, "decoder", 5) as seen:
+        choose(3)
+        trial.loss(0, trial.batch(3))
+    assert torch.allclose(seen[0][:, :8], seen[0][:1, :8].expand(5, 8))
 
 
 @pytest.mark.parametrize(("end", "gains"), [(0.1, False), (1.2, True)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 
 import torch
@@ -20,7 +20,7 @@ from etrm.investigation.hypotheses.hypothesis import Statement
 from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.adapter_functions import compute_loss
 from etrm.investigation.own_model.batch_rows import count_rows
-from etrm.investigation.own_model.context_edits import captured_contexts, edited_context
+from etrm.investigation.own_model.context_edits import Edit, captured_contexts, edited_context
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
 from etrm.investigation.own_model.hypotheses.own_context import OwnContext
 from etrm.investigation.own_model.hypotheses.own_data import names_pairs
@@ -194,28 +194,37 @@ def leave_open_without_pairs(judgement: Judgement, subject: ModelUnderTest) -> J
 @contextmanager
 def free_contexts(trial: TrainingTrial) -> Iterator[Callable[[int], None]]:
     """Replace the context by a free one for each row of each batch, trained with the rest of the model."""
-    subject = trial.subject
     tables = [nn.Parameter(_read_context(trial, trial.batch(number))) for number in range(BATCHES)]
     rate = RATE * (
         float(torch.cat([table.detach().flatten() for table in tables]).square().mean().sqrt()) or 1.0
     )
     trial.optimizers = [*trial.optimizers, torch.optim.Adam(tables, rate)]
-    current = [0]
-    edit: Callable[[Tensor], Tensor] = lambda context: tables[current[0]].expand_as(context)  # noqa: E731
-
-    def choose(number: int) -> None:
-        current[0] = number
-
-    with edited_context(trial.model, subject.context_module, len(tables[0]), edit):
+    with _edited_by_batch(trial, [(len(table), table.expand_as) for table in tables]) as choose:
         yield choose
 
 
 @contextmanager
 def same_contexts(trial: TrainingTrial) -> Iterator[Callable[[int], None]]:
     """Give every row the mean context of its batch."""
-    rows = count_rows(trial.batch(0))
-    with edited_context(trial.model, trial.subject.context_module, rows, average_rows):
-        yield lambda number: None
+    rows = [count_rows(trial.batch(number)) for number in range(BATCHES)]
+    with _edited_by_batch(trial, [(count, average_rows) for count in rows]) as choose:
+        yield choose
+
+
+@contextmanager
+def _edited_by_batch(
+    trial: TrainingTrial, edits: Sequence[tuple[int, Edit]]
+) -> Iterator[Callable[[int], None]]:
+    """Edit the context of each batch by its own number of rows and edit, from when the batch is chosen."""
+    chosen = ExitStack()
+
+    def choose(number: int) -> None:
+        chosen.close()
+        rows, edit = edits[number]
+        chosen.enter_context(edited_context(trial.model, trial.subject.context_module, rows, edit))
+
+    with chosen:
+        yield choose
 
 
 @torch.no_grad()
