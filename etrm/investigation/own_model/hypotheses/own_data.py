@@ -142,7 +142,7 @@ class OwnData(InspectedHypothesis):
         batches = [subject.batch(index) for index in range(BATCHES)]
         found = InspectedModel(
             (
-                *_check_content(subject, batches),
+                *_check_content(probe, batches),
                 *_check_origin(subject, batches),
                 *check_order(probe, batch),
                 *_check_labels_read(probe, batch),
@@ -188,13 +188,11 @@ def _content_keys(subject: ModelUnderTest, batch: RowBatch) -> list[str]:
     return [key for key in list_tensor_keys(batch) if key != subject.ids]
 
 
-def _check_content(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[CheckedRow]:
-    """What can be read from the batches alone."""
-    rows = sum(map(count_rows, batches))
+def _check_content(probe: LossProbe, batches: list[RowBatch]) -> Iterator[CheckedRow]:
+    """What can be read from the batches, and for labels that are not finite from their loss."""
+    subject, rows = probe.subject, sum(map(count_rows, batches))
     n, keys = f"{rows} rows of {len(batches)} batches", _content_keys(subject, batches[0])
-    bad = sum(
-        int((~torch.isfinite(b[key])).sum()) for b in batches for key in keys if b[key].is_floating_point()
-    )
+    bad = sum(_count_not_finite(probe, b, keys) for b in batches)
     yield CheckedRow(NOT_FINITE.expect_none(bad, n), f"{bad} numbers of the batches are not finite")
     if subject.labels:
         distinct = len({hash for b in batches for hash in hash_rows(b, [subject.labels])})
@@ -215,6 +213,14 @@ def _check_content(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator
     if subject.held_out is not None:
         yield _check_held_out(subject, batches, keys, n)
         yield from _check_shown(subject, batches)
+
+
+def _count_not_finite(probe: LossProbe, batch: RowBatch, keys: list[str]) -> int:
+    """The numbers that are not finite, without labels that are masked ones: with them the loss is finite."""
+    bad = {key: int((~batch[key].isfinite()).sum()) for key in keys if batch[key].is_floating_point()}
+    if bad.get(probe.subject.labels) and math.isfinite(probe.step_loss(batch)):
+        del bad[probe.subject.labels]
+    return sum(bad.values())
 
 
 def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list[str], n: str) -> CheckedRow:

@@ -236,6 +236,27 @@ def test_rows_without_labels_are_no_fault(padded: int) -> None:
     assert not failed(made) & {"own.label-rows", "own.step-rows", "own.unread-rows"}
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_labels_that_are_no_numbers_are_a_fault_unless_the_loss_leaves_them_out(masked: bool) -> None:
+    def with_gaps(index: int) -> dict[str, Any]:
+        targets = batch(index)["query"].clone()
+        targets[::3, 1] = torch.nan
+        return {**batch(index), "label": targets}
+
+    def fit(model: nn.Module, rows: dict[str, Any]) -> Tensor:
+        gaps = (model(rows["demos"], rows["query"])[:, :3] - rows["label"]).square()
+        return gaps.nanmean(1) if masked else gaps.mean(1)
+
+    made = factory(
+        batch=with_gaps,
+        step=lambda model, rows: fit(model, rows).mean(),
+        sample_losses=fit,
+        sample=None,
+        held_out=None,
+    )
+    assert ("own.inputs-not-finite" in failed(made)) is not masked
+
+
 def test_answers_that_are_equally_likely_in_a_low_precision_are_read() -> None:
     class Low(Toy):
         def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
