@@ -19,6 +19,7 @@ from benchmarks.family.learner import CLASSES, FamilyArm, FamilyModel, FamilySte
 from benchmarks.family.search_context import search_contexts
 from etrm.batch import IGNORE
 from etrm.data.rules import SIDES, draw_rule_tasks, parse_rule_id
+from etrm.errors import ArgumentError
 
 ALL_SIDES = range(SIDES[0], SIDES[1] + 1)
 WARM_UP = 300
@@ -78,7 +79,11 @@ class Feed:
         self._stock: dict[int, tuple[DrawnTasks, int]] = {}
 
     def take(self, side: int) -> DrawnTasks:
-        """Return the next tasks of a side, which were never returned before."""
+        """Return the next tasks of a side, which were never returned before.
+
+        Raises:
+            ArgumentError: too few candidates are tasks to fill a batch.
+        """
         rows = self.budget.rows
         stock, first = self._stock.get(side, (None, 0))
         if stock is None or first + rows > len(stock):
@@ -86,6 +91,11 @@ class Feed:
             self.shares = torch.where(shares > 0, 0.5 * self.shares + 0.5 * shares, self.shares).clamp(
                 min=0.05
             )
+            if len(stock) < rows:
+                raise ArgumentError(
+                    "family.too-few-candidates",
+                    f"{self.budget.candidates} candidates gave {len(stock)} tasks, and a batch has {rows}",
+                )
             order = torch.randperm(len(stock), device=stock.kinds.device, generator=self.episodes.generator)
             stock = stock.rows(order)
             first = 0

@@ -11,6 +11,7 @@ from benchmarks.family import __main__ as program
 from benchmarks.family import training
 from benchmarks.family.device_episodes import NAMES, DeviceEpisodes
 from benchmarks.family.training import Budget, Feed, load_evaluation, train_arm
+from etrm.errors import ArgumentError
 from tests.benchmarks.family.test_device_episodes import CPU, held_out
 
 
@@ -23,6 +24,13 @@ def test_no_task_is_fed_twice_and_combinations_are_balanced() -> None:
     shares = torch.bincount(torch.cat([tasks.kinds for tasks in taken[20:]]), minlength=len(NAMES)) / 2000
     assert shares.min() > 0.05
     assert shares.max() < 0.2
+
+
+def test_candidates_that_fill_no_batch_are_refused() -> None:
+    episodes = DeviceEpisodes(held_out(), torch.Generator().manual_seed(0))
+    feed = Feed(episodes, Budget(1.0, rows=100, candidates=100), torch.ones(len(NAMES)))
+    with pytest.raises(ArgumentError, match="100"):
+        feed.take(3)
 
 
 def test_evaluation_tasks_are_those_of_the_family() -> None:
