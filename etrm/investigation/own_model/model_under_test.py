@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,9 +27,9 @@ def make_default_optimizer(model: nn.Module) -> Optimizer:
 
 
 def read_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module's state by name; other entries, as of ``get_extra_state``, are left out."""
+    """The tensors of a module's state by name, without other entries and those that have no values yet."""
     state = module.state_dict(keep_vars=True)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor) and not is_lazy(value)}
 
 
 class _BackwardReached(BaseException):

@@ -188,7 +188,14 @@ class _ScaledRates:
 
 def _make_clipping(norm: float):  # type: ignore[no-untyped-def]  # a hook of torch, which annotates it
     def clip(optimizer: Optimizer, args: object, kwargs: object) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, norm)
+        members = (p for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in members if p.grad is not None]
+        numbers = (
+            g.coalesce().values() if g.is_sparse else g for g in gradients
+        )  # torch's own takes no sparse one
+        size = sum(float(values.abs().double().square().sum()) for values in numbers) ** 0.5
+        if size > norm:
+            for gradient in gradients:
+                gradient.mul_(norm / (size + 1e-6))
 
     return clip

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from etrm.investigation.own_model.training_trial import UNCHANGED, TrainingChange, TrainingTrial
-from tests.investigation.own_model.toy_adapter import factory
+from tests.investigation.own_model.toy_adapter import Toy, factory, with_model
 
 RATE, FACTOR, OF_CONTEXT = 1e-2, 10.0, 0.1
 
@@ -85,3 +85,21 @@ def test_moments_are_kept_over_steps_with_changed_rates() -> None:
 
     changed = train(TrainingChange("rate", "", rate=FACTOR), RATE)
     torch.testing.assert_close(changed, train(UNCHANGED, FACTOR * RATE))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_of_any_layout_are_clipped_to_their_joint_norm(sparse: bool) -> None:
+    class Table(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(2, 3, sparse=sparse)
+
+        def forward(self, demos: Tensor, queries: Tensor) -> Tensor:
+            return super().forward(demos, queries + self.table((queries[:, 0] > 0).long()))
+
+    made = with_model(Table, optimizer=lambda model: SGD(model.parameters(), 1.0))
+    trial = TrainingTrial(made, 0, TrainingChange("clip", "", clip_norm=1e-3))
+    before = [p.detach().clone() for p in trial.model.parameters()]
+    trial.step(0, trial.batch(0))
+    moves = [(p.detach() - old).flatten() for p, old in zip(trial.model.parameters(), before, strict=True)]
+    assert float(torch.cat(moves).norm()) == pytest.approx(1e-3, rel=1e-3)

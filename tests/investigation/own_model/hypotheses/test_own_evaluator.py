@@ -122,8 +122,17 @@ class WithVersion(Toy):
         pass
 
 
-def test_a_state_may_have_more_than_tensors() -> None:
-    assert failed(with_model(WithVersion)) == set()
+class Lazy(Toy):
+    """Its decoder has no weights before the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.LazyLinear(4)
+
+
+@pytest.mark.parametrize("kind", [WithVersion, Lazy])
+def test_a_state_may_have_more_than_tensors_with_values(kind: type[Toy]) -> None:
+    assert failed(with_model(kind)) == set()
 
 
 def test_labels_may_have_another_length_in_each_batch() -> None:
