@@ -206,5 +206,5 @@ def _find_stage(checked: CheckedStep) -> dict[str, float]:
     stage = rows.stage_at(checked.before.step, checked.model.halt.max_steps if checked.fixed_time else 1)
     return {
         "stage_side": curriculum[stage].max_side,
-        "replayed": rows.stage_of(checked.step.bucket) < stage,
+        "replayed": int(rows.stage_of(checked.step.bucket) < stage),
     }
