@@ -53,6 +53,7 @@ class SlopeCheck(InspectionFacts):
         tensors: number of encoder tensors.
         outside: number of tensors that the loss has a gradient for and no optimiser updates, in any part of the model
             or outside of it.
+        meant: number of tensors that an encoder from outside freezes itself, which may be meant.
     """
 
     claimed: float
@@ -60,6 +61,7 @@ class SlopeCheck(InspectionFacts):
     frozen: int
     tensors: int
     outside: int = 0
+    meant: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -118,16 +120,22 @@ def check_slope(config: Config) -> SlopeCheck | None:
         first = _take_first_step(config, {})
         weights, gradient = first.weights, first.gradient
         length = _compute_norm(gradient)
-        frozen = 0 if config.model.own_encoder else len(weights) - len(gradient)
+        own = config.model.own_encoder
+        counts = {
+            "frozen": 0 if own else len(weights) - len(gradient),
+            "tensors": len(weights),
+            "outside": first.outside,
+            "meant": first.fixed if own else 0,
+        }
         if not length:
-            return SlopeCheck(0.0, 0.0, frozen, len(weights), first.outside)
+            return SlopeCheck(0.0, 0.0, **counts)
         for share in STRIDES:
             stride = (share * _compute_norm(weights) or FIRST_STRIDE) / length
             change = _measure_change(config, first, stride)
             if max(abs(change), 2 * stride * length**2) >= RESOLUTION * abs(first.loss):
                 slope = change / (2 * stride * length)
-                return SlopeCheck(length, slope, frozen, len(weights), first.outside)
-        return SlopeCheck(length, None, frozen, len(weights), first.outside)
+                return SlopeCheck(length, slope, **counts)
+        return SlopeCheck(length, None, **counts)
     except NonFiniteError:
         return None
 
@@ -163,12 +171,16 @@ def _choose_settings(config: Config) -> Changes:
 
 @dataclass(frozen=True)
 class _FirstStep:
-    """The encoder's weights and gradients, as the optimiser gets them, and the loss, of a step that updates nothing."""
+    """The encoder's weights and gradients, as the optimiser gets them, and the loss, of a step that updates nothing.
+
+    ``outside`` counts tensors that no optimiser updates, ``fixed`` those of the encoder that take no gradient.
+    """
 
     weights: dict[str, Tensor]
     gradient: dict[str, Tensor]
     loss: float
     outside: int
+    fixed: int = 0
 
 
 def _take_first_step(config: Config, changed: dict[str, Tensor]) -> _FirstStep:
@@ -198,7 +210,8 @@ def _take_first_step(config: Config, changed: dict[str, Tensor]) -> _FirstStep:
             parameter.copy_(changed.get(name, parameter))
     weights = {name: p.detach().clone() for name, p in encoder.named_parameters()}
     loss = float(trainer.train_step()["loss"])
-    return _FirstStep(weights, gradient, loss, len({id(tensor) for tensor in outside}))
+    fixed = sum(not p.requires_grad for p in encoder.parameters())
+    return _FirstStep(weights, gradient, loss, len({id(tensor) for tensor in outside}), fixed)
 
 
 def _find_untrained(loss: Tensor, trainer: Trainer) -> list[Tensor]:

@@ -223,7 +223,11 @@ def judge_steps(
     if not facts.finite:
         words = f"Some logged numbers were not finite {scope}."
         return Judgement(Verdict.ERROR, (RunReason.NOT_FINITE,), words)
-    return judge_inspection(facts, f"{capitalise(facts.words)} {scope}.")
+    words = capitalise(facts.words)
+    if steepest is not None and steepest.meant:
+        words += f"; but {steepest.meant} of its {steepest.tensors} tensors are frozen by the encoder itself, which "
+        words += "counts as intended"
+    return judge_inspection(facts, f"{words} {scope}.")
 
 
 def _judge_control(run: LoadedRun, what: str) -> ControlOutcome:
@@ -329,7 +333,12 @@ def _make_slope_rows(steepest: SlopeCheck | None, seeds: int) -> tuple[EvidenceR
         return (row,)
     return (
         row,
-        FROZEN_TENSORS.expect_none(steepest.frozen, n, threshold=f"0 of {steepest.tensors}"),
+        FROZEN_TENSORS.expect_none(
+            steepest.frozen,
+            n,
+            threshold=f"0 of {steepest.tensors}",
+            note=f"without {steepest.meant} that the encoder freezes itself" if steepest.meant else "",
+        ),
         IN_NO_OPTIMIZER.expect_none(steepest.outside, n),
     )
 

@@ -88,10 +88,11 @@ class GradientFacts(InspectionFacts):
             words = (
                 f"encoder coverage {mean} on average over {self.steps} steps, because the variant leaves out "
             )
-            words += f"{self.left_out:.0%} of the contexts at random; every other row trains it, and every tensor moves"
+            words += f"{self.left_out:.0%} of the contexts at random; every other row trains it, and every trainable "
+            words += "tensor moves"
             return [VerdictReason(GradientReason.ROWS_LEFT_OUT, words)]
         low = format_value(self.coverage_low, ".2f")
-        words = f"encoder coverage {low} on every one of {self.steps} steps, and every tensor moves"
+        words = f"encoder coverage {low} on every one of {self.steps} steps, and every trainable tensor moves"
         return [VerdictReason(GradientReason.EVERY_STEP_TRAINS, words)]
 
 

@@ -103,12 +103,12 @@ def test_an_encoder_from_outside_may_freeze_a_tensor(
 ) -> None:
     def take(config: Config, changed: dict[str, torch.Tensor]) -> _FirstStep:
         weights = {"pretrained": torch.ones(1), "w": changed.get("w", torch.ones(1))}
-        return _FirstStep(weights, {"w": torch.ones(1)}, float(weights["w"]), 0)
+        return _FirstStep(weights, {"w": torch.ones(1)}, float(weights["w"]), 0, fixed=1)
 
     monkeypatch.setattr(gradient_check, "_take_first_step", take)
     found = check_slope(smoke(model={"encoder": {"kind": kind}}))
     assert found is not None
-    assert (found.frozen, found.tensors) == (frozen, 2)
+    assert (found.frozen, found.meant, found.tensors) == (frozen, 1 - frozen, 2)
 
 
 def odd(change: Callable[[RecursiveModel], None], monkeypatch: pytest.MonkeyPatch) -> Config:
