@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from etrm.config import NO_CURRICULUM, Config, with_settings
+from etrm.config.code_names import is_rules
 from etrm.data import Episodes, Sample
+from etrm.data.sources import PINNED
 from etrm.data.splits import Leakage, find_leakage
 from etrm.data.tokens import FIRST_COLOUR, VOCAB
 from etrm.errors import NonFiniteError
@@ -87,6 +89,7 @@ class DataFacts(InspectionFacts):
         queries: number of queries.
         ends: number of checks whether a row ends, one for each row and ACT step.
         wrong_ends: number of checks where it ends or continues contrary to its halting logit and the maximum.
+        known_source: whether the tasks are published or of this package, so that their answers are right.
     """
 
     read: RowProvenance
@@ -99,6 +102,7 @@ class DataFacts(InspectionFacts):
     queries: int
     ends: int
     wrong_ends: int
+    known_source: bool = True
 
     @property
     def mismatched_labels(self) -> bool:
@@ -143,6 +147,8 @@ class DataFacts(InspectionFacts):
             found.append(VerdictReason(DataReason.UNEVEN, words))
         words = f"all {self.read.rows} rows and {self.read.demos} demonstrations have the grids of their tasks under "
         words += "one augmentation, labels stay with their rows, and no task leaks"
+        if not self.known_source:
+            words += "; whether the outputs that the source gives are right is not checked"
         return found or [VerdictReason(DataReason.SOUND, words)]
 
 
@@ -172,6 +178,7 @@ def inspect_data(config: Config) -> DataFacts:
         queries=len(trainer.episodes.queries),
         ends=len(ends),
         wrong_ends=ends.count(False),
+        known_source=used.data.source in PINNED or is_rules(used.data.source),
     )
 
 

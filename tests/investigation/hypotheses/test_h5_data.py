@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,15 @@ def test_a_healthy_subject_has_nothing_wrong() -> None:
     assert facts.read.rows >= h5.ROWS
     assert facts.loss == facts.loss_garbled
     assert facts.codes == (h5.DataReason.SOUND,)
+    assert facts.known_source
+
+
+def test_the_answers_of_a_source_from_outside_are_not_vouched_for(tmp_path: Path) -> None:
+    for colour in range(8):
+        pairs = [{"input": [[colour]] * size, "output": [[9 - colour]] * size} for size in (1, 2, 3)]
+        (tmp_path / f"{colour}.json").write_text(json.dumps({"train": pairs[:2], "test": pairs[2:]}))
+    facts = h5.inspect_data(with_settings(smoke(), data={"source": str(tmp_path)}))
+    assert (facts.holds, facts.known_source) == (False, False)
 
 
 @pytest.mark.parametrize(
