@@ -39,6 +39,7 @@ class OwnModelReason(StrEnum):
     SOUND = "own.sound"
     INPUT_MISSING = "own.input-missing"
     ROWS_REPEAT = "own.rows-repeat"
+    LABELS_ARE_INPUTS = "own.labels-are-inputs"
     ADAPTER_REFUSED = "own.adapter-refused"
 
 

@@ -72,6 +72,7 @@ ID_CONTENT = Metric("own.id-content", "ids with several contents", Direction.LOW
 ORIGIN = Metric("own.sample-origin", "rows whose {item} is not that of their sample", Direction.LOWER)
 OVERLAP = Metric("own.held-out-rows", "held-out rows that are trained on", Direction.LOWER)
 CLASSES = Metric("own.distinct-labels", "distinct labels", Direction.HIGHER)
+COPIES = Metric("own.labels-in-input", "whether the labels are not the input {item}", Direction.EQUAL)
 DEMONSTRATIONS = Metric("own.distinct-demonstrations", "distinct demonstrations", Direction.HIGHER)
 SHOWN = Metric(
     "own.answers-shown",
@@ -198,6 +199,7 @@ def _check_content(probe: LossProbe, batches: list[RowBatch]) -> Iterator[Checke
         distinct = len({hash for b in batches for hash in hash_rows(b, [subject.labels])})
         row = CLASSES.row(distinct, threshold=">= 2", passed=distinct > 1, n=n)
         yield CheckedRow(row, f"all {rows} rows have the same labels")
+        yield from _check_copies(subject, batches, keys, n)
     if subject.demonstrations:
         hashes = [hash for b in batches for hash in hash_rows(b, list(subject.demonstrations))]
         row = DEMONSTRATIONS.row(len(set(hashes)), threshold=">= 2", passed=len(set(hashes)) > 1, n=n)
@@ -221,6 +223,25 @@ def _count_not_finite(probe: LossProbe, batch: RowBatch, keys: list[str]) -> int
     if bad.get(probe.subject.labels) and math.isfinite(probe.step_loss(batch)):
         del bad[probe.subject.labels]
     return sum(bad.values())
+
+
+def _check_copies(
+    subject: ModelUnderTest, batches: list[RowBatch], keys: list[str], n: str
+) -> Iterator[CheckedRow]:
+    """Say so if the labels are an input: right in an autoencoder, and a target shifted by one place elsewhere."""
+    for key in keys:
+        if key != subject.labels and all(_are_copies(b[subject.labels], b[key]) for b in batches):
+            absent = f"the labels are the input {key!r}, which is right only if the model should reproduce it"
+            row = COPIES.row(NotMeasured(absent=absent), threshold="", n=n, item=key)
+            yield CheckedRow(row, left_out=OwnModelReason.LABELS_ARE_INPUTS)
+
+
+def _are_copies(labels: Tensor, given: Tensor) -> bool:
+    """Whether a tensor has the value of the labels at every place; integers below 0 are padding."""
+    if labels.shape != given.shape or labels.dtype != given.dtype:
+        return False
+    same = labels == given
+    return bool((same if labels.is_floating_point() else same | (labels < 0)).all())
 
 
 def _check_held_out(subject: ModelUnderTest, batches: list[RowBatch], keys: list[str], n: str) -> CheckedRow:

@@ -267,6 +267,15 @@ def test_answers_that_are_equally_likely_in_a_low_precision_are_read() -> None:
     assert "own.unread-rows" in failed(unread)
 
 
+def test_labels_that_are_an_input_are_reported_and_decide_nothing() -> None:
+    """An autoencoder has such labels, and so has a language model whose targets are not shifted."""
+    copied = factory(batch=lambda index: batch(index) | {"text": batch(index)["label"]}, held_out=None)
+    found = H5.inspect(copied, 0)
+    assert found.failed == []
+    assert OwnModelReason.LABELS_ARE_INPUTS in found.judge().codes
+    assert OwnModelReason.LABELS_ARE_INPUTS not in H5.inspect(factory(), 0).judge().codes
+
+
 def test_a_batch_of_one_row_has_no_control_by_other_rows() -> None:
     one = factory(batch=lambda index: read_samples(torch.tensor([index % 64])), held_out=None)
     names = [fault.name for fault in H5.list_faults(one.build(0))]
