@@ -25,6 +25,7 @@ from etrm.investigation.own_model.hypotheses.own_capacity import (
 )
 from etrm.investigation.own_model.hypotheses.own_dynamics import (
     OwnDynamics,
+    describe_scale,
     judge_changes,
     list_changes,
     run_changes,
@@ -40,7 +41,7 @@ from etrm.investigation.own_model.short_runs import (
 )
 from etrm.investigation.own_model.training_trial import TrainingChange, TrainingTrial
 from etrm.investigation.records import Verdict
-from tests.investigation.own_model.toy_adapter import Toy, batch, factory, read_samples, with_model
+from tests.investigation.own_model.toy_adapter import Toy, batch, factory, losses, read_samples, with_model
 
 RATES = ["rate-x0.01", "rate-x0.1", "rate-x10", "rate-x100"]
 
@@ -149,6 +150,14 @@ def test_changes_are_those_that_the_adapter_allows() -> None:
     assert names == [*RATES, "clip-1", "batch-x2", "context-rate-x0.1"]
     allowed = factory(clip_norm=1.0, schedule=lambda optimizer: None, context_module="").build(0)
     assert [change.name for change in list_changes(allowed)][-2:] == ["no-schedule", "no-clipping"]
+
+
+@pytest.mark.parametrize(("factor", "shown"), [(1.0, ""), (1.5, ""), (-0.1, ""), (1 / 32, "0.031")])
+def test_a_loss_of_another_size_than_its_rows_is_described(factor: float, shown: str) -> None:
+    made = factory(step=lambda model, rows: factor * losses(model, rows).mean(), sample_losses=losses)
+    found = describe_scale(made.build(0))
+    assert shown in found
+    assert bool(shown) is bool(found)
 
 
 def test_batches_of_other_lengths_are_not_joined() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
+from math import inf
 
 from etrm.errors import EtrmError
 from etrm.evaluation.statistics import FULL_SEEDS
@@ -17,6 +19,7 @@ from etrm.investigation.judgement import CommonReason, Judgement
 from etrm.investigation.own_model.batch_rows import can_join
 from etrm.investigation.own_model.healthy_reference import REFERENCE
 from etrm.investigation.own_model.hypotheses.inspected_hypothesis import OwnHypothesis, OwnModelSession
+from etrm.investigation.own_model.loss_probe import LossProbe
 from etrm.investigation.own_model.model_under_test import ModelUnderTest
 from etrm.investigation.own_model.short_runs import (
     BATCHES,
@@ -36,6 +39,8 @@ from etrm.investigation.result import HypothesisResult
 
 LOWERED = TrainingChange("rate-lowered", "every learning rate times 0.000001", rate=1e-6)
 """The fault of the positive control: too low also where the user's rates are a thousand times too high."""
+SCALE = 2.0
+"""Largest factor between a step's loss and the mean of its rows that dropout or a regulariser may explain."""
 GAIN = Metric("own.dynamics-loss", "training loss: {item}", Direction.LOWER)
 
 
@@ -82,6 +87,7 @@ class OwnDynamics(OwnHypothesis):
             controls = _judge_healthy(session.healthy_runs), _judge_lowered(session.runs, runs)
         session.progress("H4", len(changes) + 2, len(changes) + 2)
         judgement = judge_changes(comparison, controls)
+        judgement = replace(judgement, sentence=judgement.sentence + describe_scale(session.subject))
         own = [run for arm in runs for run in arm]
         return self.statement.decided(
             judgement,
@@ -100,6 +106,20 @@ class OwnDynamics(OwnHypothesis):
             series=tuple(run.curve() for run in own),
             wall_s=round(time.perf_counter() - began, 1),
         )
+
+
+def describe_scale(subject: ModelUnderTest) -> str:
+    """A sentence about a step's loss that is another than the mean of the rows; nothing if it is about the mean.
+
+    A constant factor is no fault by itself, because it may be meant, and some optimisers undo it.
+    """
+    if subject.sample_losses is None:
+        return ""
+    probe, batch = LossProbe(subject), subject.batch(0)
+    whole, mean = probe.step_loss(batch, unmixed=True), float(probe.sample_losses(batch).mean())
+    if not (0 < whole < inf and 0 < mean < inf) or 1 / SCALE <= whole / mean <= SCALE:
+        return ""
+    return f" The loss of a step is {whole / mean:.2g} times the mean of the sample losses."
 
 
 def list_changes(subject: ModelUnderTest) -> list[TrainingChange]:
