@@ -38,7 +38,7 @@ from etrm.reference.training.context_steps import (
 )
 from etrm.reference.training.stages.differences import dither
 from etrm.reference.training.stages.model_pass import SAMPLES
-from etrm.training.context_fit import PosedDemos, fit_contexts
+from etrm.training.context_fit import FittedContexts, PosedDemos, fit_contexts
 from etrm.training.scoring.adaptation import adapt
 from etrm.training.scoring.context_search import ContextSearch, SearchedAnswer
 from etrm.training.scoring.fitted_scores import choose_votes
@@ -242,9 +242,15 @@ def _compare_search(trainer: Trainer, tasks: Sequence[Task], config: Config) -> 
 
 
 def _compare_starts(trainer: Trainer, samples: Sequence[Sample], config: Config) -> list[Departure]:
-    """Compare the first contexts of searches, which a search returns if any loss is low enough to stop at once."""
-    stopping = with_settings(config, evaluate={"search": {"steps": STEPS, "stop_loss": ANY_LOSS}})
-    found = ContextSearch(trainer.model, stopping, trainer.tasks).search(samples)
+    """Compare the first contexts of searches, which a search returns if any loss is low enough to stop at once.
+
+    Each sample is a batch of its own: so few would be a single one, which shows nothing that goes wrong later.
+    """
+    stopping = with_settings(
+        config, evaluate={"batch_size": RESTARTS, "search": {"steps": STEPS, "stop_loss": ANY_LOSS}}
+    )
+    found = _search_in_turn(ContextSearch(trainer.model, stopping, trainer.tasks), samples)
+    contexts = torch.cat([one.context for one in found])
     weights = {name: value.float() for name, value in _copy_weights(trainer.model).items()}
     rows = [SearchedRow(sample.name, plain_row(sample)) for sample in samples]
 
@@ -253,12 +259,25 @@ def _compare_starts(trainer: Trainer, samples: Sequence[Sample], config: Config)
 
     wanted, name = start(weights), "first context of a search"
     departed = _depart_beyond_rounding(
-        {name: _find_farthest(found.context, wanted)},
+        {name: _find_farthest(contexts, wanted)},
         lambda seed: {name: _find_farthest(start(_dither(weights, seed)), wanted)},
         limit=EXACT,
     )
-    taken = found.steps.tolist()
+    taken = [steps for one in found for steps in one.steps.tolist()]
     return [*departed, *_depart("steps of a search", float(max(taken)), 0.0, f"{taken}")]
+
+
+def _search_in_turn(search: ContextSearch, samples: Sequence[Sample]) -> list[FittedContexts]:
+    """The contexts from which each sample is answered, in batches of one sample."""
+    calls, find = list[FittedContexts](), search.search
+
+    def record(shown: Sequence[Sample]) -> FittedContexts:
+        calls.append(find(shown))
+        return calls[-1]
+
+    search.search = record  # type: ignore[method-assign]
+    places = [place for answers in search.answer_in_turn(samples, samples) for place in answers]
+    return [calls[places.index(place)] for place in range(len(samples))]
 
 
 def _find_farthest(real: Tensor, wanted: Tensor) -> float:

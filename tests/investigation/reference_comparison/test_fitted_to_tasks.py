@@ -209,6 +209,18 @@ def test_searches_with_the_same_noise_are_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("searched_only")
+def test_a_later_batch_with_the_demonstrations_of_the_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, first = ContextSearch._answer, dict[ContextSearch, Sequence[Any]]()
+
+    def answer_first(self: ContextSearch, samples: Sequence[Any], shown: Sequence[Any]) -> list[Any]:
+        return answer(self, samples, first.setdefault(self, shown)[: len(samples)])
+
+    monkeypatch.setattr(ContextSearch, "_answer", answer_first)
+    [found] = fit()
+    assert (found.stage, found.tensor) == (PipelineStage.ANSWERS, "first context of a search")
+
+
+@pytest.mark.usefixtures("searched_only")
 def test_answers_in_another_order_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = ContextSearch.answer
 
