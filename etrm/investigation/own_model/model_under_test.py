@@ -100,7 +100,8 @@ class ModelUnderTest:
         update: function (model, optimizer, loss) that does backward, clipping, step and zero_grad; if it is missing,
             the usual ones are done, with ``clip_norm``.
         clip_norm: largest norm of the gradient in the usual update; None for no clipping.
-        schedule: function of the optimiser that returns a scheduler, which steps after each update.
+        schedule: function of the optimiser that returns a scheduler, which steps after each update. H4 also trains
+            without it, so ``update`` must not need it.
         context_module: name of the submodule whose output is the context of each row.
         context_consumer: name of the submodule that receives the context.
         frozen: names of submodules or parameters that are frozen on purpose, such as a mask that is kept as one.
