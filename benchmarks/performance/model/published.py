@@ -104,9 +104,10 @@ def _verdict(timings: Sequence[Timing]) -> str:
 
 
 def _setting(config: Config, tasks: int) -> str:
-    model = config.model
+    model, rows = config.model, config.train.batch_size
+    samples = "one sample" if rows == 1 else f"{rows} samples"
     return (
-        f"A step is forward, loss, backward and AdamW on {config.train.batch_size} samples of {tasks} ARC-AGI-1 "
+        f"A step is forward, loss, backward and AdamW on {samples} of {tasks} ARC-AGI-1 "
         f"training tasks, 900 query tokens and 10 pairs of 1,800 tokens each; D {model.hidden_size}, "
         f"{model.num_heads} heads, {model.H_cycles} H x {model.L_cycles} L cycles; "
         f"{config.train.precision}, not compiled. All rows compute the same outputs, to rounding."
