@@ -28,7 +28,7 @@ from reports.pages.sections import (
     section,
     seeds,
 )
-from reports.pages.standing import explained_by, marks, place
+from reports.pages.standing import explained_by, is_selected, marks, place
 from reports.words import MEANINGS, verdict_words
 
 
@@ -139,6 +139,12 @@ def _note_explanation(result: Result, key: str) -> str:
         return ""
     pages = name_pages(result)[0]
     name = link(escape(other), pages[other]) if other in pages else escape(other)
+    if not is_selected(result, other):
+        return paragraph(
+            f"This verdict may be **explained by {name}**, which was not selected: the fault on that page alone would "
+            "produce the measurements on this page. So this hypothesis is not considered as the root cause until that "
+            "one is tested."
+        )
     return paragraph(
         f"This verdict is **explained by {name}**: the fault on that page alone produces the measurements on this "
         "page, so this hypothesis is not considered as the root cause. Fix the other fault first, then measure again."

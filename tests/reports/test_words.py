@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from etrm.investigation.evidence.table import Effect
+from etrm.investigation.judgement import CommonReason
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.result import CauseCode, ReferenceResult, Result
 from etrm.reference.departure import PipelineStage
@@ -294,6 +295,16 @@ def test_what_is_explained_names_what_explains_it_with_a_link(example: Result) -
     assert "[H2](h2.md)" in hypothesis_page(example, "H3", ())
     assert f"(**VALIDATED**) {marks(example, 'H3')}" in index_page(example, *name_pages(example))
     assert marks(example, "H3") in printed(example, width=120)
+
+
+def test_what_was_not_selected_explains_only_perhaps(example: Result) -> None:
+    """The page named H2 as the explanation although nobody had tested it."""
+    skipped = example.hypotheses["H2"].replace(verdict=Verdict.NOT_RUN, codes=(CommonReason.NOT_SELECTED,))
+    found = example.replace(hypotheses=example.hypotheses | {"H2": skipped})
+    assert marks(found, "H3") == "(perhaps explained by H2)"
+    assert marks(example, "H3") == "(explained by H2)"
+    pages = [" ".join(hypothesis_page(one, "H3", ()).split()) for one in (found, example)]
+    assert [re.findall(r"explained by \[H2\]\(h2.md\)\*\*(.)", page) for page in pages] == [[","], [":"]]
 
 
 def test_a_run_that_two_parts_share_costs_once(example: Result) -> None:
