@@ -68,11 +68,11 @@ def find_root_cause(hypotheses: Mapping[str, HypothesisResult]) -> RootCause:
     tested = [hypothesis.id for hypothesis in found if hypothesis.verdict is not Verdict.NOT_RUN]
     if not tested:
         return RootCause(None, None, CauseCode.NOT_TESTED, "No hypothesis was selected.")
-    for id, other in find_unselected_causes(hypotheses).items():
-        words = (
-            f"{id} is {hypotheses[id].verdict.value}, but {other}, which was not selected, may be the reason."
-        )
-        return RootCause(None, None, CauseCode.UNTESTED, f"{words} {hypotheses[id].sentence}")
+    if unselected := find_unselected_causes(hypotheses):
+        id, other = next(iter(unselected.items()))
+        words = f"{id} is {hypotheses[id].verdict.value}, but {other}, which was not selected, may be the "
+        words += f"reason. {hypotheses[id].sentence}"
+        return RootCause(None, None, CauseCode.UNTESTED, words)
     left_open = [hypothesis.id for hypothesis in found if hypothesis.verdict is Verdict.INCONCLUSIVE]
     undecided = f"; undecided: {', '.join(left_open)}" if left_open else ""
     words = f"No root cause among the tested hypotheses ({', '.join(tested)}){undecided}."

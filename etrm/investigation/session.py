@@ -69,7 +69,7 @@ class Investigation:
     def takes_decoder(self) -> bool:
         """Whether the model can start from the weights of a TRM: it has an encoder, and its core has these weights.
 
-        Code from outside that makes no model is taken to; the run that fails says why.
+        If code from outside makes no model, the answer is yes: the run that fails says why.
         """
         model = self.subject.model
         if not model.own_variant:

@@ -225,8 +225,8 @@ def judge_steps(
         return Judgement(Verdict.ERROR, (RunReason.NOT_FINITE,), words)
     words = capitalise(facts.words)
     if steepest is not None and steepest.meant:
-        words += f"; but {steepest.meant} of its {steepest.tensors} tensors are frozen by the encoder itself, which "
-        words += "counts as intended"
+        words += f"; the encoder itself freezes {steepest.meant} of its {steepest.tensors} tensors, which counts as "
+        words += "intended"
     return judge_inspection(facts, f"{words} {scope}.")
 
 

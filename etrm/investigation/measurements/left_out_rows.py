@@ -61,8 +61,8 @@ def count_left_out_rows(config: Config) -> LeftOutRows:
         EtrmError: the model cannot be built.
     """
     trainer = Trainer(with_settings(config, monitor={"enabled": False}, train={"decoder": None}))
-    model = trainer.model.train()
-    assert model.encoder is not None
+    model, encoder = trainer.model.train(), trainer.model.encoder
+    assert encoder is not None
     batch = make_batch(model, training_queries(trainer)[:ROWS])
 
     def answer(draw: int, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -71,7 +71,7 @@ def count_left_out_rows(config: Config) -> LeftOutRows:
         def hook(module: object, args: object, output: Encoded) -> Any:
             return replace(output, context=change(output.context))
 
-        handle = model.encoder.register_forward_hook(hook)  # type: ignore[union-attr]
+        handle = encoder.register_forward_hook(hook)
         try:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(draw)
@@ -79,7 +79,7 @@ def count_left_out_rows(config: Config) -> LeftOutRows:
         finally:
             handle.remove()
 
-    reached, cut = torch.zeros(DRAWS, batch.size, dtype=torch.bool), torch.zeros(DRAWS, batch.size).bool()
+    by_draw: list[tuple[Tensor, Tensor]] = []
     for draw in range(DRAWS):
         leaves: list[Tensor] = []
 
@@ -94,11 +94,11 @@ def count_left_out_rows(config: Config) -> LeftOutRows:
         arrives = torch.zeros_like(depends)
         if logits.requires_grad:
             loss = logits.square().sum()
-            found = torch.autograd.grad(loss, leaves, allow_unused=True)
-            for gradient in found:
+            for gradient in torch.autograd.grad(loss, leaves, allow_unused=True):
                 if gradient is not None:
                     arrives |= gradient.abs().flatten(1).amax(1) > 0
-        reached[draw], cut[draw] = depends, depends & ~arrives
+        by_draw.append((depends, depends & ~arrives))
+    reached, cut = (torch.stack(rows) for rows in zip(*by_draw, strict=True))
     return LeftOutRows(
         rows=reached.numel(),
         left_out=int((~reached).sum()),

@@ -190,10 +190,9 @@ def _make_clipping(norm: float):  # type: ignore[no-untyped-def]  # a hook of to
     def clip(optimizer: Optimizer, args: object, kwargs: object) -> None:
         members = (p for group in optimizer.param_groups for p in group["params"])
         gradients = [p.grad for p in members if p.grad is not None]
-        numbers = (
-            g.coalesce().values() if g.is_sparse else g for g in gradients
-        )  # torch's own takes no sparse one
-        size = sum(float(values.abs().double().square().sum()) for values in numbers) ** 0.5
+        # Only the values of sparse gradients have a norm in torch.
+        values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+        size = float(torch.nn.utils.get_total_norm(values))
         if size > norm:
             for gradient in gradients:
                 gradient.mul_(norm / (size + 1e-6))

@@ -361,10 +361,8 @@ def _check_origin(subject: ModelUnderTest, batches: list[RowBatch]) -> Iterator[
             for key, value in own.items():
                 if isinstance(value, Tensor) and key in b:
                     loaded = to_host(b[key][place])
-                    same = torch.equal(
-                        to_host(value).to(loaded.dtype), loaded
-                    )  # a loader may convert numbers
-                    wrong[key] = wrong.get(key, 0) + (not same)
+                    own_value = to_host(value).to(loaded.dtype)  # a loader may convert numbers
+                    wrong[key] = wrong.get(key, 0) + (not torch.equal(own_value, loaded))
     for key, count in wrong.items():
         row = ORIGIN.expect_none(count, f"{rows} rows", item=key)
         yield CheckedRow(row, f"in {count} of {rows} rows, {key!r} is that of another sample")

@@ -259,9 +259,8 @@ def _compare(
     before: dict[str, list[Tensor]],
 ) -> None:
     """Note how the optimiser's gradient, and in the first step the update, lie to the gradient of the loss."""
-    if captured.calls == len(
-        trial.optimizers
-    ):  # an update that does several steps has other gradients by design
+    # An update that does several steps has other gradients by design.
+    if captured.calls == len(trial.optimizers):
         both = [(expected[key], captured.found[key]) for key in expected if key in captured.found]
         seen.cosines += [_cosine(*zip(*both, strict=True))] if both else []
     for part, weights in before.items():
