@@ -199,7 +199,7 @@ STAGES: tuple[StageRow, ...] = (
     ),
     *_rows(
         "model/layers.py",
-        *((function, "", "context core") for function in ("rms_norm", "*.forward", "_turn")),
+        *((function, "", "context core") for function in ("rms_norm", "*.forward")),
         ("Rotation.__call__", "", "context core"),
         ("Residual.*", "", "context core"),
         ("RotaryPositions.__init__", "rates", "context core"),
@@ -208,7 +208,6 @@ STAGES: tuple[StageRow, ...] = (
         ("multi_head", "", "context core"),
         ("attend", "", "context core"),
         ("cast_for_attention", "", "context core"),
-        ("_Rotate.backward", "", "gradient"),
     ),
     *_rows("model/lengths.py", ("*", "", "context")),
     *(
