@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -102,7 +102,10 @@ def _interruptions_wait() -> Iterator[None]:
 
 
 def start_workers(
-    workers: int, prepare: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+    workers: int,
+    prepare: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+    imported: Sequence[str] = (),
 ) -> WorkerPool:
     """Return a pool of processes that import torch once between them.
 
@@ -114,8 +117,9 @@ def start_workers(
             now.
         prepare: a function that is called once in every worker.
         arguments: the arguments of ``prepare``, pickled once; all workers share the memory of their arrays.
+        imported: names of modules that the server imports too, unless it runs already.
     """
-    context = _context()
+    context = _context(imported)
     if prepare is None:
         return WorkerPool(workers, context, _begin, (dict(os.environ),))
     shared = write_shared(arguments)
@@ -124,11 +128,11 @@ def start_workers(
     return pool
 
 
-def _context() -> BaseContext:
+def _context(imported: Sequence[str]) -> BaseContext:
     if sys.platform != "linux":  # there is no fork, or libraries of the system do not survive it
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch"])
+    context.set_forkserver_preload(["torch", *imported])
     _start_server()
     return context
 

@@ -123,6 +123,23 @@ def test_ctrl_c_does_not_reach_the_server_while_it_imports() -> None:
     assert signal.SIGINT not in of_its_parent
 
 
+IMPORTS = """
+import json
+from etrm.process_pool import start_workers
+
+if __name__ == "__main__":
+    with start_workers(1, imported=["wave", "no_such_module"]) as pool:
+        print(json.dumps(pool.submit(eval, "'wave' in __import__('sys').modules").result()))
+"""
+"""Prints whether a worker has a module that its server imported; one that does not exist changes nothing."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks the workers on Linux alone")
+def test_a_worker_has_what_the_server_imported() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
+    assert (json.loads(done.stdout), done.stderr) == (True, "")
+
+
 INTERRUPTED = """
 import os, signal, sys, threading
 from etrm.process_pool import end_workers, start_workers

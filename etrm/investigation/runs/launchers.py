@@ -16,6 +16,8 @@ from etrm.errors import ConfigError, Interrupted
 from etrm.process_pool import start_workers
 
 LAUNCHERS = ("processes", "local", "slurm")
+_IMPORTED = "etrm.investigation.runs.measured_run", "torch._dynamo"
+"""Modules that every run needs, which take two to three seconds to import; optimisers import the second."""
 
 
 class Attempt(Protocol):
@@ -178,7 +180,7 @@ class _Processes(_Futures):
 @contextmanager
 def processes(jobs: int) -> Iterator[Executor]:
     """Processes of this machine."""
-    with start_workers(jobs, _heed_stop) as pool:
+    with start_workers(jobs, _heed_stop, imported=_IMPORTED) as pool:
         yield _Processes(pool)
 
 

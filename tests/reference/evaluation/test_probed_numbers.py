@@ -33,8 +33,12 @@ def test_the_probe_of_an_encoder_is_the_reference(kind: str) -> None:
 def test_other_contexts_and_rows_are_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     probe = observer._probe_batch
     roll = torch.Tensor.roll
+
+    def roll_by_column(tensor: torch.Tensor, shifts: int, dims: int) -> torch.Tensor:
+        return roll(tensor, shifts, dims=dims or 1)
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch.Tensor, "roll", lambda tensor, shift, dims: roll(tensor, shift, dims=dims + 1))
+        patch.setattr(torch.Tensor, "roll", roll_by_column)
         assert [one.tensor for one in compare()] == ["logged probe.loss_shuffled"]
     monkeypatch.setattr(observer, "_probe_batch", lambda state: probe(state).select(torch.arange(3)))
     found = compare()
