@@ -119,7 +119,7 @@ def start_workers(
         arguments: the arguments of ``prepare``, pickled once; all workers share the memory of their arrays.
         imported: names of modules that the server imports too, unless it runs already.
     """
-    context = _context(imported)
+    context = prepare_server(imported)
     if prepare is None:
         return WorkerPool(workers, context, _begin, (dict(os.environ),))
     shared = write_shared(arguments)
@@ -128,7 +128,14 @@ def start_workers(
     return pool
 
 
-def _context(imported: Sequence[str]) -> BaseContext:
+def prepare_server(imported: Sequence[str] = ()) -> BaseContext:
+    """Start the server that forks workers, unless it runs, and return the context of its processes.
+
+    The first worker waits for the imports of the server, so a server that is started early saves that time.
+
+    Args:
+        imported: names of modules that it imports in addition to torch.
+    """
     if sys.platform != "linux":  # there is no fork, or libraries of the system do not survive it
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

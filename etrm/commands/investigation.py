@@ -110,6 +110,9 @@ def investigate(
     input, 3 if a verdict is ERROR, 130 if interrupted (the same command resumes).
     """
     from etrm.errors import ConfigError
+    from etrm.investigation.runs.launchers import prepare_processes
+
+    prepare_processes()  # first, because the imports below take seconds too
     from etrm.investigation.experiments.frozen_decoder import run as frozen
     from etrm.investigation.hypotheses.hypothesis_registry import load_hypothesis
     from etrm.investigation.run import choose

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from etrm.errors import ConfigError, Interrupted
-from etrm.process_pool import start_workers
+from etrm.process_pool import prepare_server, start_workers
 
 LAUNCHERS = ("processes", "local", "slurm")
 _IMPORTED = "etrm.investigation.runs.measured_run", "torch._dynamo"
@@ -175,6 +175,11 @@ class _Processes(_Futures):
         super().stop(attempts)
         for process in multiprocessing.active_children():
             process.terminate()  # SIGTERM: the trainer saves a checkpoint of the current step
+
+
+def prepare_processes() -> None:
+    """Start to import what the processes of this machine need, while the caller does something else."""
+    prepare_server(_IMPORTED)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -187,6 +189,31 @@ def test_workers_end_at_a_stop_whatever_they_do(tmp_path: Path) -> None:
     late.cancel()
     assert ended.exists()
     assert [type(attempt.exception()) for attempt in busy] == [Interrupted, type(None)]
+
+
+PREPARED = """
+import sys
+from etrm.investigation.runs.launchers import prepare_processes, processes
+
+def check():
+    wanted = {"etrm.investigation.runs.measured_run", "torch._dynamo"}
+    assert wanted <= sys.modules.keys(), wanted - sys.modules.keys()
+
+if __name__ == "__main__":
+    prepare_processes()
+    assert "torch" not in sys.modules
+    with processes(1) as executor:
+        print(executor.submit(check).exception())
+"""
+"""Prints None if a worker has imported what a run needs before its first call, and its parent has not."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a server forks the workers on Linux alone")
+def test_workers_have_imported_what_a_run_needs(tmp_path: Path) -> None:
+    (tmp_path / "prepared.py").write_text(PREPARED)
+    command = [sys.executable, str(tmp_path / "prepared.py")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("None\n", "")
 
 
 def test_a_stop_of_an_idle_worker_ends_its_next_call_alone() -> None:
