@@ -50,7 +50,7 @@ from diagnostics.rules.families.gradients.task_terms import TERM001
 from diagnostics.rules.rule import learners
 from diagnostics.selection import innermost
 from diagnostics.testing.failure import CheckFailed
-from diagnostics.testing.output_assertions import assert_sample_independence, find_place_dependence
+from diagnostics.testing.output_assertions import COMPETE, assert_sample_independence, find_place_dependence
 from diagnostics.testing.trials import nudge, untouched
 
 Step = Callable[[nn.Module, Any], Any]
@@ -96,7 +96,8 @@ def run_checks(
     mixing: list[Finding] = []
     if independence and calls and all(each.rule != STATE001.id for each in found):
         mixing = _check_independence(model, *calls[-1], samples=samples, watched=watched)
-        found = explain_by_probes(mixing, found)
+        notes = [each for each in mixing if each.severity <= Severity.NOTE]  # these explain nothing
+        found = [*explain_by_probes([each for each in mixing if each not in notes], found), *notes]
     if known and not mixing:  # or each row depends on others anyhow
         found += check_pairing(model, step, batches[-1], optimizers, samples)
     return found
@@ -300,7 +301,10 @@ def _check_independence(
             moved = find_place_dependence(model, [args, kwargs], forward=forward, watch=list(watched))
             return [] if moved is None else [replace(moved, severity=Severity.WARNING)]
         except CheckFailed as failed:
-            return [replace(each, severity=Severity.WARNING) for each in failed.findings]
+            return [
+                replace(each, severity=Severity.NOTE if each.code == COMPETE.code else Severity.WARNING)
+                for each in failed.findings
+            ]
         except (ToolkitError, RuntimeError):
             return []  # the samples are equal, or the model cannot run on its own or with one sample less
     return []

@@ -109,6 +109,23 @@ class StepRecord:
         read = any(module in sources for other, sources in self.into.items() if other != module)
         return bool(feeders) and not read and all(self._is_covered(each) for each in feeders)
 
+    def is_one_of_several(self, module: str) -> bool:
+        """Whether each sample trains equally many, but not all, of a list of modules of one class: a choice of them.
+
+        Their shares of the samples then add up to a whole number, and differ.
+        """
+        path, kind = module.rpartition(".")[0], self.kinds.get(module)
+        alike = [
+            each.coverage
+            for name, each in self.modules.items()
+            if path and name.rpartition(".")[0] == path and self.kinds.get(name) == kind
+        ]
+        known = [each for each in alike if not isinstance(each, Absent)]
+        if len(known) < len(alike) or all(each == known[0] for each in known):
+            return False
+        total = sum(known[1:], known[0])
+        return any(abs(total - chosen) < 1e-6 for chosen in range(1, len(known)))
+
     def _is_covered(self, module: str) -> bool:
         coverage = self.modules[module].coverage if module in self.modules else 0.0
         return not isinstance(coverage, Absent) and coverage >= 1.0

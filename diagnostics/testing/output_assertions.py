@@ -56,6 +56,12 @@ STEPS_ARE_SAMPLES = Cause(
     " that the one before it left: {operation}",
     remedy="Make the layer with batch_first=True, or exchange the first two dimensions of its input.",
 )
+COMPETE = Cause(
+    "samples-compete",
+    "samples influence each other by a choice alone, as where they compete for a place in an expert: a small change of"
+    " one changes no other",
+    remedy="Nothing, if samples are to compete. If not, look for topk(), sort() or argmax() over the batch dimension.",
+)
 LEAK001 = Rule(
     "LEAK001",
     CRITICAL,
@@ -64,11 +70,12 @@ LEAK001 = Rule(
     "Look for batch statistics (BatchNorm in training mode), reductions and softmax over the batch"
     " dimension, and reshapes that mix it with another.",
     source="assertion",
-    causes=(MIXES_SAMPLES, PLACE_IN_BATCH, RETURNS_SORTED, OVER_SAMPLES, STEPS_ARE_SAMPLES),
+    causes=(MIXES_SAMPLES, PLACE_IN_BATCH, RETURNS_SORTED, OVER_SAMPLES, STEPS_ARE_SAMPLES, COMPETE),
     arguments="assert_sample_independence",
     what="`assert_sample_independence`, or the probe `SampleIndependence`: replacing one sample changed the"
     " output of the model, or of a watched module, for another one, by more than the tolerance. An audit"
-    " also tests whether a sample's output depends on its place in the batch. A monitor sees recurrent layers that"
+    " also tests whether a sample's output depends on its place in the batch, and has a note if a small change of a"
+    " sample changes no other. A monitor sees recurrent layers that"
     " read the samples as time: the next tokens, or the one output that counts of each sample, are in dimension 1.",
     why="Test scores then depend on the batch, and labels can leak.",
     example="BatchNorm in training mode; a softmax over the batch dimension.",
@@ -77,6 +84,8 @@ LEAK001 = Rule(
 )
 FAMILY = Family(140, "Samples and contexts", (LEAK001,))
 _SEED = 0  # the same for every pass, so that dropout draws alike
+_LITTLE = 0.01  # of the way to another sample: it seldom changes an order
+_ALMOST_NONE = 1e-5  # of the full change; a smooth influence gives about _LITTLE
 _SEEN = 8  # numbers of a row by which equal rows are looked for
 
 
@@ -110,12 +119,14 @@ def assert_sample_independence(
     with untouched(model):
         before = _outputs(model, judged, forward, inputs, batch)
         worst: dict[str, tuple[float, int, int]] = {}
+        donors: dict[int, int] = {}
         reordered: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
         orders: set[str] = set()
         changes = 0
         for changed, donor in _swaps(inputs, batch, tries):
             after = _outputs(model, judged, forward, _replaced(inputs, changed, donor), batch)
             changes += 1
+            donors[changed] = donor
             for name in before.keys() & after.keys():
                 size, row = _leak(before[name], after[name], changed)
                 places = _find_places(before[name], after[name], tolerance) if size > tolerance else None
@@ -130,13 +141,19 @@ def assert_sample_independence(
         for name, sizes in reordered.items():
             if name not in orders:  # no row moves but that of a changed sample, at another's place
                 worst[name] = max(worst[name], *sizes)
+        leaking = [name for name in before if name in worst and worst[name][0] > tolerance]
+        by_choice = bool(leaking) and all(each.is_floating_point() for each in tensors_in(inputs))
+        for changed in {worst[name][1] for name in leaking} if by_choice else ():
+            little = _replaced(inputs, changed, donors[changed], _LITTLE)
+            after = _outputs(model, judged, forward, little, batch)
+            left = {name: _leak(before[name], after[name], changed)[0] for name in leaking if name in after}
+            by_choice &= all(size <= _ALMOST_NONE * worst[name][0] for name, size in left.items())
     if not changes:
         raise InvalidValue(
             "assertions.equal-samples", "all samples of the batch are equal: give a batch of different ones"
         )
     before = {name: rows for name, rows in before.items() if name in worst}
     _require_output(before, batch)
-    leaking = [name for name in before if worst[name][0] > tolerance]
     if not leaking and _OUTPUT in orders:
         message = "the model returns the samples in an order that depends on them"
         raise CheckFailed([failure(LEAK001, "", message, 1.0, tolerance, RETURNS_SORTED)], "")
@@ -148,7 +165,7 @@ def assert_sample_independence(
         )
         rows = [(name, f"{worst[name][0]:.3g}", "yes" if name in leaking else "no") for name in before]
         table = text_table(("module, in order of execution", "change of other samples", "leaks"), rows)
-        cause = MIXES_SAMPLES.of(module=leaking[0])
+        cause = COMPETE if by_choice else MIXES_SAMPLES.of(module=leaking[0])
         raise CheckFailed([failure(LEAK001, _name(leaking[0]), message, size, tolerance, cause)], table)
 
 
@@ -289,10 +306,12 @@ def _swaps(inputs: Any, batch: int, tries: int) -> Iterator[tuple[int, int]]:
                 break
 
 
-def _replaced(value: Any, changed: int, donor: int) -> Any:
+def _replaced(value: Any, changed: int, donor: int, share: float = 1.0) -> Any:
+    """The inputs with one sample moved to another by a share of the way; below 1 for floating-point inputs."""
+
     def replaced(tensor: Tensor) -> Tensor:
         copy = tensor.detach().clone()
-        copy[changed] = tensor[donor]
+        copy[changed] = tensor[donor] if share == 1.0 else tensor[changed].lerp(tensor[donor], share)
         return copy
 
     return map_tensors(value, replaced)
@@ -307,10 +326,13 @@ def _outputs(
     batch: int,
     seed: int = _SEED,
 ) -> dict[str, Tensor]:
-    """(B, elements) of each module's first call and of the output, in order of execution; float64."""
+    """(B, elements) of each module's first call and of the output, in order of execution; float64.
+
+    Each call starts from the same buffers: a model may keep a state that depends on the samples.
+    """
     found: dict[str, Tensor] = {}
-    torch.manual_seed(seed)
-    with _hooked(judged, lambda name, output: found.setdefault(name, _rows(output, batch))):
+    with untouched(model), _hooked(judged, lambda name, output: found.setdefault(name, _rows(output, batch))):
+        torch.manual_seed(seed)
         if forward is not None:
             output = forward(inputs)
         else:

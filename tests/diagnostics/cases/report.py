@@ -42,6 +42,7 @@ GROUPS: Mapping[str, Sequence[Case]] = {
     "retried": (*faults.retried.CASES, *programs.RETRIED),
     "threads": (*faults.threads.CASES, *programs.THREADS),
     "reread": faults.reread.CASES,
+    "fields": faults.fields.CASES,
 }
 PROGRAMS = {
     **healthy.audited.PROGRAMS,
@@ -56,6 +57,7 @@ PROGRAMS = {
     **healthy.variations.PROGRAMS,
     **healthy.libraries.PROGRAMS,
     **healthy.threads.PROGRAMS,
+    **healthy.fields.PROGRAMS,
 }
 """Healthy programs that are audited too."""
 HEALTHY = {**healthy.training_loops.USES, **healthy.latest.USES, **healthy.variations.USES}
@@ -238,6 +240,7 @@ _TITLES = {
     "retried": "Variations of the missed kinds of these",
     "threads": "From reports and questions in public threads",
     "reread": "Variations of these kinds, after their rules",
+    "fields": "One fault from each of sixteen fields",
 }
 _HEAD = """\
 # Cases
@@ -334,6 +337,12 @@ that follow from the same fault.""",
     "reread": """\
 Written when the rules of the group above were finished, and run once, for twelve kinds. One program replaces one
 that torch itself refused. clouds-multiplied-to-one is missed: it adds rows up by a product of matrices.""",
+    "fields": """\
+Written without reading the rules. The first answer of size-without-gradient was widened by the code that names it.
+One fix had a false alarm at first, samples that compete for places in experts, and 2 of the 17 healthy programs.
+Eight misses may be meant, or are correct for other data: slope-of-each-pixel, one-draw-for-all, frames-not-hidden,
+ends-unread, end-is-padding, prototypes-by-position, fields-share-rows and queue-stays. noise-by-column raises an
+error for batches of another size.""",
     "healthy": """\
 Calls without gradient inside a recursion have to be declared with `expect_partial`, and towers that are one encoder
 with `expect_tied`. A dropout that stays on in evaluation on purpose (MODE004) looks like one that ignores the mode.""",

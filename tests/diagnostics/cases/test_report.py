@@ -239,7 +239,7 @@ def test_a_report_to_a_library_is_named_and_its_fix_is_quiet(case: Case) -> None
     assert verdict == ("missed" if case.name in UNSEEN_IN_LIBRARIES else "named")
 
 
-@pytest.mark.parametrize("case", mark([*GROUPS["threads"], *GROUPS["reread"]]))
+@pytest.mark.parametrize("case", mark([*GROUPS["threads"], *GROUPS["reread"], *GROUPS["fields"]]))
 def test_a_report_in_public_is_named_and_its_fix_is_quiet(case: Case) -> None:
     def run(made: dict[str, Any]) -> Sequence[Finding]:
         return programs.audit_program(made, to_end=False) if "script" in made else run_audit(made)
@@ -252,6 +252,23 @@ def test_a_report_in_public_is_named_and_its_fix_is_quiet(case: Case) -> None:
 UNSEEN_IN_THREADS: dict[str, Verdict] = {
     "weights-stacked-apart": "partly",  # a finding for each of its members
     "clouds-multiplied-to-one": "missed",
+    # may be meant
+    "slope-of-each-pixel": "missed",
+    "one-draw-for-all": "missed",
+    "frames-not-hidden": "missed",
+    "ends-unread": "missed",
+    "end-is-padding": "missed",
+    "prototypes-by-position": "missed",
+    "fields-share-rows": "missed",
+    "queue-stays": "missed",
+    # not seen yet
+    "noise-by-column": "missed",
+    "unlabelled-is-last": "missed",
+    "classes-by-view-of-target": "missed",
+    "second-slope-of-relu": "missed",
+    "edges-by-view": "missed",
+    "normaliser-set-again": "partly",
+    "capacity-by-score": "partly",
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diagnostics import audit
 from diagnostics.testing.failure import CheckFailed
 from diagnostics.testing.output_assertions import (
+    COMPETE,
     LEAK001,
     MIXES_SAMPLES,
     PLACE_IN_BATCH,
@@ -159,3 +160,46 @@ def test_a_sample_whose_result_is_not_a_number_is_no_influence() -> None:
     hidden = torch.zeros(6, 3, dtype=torch.bool)
     hidden[2] = True
     assert_sample_independence(Reader(), (torch.randn(6, 3, 4), hidden), watch=["attend"])
+
+
+class Places(nn.Module):
+    """Keeps the three highest results, and multiplies them with the largest if asked to."""
+
+    def __init__(self, by_largest: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.by_largest = nn.Linear(4, 1), by_largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.layer(x)
+        found = found * torch.zeros(len(x), 1).index_fill(0, found[:, 0].topk(3).indices, 1.0)
+        return found * found.max() if self.by_largest else found
+
+
+@pytest.mark.parametrize(("by_largest", "code"), [(False, COMPETE.code), (True, MIXES_SAMPLES.code)])
+def test_samples_that_compete_for_places_are_told_from_those_that_mix(by_largest: bool, code: str) -> None:
+    torch.manual_seed(2)
+    with pytest.raises(CheckFailed) as failed:
+        assert_sample_independence(Places(by_largest), torch.randn(B, 4))
+    assert [each.code for each in failed.value.findings] == [code]
+
+
+class Remembers(nn.Module):
+    """Adds the mean of the samples of all earlier calls."""
+
+    before: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("before", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x + self.before
+        self.before.add_(x.mean(0))
+        return found
+
+
+def test_a_state_of_earlier_calls_is_no_influence_between_samples() -> None:
+    model = Remembers()
+    assert_sample_independence(model, torch.randn(B, 4))
+    assert not model.before.any()

@@ -22,7 +22,7 @@ def find_wasted_rows(record: StepRecord, options: Values) -> Iterator[Observatio
         alike = all(other.coverage == module.coverage for _, other in learners(record))
         if alike and len(record.modules) > 1 and record.never < module.waste:
             continue  # the loss leaves out other samples in each step: COV001
-        if record.related or record.is_head_of_some(name):
+        if record.related or record.is_head_of_some(name) or record.is_one_of_several(name):
             continue  # COV001 has a note
         if module.waste >= options["above"]:
             message = f"{name}: {{value}} of the samples that it computed got no gradient back"

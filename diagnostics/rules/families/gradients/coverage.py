@@ -61,6 +61,10 @@ OTHER_TERM = Cause(
     "for some samples only the loss reads its result; the modules before it are trained by all samples,"
     " through other terms",
 )
+ONE_OF_SEVERAL = Cause(
+    "one-of-several",
+    "each sample trains as many modules of this list as every other sample: each chooses from them, as from experts",
+)
 _CAUSES = (
     LOSS_WITHOUT_GRADIENT,
     PART_OF_BATCH,
@@ -74,6 +78,7 @@ _CAUSES = (
     SKIPPED,
     RELATED,
     OTHER_TERM,
+    ONE_OF_SEVERAL,
     UNKNOWN,
 )
 """Includes those that an assertion can name, which judges a single step."""
@@ -122,6 +127,8 @@ def _meant(record: StepRecord, seen: Observation) -> Observation | None:
         return replace(seen, key="met", severity=NOTE)
     if seen.cause is SAMPLES_CUT and record.is_head_of_some(seen.module):
         return replace(seen, key="other-term", severity=NOTE, cause=OTHER_TERM)
+    if seen.cause is SAMPLES_CUT and record.is_one_of_several(seen.module):
+        return replace(seen, key="one-of-several", severity=NOTE, cause=ONE_OF_SEVERAL)
     return None
 
 
@@ -196,11 +203,11 @@ COV001 = Rule(
     causes=_CAUSES,
     what="Less than half of the samples in the loss have a non-zero gradient through the module, on 60 % of the"
     " recorded steps since it first ran. A note for nodes of a graph, for a head whose other samples train"
-    " the modules before it, and if each step leaves out other samples.",
+    " the modules before it, for modules that samples choose from, and if each step leaves out other samples.",
     why="The decoder lowers the loss without the module, so the loss curve looks healthy.",
     example="`context = torch.where(reset, encoder(x), cache)`: one row of 50 resets and trains the encoder,"
     " coverage 0.02.",
-    false_alarms='A mixture of experts, where each expert sees its share by design: `ignore=["COV001:experts.*"]`.',
+    false_alarms='Experts that take equally many tokens, each a part of the samples: `ignore=["COV001:experts.*"]`.',
     explains=LITTLE_USED | {"DRIFT001"},
     spreads="backward",
     rank=80,
@@ -220,7 +227,16 @@ COV002 = Rule(
         ),
     },
     "below",
-    causes=(LOSS_WITHOUT_GRADIENT, PART_OF_BATCH, SAMPLES_CUT, RELATED, OTHER_TERM, ZERO_AT_START, UNKNOWN),
+    causes=(
+        LOSS_WITHOUT_GRADIENT,
+        PART_OF_BATCH,
+        SAMPLES_CUT,
+        RELATED,
+        OTHER_TERM,
+        ONE_OF_SEVERAL,
+        ZERO_AT_START,
+        UNKNOWN,
+    ),
     what="Coverage stays between one half and one. A note in the same cases as COV001.",
     why="It may always be the same samples that are left out.",
     example="A mask that drops one sample in four before the loss reads the module's output.",

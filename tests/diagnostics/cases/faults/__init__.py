@@ -2,6 +2,7 @@
 
 from tests.diagnostics.cases.faults import (
     domains,
+    fields,
     forum,
     further,
     held,
@@ -24,6 +25,7 @@ from tests.diagnostics.cases.faults import (
 
 __all__ = [
     "domains",
+    "fields",
     "forum",
     "further",
     "held",

@@ -3,6 +3,7 @@
 from tests.diagnostics.cases.healthy import (
     audited,
     domains,
+    fields,
     forum,
     held,
     kept,
@@ -20,6 +21,7 @@ from tests.diagnostics.cases.healthy import (
 __all__ = [
     "audited",
     "domains",
+    "fields",
     "forum",
     "held",
     "kept",

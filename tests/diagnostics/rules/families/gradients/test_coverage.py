@@ -64,3 +64,22 @@ def test_the_only_module_that_learns_may_meet_other_samples_in_each_step(
             model.zero_grad()
     above = {each.severity.name for each in monitor.findings() if each.severity.name != "NOTE"}
     assert (severity in above) if severity else not above
+
+
+@pytest.mark.parametrize(("cut", "severity"), [(False, Severity.NOTE), (True, Severity.CRITICAL)])
+def test_modules_that_each_sample_chooses_one_of_are_a_note(cut: bool, severity: Severity) -> None:
+    """Cut, the shares of the samples add up to no whole number."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict(
+        {"branches": nn.ModuleList(nn.Linear(4, 8) for _ in range(4)), "head": nn.Linear(8, 1)}
+    )
+    monitor = Monitor(model)
+    for x in torch.randn(12, 32, 4):
+        with monitor.step(samples=32):
+            choice = nn.functional.one_hot(torch.randint(0, 4, (32,)), 4).float()
+            choice[:6] *= 0 if cut else 1
+            results = torch.stack([branch(x) for branch in model["branches"]], 1)
+            model["head"]((choice[..., None] * results).sum(1)).square().mean().backward()
+            model.zero_grad()
+    found = {each.severity for each in monitor.findings(select=["COV001"])}
+    assert found == {severity}
