@@ -357,7 +357,11 @@ def read_config(path: Path) -> Config:
         raise RunFolderError(
             "run.absent",
             f"{path} is not a run folder",
-            got="a folder without config.json" if path.is_dir() else "no such folder",
+            got="a folder without config.json"
+            if path.is_dir()
+            else "a file"
+            if path.exists()
+            else "no such folder",
             allowed="a folder that `etrm train` wrote",
             next_step="etrm runs, which lists the runs in the folder runs",
         )

@@ -53,7 +53,7 @@ def train(
     from etrm.training.trainer import train as run_training
     from reports.runs.run_summary import summarise_run
     from reports.terminal.console import open_console
-    from reports.terminal.data_tables import stage_lines
+    from reports.terminal.data_tables import selection_lines, stage_lines
     from reports.terminal.progress import TrainProgress
 
     allow_code_of(out if resume else None, allowed=allow_code)
@@ -74,8 +74,12 @@ def train(
     def show_stages(trainer: Trainer) -> None:
         nonlocal parameters
         parameters = sum(weight.numel() for weight in trainer.model.parameters())
-        for line in stage_lines(trainer.config.data.curriculum, trainer.episodes.stage_tasks):
-            console.print(line)
+        data = trainer.config.data
+        for line in (
+            *selection_lines(trainer.tasks, data.max_side, data.max_tasks, "data"),
+            *stage_lines(data.curriculum, trainer.episodes.stage_tasks),
+        ):
+            console.print(line, soft_wrap=True, markup=False)
 
     resume_with = f"resume with: etrm train --resume --out {shlex.quote(str(out))}"
     try:

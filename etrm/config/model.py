@@ -188,7 +188,8 @@ class ModelConfig(Section):
         if self.hidden_size % self.num_heads:
             raise refused(
                 "config.indivisible-heads",
-                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}",
+                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}; "
+                f"the next multiple is {-(-self.hidden_size // self.num_heads) * self.num_heads}",
             )
         if self.mlp_t and self.qk_norm:
             raise refused(

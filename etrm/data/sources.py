@@ -68,6 +68,7 @@ class TaskSet:
         source: the name of the source in the config.
         subset: the subset, training or evaluation.
         version: the commit of a published set; empty for files.
+        found: the number of tasks in the source before some were left out; None if it is not known or has no end.
         hash: the SHA-256 of the ids and grids that were kept.
     """
 
@@ -75,6 +76,7 @@ class TaskSet:
     source: str
     subset: str
     version: str = ""
+    found: int | None = field(default=None, compare=False)
     hash: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -196,7 +198,7 @@ def load_tasks(
             got=f"{len(everything)} tasks, none with all grids within {max_side}x{max_side}",
             next_step="raise data.max_side, which is --max-side in etrm data check",
         )
-    return TaskSet(tuple(fitting[:max_tasks]), source, subset, version)
+    return TaskSet(tuple(fitting[:max_tasks]), source, subset, version, len(everything))
 
 
 def choose_tasks(data: DataConfig) -> TaskSet:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,12 @@ def _explain_refused_writes(out: Path) -> Iterator[None]:
         ) from error
 
 
+def _find_free_folder(out: Path) -> Path:
+    """The first of the names ``out-2``, ``out-3``, ... that does not exist."""
+    names = (out.with_name(f"{out.name}-{number}") for number in count(2))
+    return next(path for path in names if not path.exists())
+
+
 def _check(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     if found.get("code", wanted["code"]) != wanted["code"]:
         raise RunFolderError(
@@ -145,7 +153,7 @@ def _check(out: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
             "investigate.other-subject",
             f"{out} contains an investigation of another config",
             allowed="the same preset, settings and faults, which continue it",
-            next_step="give another --out",
+            next_step=f"repeat the command with --out {shlex.quote(str(_find_free_folder(out)))}",
         )
     began, lengths = found.get(LENGTHS, {}), wanted[LENGTHS]
     differ = [kind for kind in lengths if began.get(kind, lengths[kind]) != lengths[kind]]

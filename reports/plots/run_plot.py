@@ -59,7 +59,9 @@ def _curves(folder: Path, keys: Sequence[str], arm: str, seed: int) -> list[Seri
             "plot.unknown-key",
             f"the run {folder} has not logged {unknown[0]!r}",
             allowed=", ".join(sorted(history.table)) or "a run with at least one step",
-            next_step="etrm plot RUN --keys KEY with one of these",
+            next_step="etrm plot RUN --keys KEY with one of these"
+            if len(history.table)
+            else "etrm runs lists the runs",
         )
     curves = []
     for key in keys:

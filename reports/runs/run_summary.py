@@ -32,6 +32,7 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
         for name, words in NUMBERS.items()
         if (last := run.history.last(name)) is not None and (best := run.history.best(name)) is not None
     ]
+    numbers = ", ".join(reached) or "no step is logged"
     command = "investigate" if run.critical else "evaluate"
     compared = read_compared(folder)
     departing = next((step for step in compared if step.departures), None)
@@ -49,7 +50,7 @@ def summarise_run(folder: Path, parameters: int) -> list[str]:
     evaluated = len(load_held_out_tasks(config)) if SOLVED in run.history.table else None
     course = describe_course(run.history.table, config.train.batch_size, evaluated)
     return [
-        f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {', '.join(reached)}",
+        f"{run.model}, {parameters:,} parameters; means of up to {WINDOW} steps: {numbers}",
         f"findings: {', '.join(run.serious) or 'none above a note'}",
         f"reference: {equal}",
         f"stage: {course}",

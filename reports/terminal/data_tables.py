@@ -1,4 +1,4 @@
-"""Tables for the terminal: the contents of a task set and of a store."""
+"""The contents of a task set and of a store, for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from etrm.config import CurriculumStage
+from etrm.config import SIDE, CurriculumStage
+from etrm.data import TaskSet
 from etrm.data.check import TaskSetSummary
 from etrm.data.store import Index
 from reports.text_table import make_table
@@ -60,6 +61,23 @@ def stage_lines(stages: Sequence[CurriculumStage], tasks: Sequence[int]) -> list
         f"{stage.max_side}"
         for number, (stage, count, low) in enumerate(zip(stages, tasks, lows, strict=False), start=1)
     ]
+
+
+def selection_lines(tasks: TaskSet, max_side: int, max_tasks: int | None, section: str) -> list[str]:
+    """Return a line if the settings leave out tasks of the source, which otherwise nobody would notice.
+
+    Args:
+        tasks: the selected tasks.
+        max_side: the setting ``data.max_side``.
+        max_tasks: the setting ``max_tasks`` of the section.
+        section: the section that selects the tasks, data or evaluate.
+    """
+    if tasks.found is None or len(tasks) == tasks.found:
+        return []
+    limits = [f"data.max_side {max_side}"] if max_side < SIDE else []
+    limits += [f"{section}.max_tasks {max_tasks}"] if max_tasks is not None else []
+    chosen = f" ({', '.join(limits)})" if limits else ""
+    return [f"{tasks.subset} tasks: {len(tasks)} of the {tasks.found} in {tasks.source}{chosen}"]
 
 
 def _count_scales(sides: Mapping[int, int]) -> str:

@@ -19,6 +19,7 @@ from etrm.training.scoring.fitted_scores import Fit, FittedScores
 from etrm.training.scoring.score_run import Scores
 from reports.runs.history import History
 from reports.runs.learning_course import compare_with_unseen, read_stage
+from reports.terminal.data_tables import selection_lines
 from reports.text_table import make_table
 
 NUMBERS = ("pass@1", "pass@2", "solved/evaluated", "95 % interval", "token accuracy", "exact")
@@ -55,6 +56,9 @@ def print_scores(console: Console, run: Path, scores: Scores) -> None:
         scores: the scores of the run.
     """
     console.print(scores_table(str(run), scores))
+    config = scores.config
+    for line in selection_lines(scores.held_out, config.data.max_side, config.evaluate.max_tasks, "evaluate"):
+        console.print(line, soft_wrap=True, markup=False)
     outside = len(scores.model.out_of_region)
     console.print(f"{outside} queries whose output does not fit the model's region, counted as unsolved")
     folder, _ = split_checkpoint(run)

@@ -44,6 +44,15 @@ def test_a_tier_with_runs_of_other_lengths_is_refused(
     assert (tmp_path / "subject.json").read_bytes() == before
 
 
+def test_the_error_for_another_subject_names_a_free_folder(tmp_path: Path) -> None:
+    out = tmp_path / "a folder"
+    (tmp_path / "a folder-2").mkdir()
+    claim(out, SCREENING)
+    with raises_code(RunFolderError, "investigate.other-subject", out) as caught:
+        claim(out, SCREENING, train={"lr": 0.5})
+    assert f"--out '{out}-3'" in caught.value.next_step
+
+
 def test_tiers_whose_runs_have_the_same_lengths_share_a_folder(tmp_path: Path) -> None:
     for tier in (SCREENING, replace(TIERS["standard"], seeds=9), SCREENING):
         claim(tmp_path, tier)

@@ -76,6 +76,8 @@ STATEMENT = Statement(
 )
 WARMUP_SHARE = 0.1
 """Longest usual warm-up, as a share of the run; the treatment shortens a longer one to it."""
+USUAL_RATE, USUAL_RATES = 1e-3, (1e-5, 1e-2)
+"""A rate at which models of this kind train with Adam, and those from which small factors reach a rate that works."""
 CURES = {"warmup-too-long": "warm-up"}
 """The faults of the positive controls, each with the intervention that must show it."""
 LOSS = Metric("h4.loss", "loss on the training queries: {item}", Direction.LOWER)
@@ -118,8 +120,10 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
     still = "the encoder does not train" if train.freeze_encoder_steps >= train.steps or not rate else ""
     still = "there is no encoder" if not model.has_encoder else still
     clipped = (
-        "" if train.clip_norm is None or train.clip_norm > 1 else f"clipped at {train.clip_norm:g} already"
-    )
+        "they are clipped at 1 already" if train.clip_norm == 1 else ""
+    )  # a tiny norm stops all learning
+    lowest, highest = USUAL_RATES
+    usual = f"it is between {lowest:g} and {highest:g} already" if lowest <= train.lr <= highest else ""
     longest = math.floor(WARMUP_SHARE * train.steps)
     explored = (
         "all ACT steps are always taken" if model.variant == "etrm_fct" or model.halt.max_steps == 1 else ""
@@ -141,6 +145,7 @@ def list_interventions(used: Config) -> tuple[list[Treatment], list[tuple[Treatm
             still,
         ),
         (Treatment("rate-x.3", "all rates x0.3", {"train": {"lr": round_rate(0.3 * train.lr)}}), ""),
+        (Treatment("usual-rate", f"learning rate {USUAL_RATE:g}", {"train": {"lr": USUAL_RATE}}), usual),
         (Treatment("clip", "gradients clipped at norm 1", {"train": {"clip_norm": 1.0}}), clipped),
         (
             Treatment("warm-up", "warm-up of 10 % of the run", {"train": {"warmup_steps": longest}}),

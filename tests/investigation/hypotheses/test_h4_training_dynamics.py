@@ -36,9 +36,9 @@ def names(config: Config) -> list[str]:
 def test_what_changes_nothing_is_left_out_and_listed() -> None:
     treatments, left_out = h4.list_interventions(used())
     assert [t.name for t in treatments] == ["rate-x.1", "rate-x.3", "batch"]
-    assert len(treatments) + len(left_out) == 8
+    assert len(treatments) + len(left_out) == 9
     assert {t.name for t, _ in left_out} == {
-        *("rate-of-decoder", "clip", "warm-up", "exploration", "no-entropy"),
+        *("rate-of-decoder", "usual-rate", "clip", "warm-up", "exploration", "no-entropy"),
     }
     assert all(why for _, why in left_out)
 
@@ -48,6 +48,9 @@ def test_what_changes_nothing_is_left_out_and_listed() -> None:
     [
         ({"train": {"clip_norm": None}}, "clip"),
         ({"train": {"clip_norm": 5}}, "clip"),
+        ({"train": {"clip_norm": 1e-9}}, "clip"),
+        ({"train": {"lr": 10}}, "usual-rate"),
+        ({"train": {"lr": 1e-7}}, "usual-rate"),
         ({"train": {"warmup_steps": 41}}, "warm-up"),
         ({"model": {"halt": {"exploration": 0.5}}}, "exploration"),
         ({"model": {"halt": {"exploration": 0}}}, "exploration"),
