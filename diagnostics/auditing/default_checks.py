@@ -18,6 +18,7 @@ from diagnostics.auditing.probes.input_checks import (
     check_inputs,
 )
 from diagnostics.auditing.probes.model_checks import LINEAR001, STATE001, check_model
+from diagnostics.auditing.probes.negative_indices import check_negative_indices
 from diagnostics.auditing.probes.operations.branch_checks import check_branches
 from diagnostics.auditing.probes.operations.drawn_targets import check_drawn_scores, check_drawn_targets
 from diagnostics.auditing.probes.operations.flat_scores import check_flat_scores
@@ -89,6 +90,7 @@ def run_checks(
         found += check_drawn_targets(model, step, batches[-1], optimizers)
         found += check_drawn_scores(model, step, batches[-1], optimizers, known[-1])
         found += check_flat_scores(model, step, batches[-1], optimizers, known, owner)
+        found += check_negative_indices(model, step, batches, optimizers)
         found += check_recomputed(find_recomputed(model, step, batches[-1], optimizers), owner)
     found += _check_again(model, step, batches, optimizers, watched, owner)
     if any(each.rule == INPUT003.id for each in found):  # the layers have seen next to one sample

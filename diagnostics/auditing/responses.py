@@ -35,9 +35,12 @@ from diagnostics.testing.trials import arrivals, untouched
 Loss = Callable[[nn.Module, Any], Tensor | Mapping[str, Tensor | float]]
 """`loss(model, batch)` -> the loss with its graph, or its terms by name. It must not call backward()."""
 
-Verdict = Literal["healthy", "saturated", "cut", "flat", "unused", "zero factor", "idle", "frozen"]
+Verdict = Literal[
+    "healthy", "saturated", "overwritten", "cut", "flat", "unused", "zero factor", "idle", "frozen"
+]
 """What gradient and response say together about a module and a term; see the table above.
 
+- `overwritten`: a gradient arrives, and the loss does not respond, because computing it writes to all of the weights.
 - `flat`: the gradient is exactly zero, and the term responds.
 - `zero factor`: the gradient is exactly zero, and the term does not respond.
 - `idle`: the term does not respond, but it does with other weights in the rest of the model.
@@ -251,11 +254,24 @@ class _Base:
             by_noise = max((change for size, change in changes.items() if size < math.inf), default=0.0)
             clear = max(self.noise[term], self._rounding[term])
             verdict = "healthy" if by_noise > clear else "saturated"
+            if verdict == "saturated" and self._overwrites(weights):
+                verdict = "overwritten"
         elif responding:
             verdict = "cut" if kind == "none" else "flat"
         else:
             verdict = "unused" if kind == "none" else "zero factor"
         return TermResponse(verdict, kind, root_sum_squares(norm for norm, _ in own), largest, size)
+
+    def _overwrites(self, weights: Sequence[nn.Parameter]) -> bool:
+        """Whether computing the loss replaces all of these weights."""
+        with untouched(self.model):
+            _noise(weights, SIZES[-1], seed=0)()
+            given = [weight.detach().clone() for weight in weights]
+            try:
+                self._terms()
+            except _REFUSALS:
+                return False
+            return not any(torch.equal(*pair) for pair in zip(weights, given, strict=True))
 
     def answered(self, changes: Mapping[str, Mapping[float, float]]) -> bool:
         """Whether each term has moved by more than its rounding."""

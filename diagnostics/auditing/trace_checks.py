@@ -10,7 +10,11 @@ from diagnostics.auditing.probes.input_checks import check_first_layers, check_s
 from diagnostics.auditing.probes.late_changes import check_clipping
 from diagnostics.auditing.probes.operations.bookkeeping import check_bookkeeping, check_frozen_dropouts
 from diagnostics.auditing.probes.operations.call_checks import check_calls
-from diagnostics.auditing.probes.operations.loss_checks import check_arrived, check_untrained
+from diagnostics.auditing.probes.operations.loss_checks import (
+    check_arrived,
+    check_derivatives,
+    check_untrained,
+)
 from diagnostics.auditing.probes.operations.mask_checks import check_masks
 from diagnostics.auditing.probes.operations.operation_checks import check_operations
 from diagnostics.auditing.probes.operations.unit_checks import check_units
@@ -37,6 +41,7 @@ def check_traces(
         *check_arrived(traces, owner, all(trace.updates.ascends for trace in traces)),
         *check_calls(traces, owner),
         *check_untrained(traces),
+        *check_derivatives(traces),
         *check_bookkeeping(traces),
         *check_frozen_dropouts(model, traces),
         *check_clipping(traces),

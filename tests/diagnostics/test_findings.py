@@ -109,6 +109,7 @@ IDS = {
     "INPUT003",
     "ROWS003",
     "ROWS004",
+    "ROWS005",
     "METRIC001",
     "RANDOM001",
     "SHARE004",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diagnostics.auditing.observed_step import ObservedStep
+from diagnostics.auditing.probes.negative_indices import ROWS005
 from diagnostics.auditing.probes.next_tokens import LEAK002, check_next_tokens
 from diagnostics.auditing.probes.operations.loss_targets import ENDS_COUNTED, PADDING_COUNTED
 from diagnostics.auditing.probes.operations.operation_checks import LOSS003
@@ -148,7 +149,7 @@ ROWS003 = Rule(
 FAMILY = Family(
     128,
     "Inputs, embeddings and states",
-    (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, ROWS004, DROP001, ROUND001),
+    (LEAK002, LEAK003, ROWS001, ROWS002, ROWS003, ROWS004, ROWS005, DROP001, ROUND001),
 )
 
 _ROWS = 8

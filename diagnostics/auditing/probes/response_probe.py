@@ -42,6 +42,11 @@ UNIT_SATURATED = Cause(
     "a saturated unit or a straight-through estimator passes gradient for values that do not change",
 )
 
+OVERWRITTEN = Cause(
+    "overwritten-in-step",
+    "each step writes to its weights before it uses them, so that no update lasts",
+    remedy="Write them once, before training; check the flag of an initialisation that the first batch is to make.",
+)
 RESPONSE001 = Rule(
     "RESPONSE001",
     CRITICAL,
@@ -84,7 +89,7 @@ RESPONSE003 = Rule(
     "response",
     "Reduce the scale of the input of the saturated unit.",
     source="audit",
-    causes=(UNIT_SATURATED,),
+    causes=(UNIT_SATURATED, OVERWRITTEN),
     arguments="Response",
     what="The probe `Response`: gradient arrives, and noise as large as the weights changes no term of the task beyond"
     " rounding.",
@@ -112,6 +117,11 @@ _JUDGED: Mapping[Verdict, tuple[Rule, Cause, str]] = {
         RESPONSE003,
         UNIT_SATURATED,
         "gradient of {term} arrives, and noise on its weights does not change it",
+    ),
+    "overwritten": (
+        RESPONSE003,
+        OVERWRITTEN,
+        "gradient of {term} arrives, and the loss is computed with other weights, which it writes itself",
     ),
     "zero factor": (
         RESPONSE002,

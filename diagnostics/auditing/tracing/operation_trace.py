@@ -27,6 +27,7 @@ from diagnostics.auditing.tracing.random_draws import Draw, FirstDraw, RandomDra
 from diagnostics.auditing.tracing.recorded_calls import Arrived
 from diagnostics.auditing.tracing.recorders.added_rows import AddedRows
 from diagnostics.auditing.tracing.recorders.clamp_calls import ClampCalls
+from diagnostics.auditing.tracing.recorders.derivative_calls import DerivativeCalls
 from diagnostics.auditing.tracing.recorders.first_nonfinite import FirstNonFiniteCall, count_bad
 from diagnostics.auditing.tracing.recorders.layer_calls import LayerCalls
 from diagnostics.auditing.tracing.recorders.loss_calls import LossCalls
@@ -54,6 +55,7 @@ class OperationTrace(TorchFunctionMode):
         masks: Calls outside of all modules that leave samples out of a loss.
         selections: Calls that select by a condition.
         added_rows: Calls that add rows by an index.
+        derivatives: Derivatives from which a loss is computed.
         calls: The calls of modules, and what they have in common.
         reads: The tensors that the model was given, and who was given them.
         added: What was added to the losses.
@@ -75,6 +77,7 @@ class OperationTrace(TorchFunctionMode):
         self.masks = SampleMasks()
         self.selections = SelectionCalls()
         self.added_rows = AddedRows()
+        self.derivatives = DerivativeCalls()
         self.calls = ModuleCalls()
         self.reads = Reads()
         self.added = AddedTerms()
@@ -154,6 +157,7 @@ class OperationTrace(TorchFunctionMode):
                 self.masks,
                 self.selections,
                 self.added_rows,
+                self.derivatives,
                 self.scores,
                 self.losses,
             )

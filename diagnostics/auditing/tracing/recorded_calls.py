@@ -236,6 +236,40 @@ class PairCall:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """One view whose dimensions are those of the tensor in another order.
+
+    Attributes:
+        operation: Where it was called.
+        before, after: Shape before and after.
+        computed: Whether the tensor has a graph.
+    """
+
+    operation: Operation
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    computed: bool
+
+    def leads_elsewhere(self, samples: int) -> bool:
+        """Whether the dimension of the samples moves away from the first place of computed numbers, or to it."""
+        moves = len(self.before) > 2 and self.before[0] != self.after[0]
+        return self.computed and moves and samples in (self.before[0], self.after[0])
+
+    def cannot_group(self) -> bool:
+        """Whether the new shape is none that groups of rows give too.
+
+        A view of 16 rows of 4 numbers as 4 rows of 16 may mean groups of four rows. Groups do not exchange dimensions
+        that others are between.
+        """
+        pairs = zip(self.before, self.after, strict=True)
+        first, *_, last = (place for place, (old, new) in enumerate(pairs) if old != new)
+        sizes = sorted((self.before[first], self.after[first]))
+        return min(self.before[first : last + 1]) > 1 and (
+            last - first > 1 or (len(self.before) > 2 and sizes[1] % sizes[0] != 0)
+        )
+
+
+@dataclass(frozen=True)
 class SoftmaxCall:
     """One softmax whose input requires gradient.
 

@@ -131,6 +131,12 @@ LOSS_UNTRAINED = Cause(
     "a loss is added although neither of its arguments has a graph, so it trains nothing: {operation}",
     remedy="Check its arguments: one of them must be an output of the trained model.",
 )
+ZERO_DERIVATIVE = Cause(
+    "derivative-zero",
+    "a loss is computed from a derivative that is 0 everywhere, as the second derivative of ReLU layers is:"
+    " {operation}",
+    remedy="Use smooth activations, such as tanh or SiLU, where a loss needs second derivatives.",
+)
 LOSS006 = Rule(
     "LOSS006",
     WARNING,
@@ -139,10 +145,10 @@ LOSS006 = Rule(
     "Keep the term in the graph, or leave it out.",
     source="audit",
     arguments="audit",
-    causes=(NO_GRAPH, DETACHED_TERM, LOSS_UNTRAINED),
+    causes=(NO_GRAPH, DETACHED_TERM, LOSS_UNTRAINED, ZERO_DERIVATIVE),
     what="The sums that lead to the loss contain a number without a graph. The number changes with the weights"
     " (found by an audit; a note if detach() made it), or it is the result of a loss function whose two"
-    " arguments have no graph.",
+    " arguments have no graph. Or a derivative with `create_graph=True` by an input is 0 everywhere, in each step.",
     why="The reported loss contains the term, but training does not reduce it.",
     example="A gradient penalty without `create_graph=True`; `loss + 0.1 * weight.norm().item()`.",
     false_alarms="A number that is added for the log alone.",
@@ -212,6 +218,18 @@ def check_untrained(traces: Sequence[OperationTrace]) -> list[Finding]:
     added = [{each.place for each in trace.added.of_losses() if each.untrained} for trace in traces]
     places = sorted(set.intersection(*added)) if added else []
     return [LOSS006.found_once("", LOSS_UNTRAINED.of(operation=place)) for place in places[:1]]
+
+
+def check_derivatives(traces: Sequence[OperationTrace]) -> list[Finding]:
+    """LOSS006 where each step takes a derivative for a loss, and it is 0 everywhere."""
+    for operation in traces[0].derivatives.zero if traces else ():
+        place = operation.place
+        if all(
+            place in {each.place for each in trace.derivatives.zero} - trace.derivatives.others
+            for trace in traces
+        ):
+            return [LOSS006.found_once("", ZERO_DERIVATIVE.of(operation=operation))]
+    return []
 
 
 def _averaged_pairs(trace: OperationTrace) -> PairCall | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from diagnostics.auditing.probes.operations.placed import Placed
 from diagnostics.auditing.tracing.operation_trace import OperationTrace
-from diagnostics.auditing.tracing.recorded_calls import PairCall, Pick
+from diagnostics.auditing.tracing.recorded_calls import Exchange, PairCall, Pick
 from diagnostics.causes import Cause
 
 PAIRS = Cause(
@@ -17,7 +17,7 @@ PAIRS = Cause(
 EXCHANGED_BY_VIEW = Cause(
     "dimensions-exchanged-by-view",
     "{operation} changes the shape {before} to {after} without moving numbers, so a row then contains numbers"
-    " of several samples",
+    " of several rows",
     remedy="Exchange dimensions with transpose() or permute().",
 )
 PICKS_SAMPLES = Cause(
@@ -78,17 +78,24 @@ def _picks_samples(pick: Pick, samples: int) -> bool:
 
 
 def _find_exchanged(traces: Sequence[OperationTrace], samples: int) -> Iterator[Cause]:
-    """Views in each step that move the dimension of the samples away from the first place, or to it."""
-    places = [
-        {
-            operation.place
-            for operation, before, after in each.shapes.exchanges
-            if samples in (before[0], after[0])
-        }
-        for each in traces
-    ]
-    common = set.intersection(*places) if places else set()
-    for operation, before, after in traces[0].shapes.exchanges if traces else ():
-        if operation.place in common and samples > 1:
-            yield EXCHANGED_BY_VIEW.of(operation=operation, before=before, after=after)
+    """Where each step views dimensions in another order, as only a transposition can give them."""
+    for first in traces[0].shapes.exchanges if traces and samples > 1 else ():
+        place = first.operation.place
+        alike = [
+            [each for each in trace.shapes.exchanges if each.operation.place == place] for trace in traces
+        ]
+        views = [each for found in alike for each in found]
+        always = all(place not in trace.shapes.other_views for trace in traces)
+        if all(alike) and (
+            all(any(each.leads_elsewhere(samples) for each in found) for found in alike)
+            or (always and all(each.cannot_group() for each in views))
+            or (always and _vary(views))
+        ):
+            yield EXCHANGED_BY_VIEW.of(operation=first.operation, before=first.before, after=first.after)
             return
+
+
+def _vary(views: Sequence[Exchange]) -> bool:
+    """Whether views exchange two dimensions whatever their size: groups would not always be as many as their size."""
+    shapes = {each.before for each in views}
+    return len(shapes) > 1 and all(min(shape) > 1 for shape in shapes)

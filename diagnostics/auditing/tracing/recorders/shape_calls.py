@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diagnostics.auditing.tracing.function_names import RESHAPES, plain_name
 from diagnostics.auditing.tracing.origins.outputs import DECISION
-from diagnostics.auditing.tracing.recorded_calls import Arrived, Operation, PairCall
+from diagnostics.auditing.tracing.recorded_calls import Arrived, Exchange, Operation, PairCall
 from diagnostics.auditing.tracing.torch_call import TorchCall
 
 _ARITHMETIC = frozenset(
@@ -26,14 +26,16 @@ class ShapeCalls:
     Attributes:
         pairs: Arithmetic of a column and a vector outside of all modules but the model.
         decisions: Comparisons of predictions (n,) with a column (n, 1), which is a matrix.
-        exchanges: Views that exchange dimensions of a computed tensor, with its shape before and after.
+        exchanges: Views that exchange dimensions.
+        other_views: Places of views that change the shape otherwise, to one of as many dimensions.
         merged: Where numbers that count up in steps of one become equal neighbours in a type of few digits.
     """
 
     def __init__(self) -> None:
         self.pairs: list[PairCall] = []
         self.decisions: list[PairCall] = []
-        self.exchanges: list[tuple[Operation, tuple[int, ...], tuple[int, ...]]] = []
+        self.exchanges: list[Exchange] = []
+        self.other_views: set[str] = set()
         self.merged: list[Operation] = []
         self._columns: dict[int, Tensor] = {}  # made of vectors
 
@@ -90,11 +92,13 @@ class ShapeCalls:
             self.decisions.append(PairCall(call.operation(), shapes, result, meant=False))
 
     def _note_view(self, call: TorchCall, result: Tensor) -> None:
-        if not result.requires_grad or result.dim() < 3:
-            return
         before, after = tuple(call.args[0].shape), tuple(result.shape)
-        if before != after and sorted(before) == sorted(after) and before[0] != after[0]:
-            self.exchanges.append((call.operation(), before, after))
+        if len(before) != len(after) or before == after:
+            return
+        if sorted(before) == sorted(after):
+            self.exchanges.append(Exchange(call.operation(), before, after, result.requires_grad))
+        else:
+            self.other_views.add(call.place)
 
 
 def _is_column(tensor: Tensor) -> bool:

@@ -117,3 +117,29 @@ def test_a_draw_without_gradient(how: str, expected: set[str]) -> None:
     report = audit(model, lambda m, x: m(x), list(torch.randn(3, 8, 4)), None, steps=3)
     found = {each.module for each in report.findings if each.code == "drawn-without-gradient"}
     assert found == expected
+
+
+class Fitted(nn.Module):
+    """Scales by the deviation of its first batch, or of each batch, and then by a layer."""
+
+    def __init__(self, once: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.once, self.scale = once, nn.ParameterDict({"log": nn.Parameter(torch.zeros(4))})
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.once or not self.scale["log"].any():
+            with torch.no_grad():
+                self.scale["log"].copy_(-x.std(0).log())
+        return self.head(x * self.scale["log"].exp())
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_weights_that_each_step_writes(once: bool) -> None:
+    model = Fitted(once)
+    model(X)
+    findings = Response(lambda model, x: model(x).square().mean(), watch=["scale", "head"]).run(model, X)
+    assert [(each.module, each.code) for each in findings] == (
+        [] if once else [("scale", "overwritten-in-step")]
+    )

@@ -234,3 +234,29 @@ def test_an_optimiser_that_maximises_wants_a_gain(sign: int, codes: set[str]) ->
 
     report = audit(model, step, batches, optimizer, steps=3)
     assert {each.code for each in report.findings if each.rule == "LOSS004"} == codes
+
+
+def curvature(model: nn.Module, batch: Any) -> Tensor:
+    """The sum of second derivatives by the inputs has to be 1."""
+    x = batch[0].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
+    return (second.sum(1) - 1).square().mean() + slope.square().mean()
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"), [(nn.ReLU(), [("LOSS006", "derivative-zero")]), (nn.Softplus(), [])]
+)
+def test_second_derivatives_of_piecewise_linear_layers(unit: nn.Module, expected: list[Any]) -> None:
+    torch.manual_seed(0)
+    assert found(curvature, nn.Sequential(nn.Linear(6, 16), unit, nn.Linear(16, 1))) == expected
+
+
+def test_a_derivative_by_weights_may_be_zero() -> None:
+    def inner(model: nn.Module, batch: Any) -> Tensor:
+        bias = torch.zeros(4, requires_grad=True) * 1.0  # it shifts all classes alike
+        loss = F.cross_entropy(model(batch[0]) + bias.sum(), batch[1])
+        (step,) = torch.autograd.grad(loss, bias, create_graph=True)
+        return F.cross_entropy(model(batch[0]) + (bias - step.detach().round()).sum(), batch[1])
+
+    assert found(inner) == []

@@ -75,6 +75,8 @@ SOUND: dict[str, Step] = {
         m(b[0].unflatten(0, (4, 4))).movedim(2, 1), b[1].view(4, 4)
     ),
     "classes flattened": lambda m, b: F.cross_entropy(m(b[0].unflatten(0, (4, 4))).flatten(0, 1), b[1]),
+    "rows in groups": lambda m, b: m(b[0]).view(4, 12, 1).view(12, 4, 1).square().mean(),
+    "numbers of a row in groups": lambda m, b: m(b[0]).repeat(1, 4).view(B, 6, 2).square().mean(),
     "some of the scores": lambda m, b: F.cross_entropy(m(b[0])[:, [2, 0, 1]], b[1]),
     "attention": lambda m, b: F.mse_loss(
         (m(b[0])[:, None] * b[0][:, :3, None]).softmax(-1).sum((1, 2)), b[0][:, 0]
@@ -111,6 +113,12 @@ WRONG: dict[str, tuple[Step, str]] = {
     "classes by a view": (
         lambda m, b: F.cross_entropy(m(b[0].unflatten(0, (4, 4))).view(4, 3, 4), b[1].view(4, 4)),
         "classes-misread",
+    ),
+    "classes of a target by a view": (
+        lambda m, b: F.mse_loss(
+            m(b[0]).view(4, 4, 3).permute(0, 2, 1), F.one_hot(b[1].view(4, 4), 3).float().view(4, 3, 4)
+        ),
+        "dimensions-exchanged-by-view",
     ),
     "one": (lambda m, b: (m(b[0]).topk(1).values.softmax(1) * m(b[0])).square().mean(), "one-element"),
     "exchanged": (

@@ -194,7 +194,7 @@ CASES = (
         "edges-by-view",
         edges_by_view,
         "a view makes two rows of pairs of nodes, where a transposition was meant",
-        (Answer("LEAK001"), Answer("ROWS00[34]")),
+        (Answer("LEAK001"), Answer("ROWS00[34]"), Answer("LOSS003", "", "dimensions-exchanged-by-view")),
     ),
     Case(
         "fields-share-rows",
