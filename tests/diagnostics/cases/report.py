@@ -256,7 +256,7 @@ rules were added or corrected, and "now" is a later run. So only "at first" show
   of audit and monitor.
 - `quiet`: no finding above a note. `accused`: a false alarm. `changed`: watching changed the training.
 - "Now" is 2026-11-28 at d57c38f5 for the groups up to "Planted in whole scripts", and the end of the work on their
-  rules for the last four. With these rules all healthy programs and the audits of all groups were run again. The
+  rules for the last five. With these rules all healthy programs and the audits of all groups were run again. The
   verdicts of not-causal, norm-of-one and advantages-in-a-column had changed, and were corrected.
 - Later rules name some faults in other words. These were added to the expected answers of weights-zero,
   first-token-read, loss-rewrapped, clipped-to-nothing, target-is-online, similarities-unnormalised,
