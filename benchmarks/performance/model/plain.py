@@ -51,10 +51,10 @@ def rotate_by_concatenation(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def rotate_in_place(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate in place, as ours does."""
-    half = cos.shape[-1] // 2
-    return Rotation(cos[..., :half], sin[..., :half])(x)
+def rotate_by_roll(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate without halves, as ours does."""
+    first, second = sin.chunk(2, dim=-1)
+    return Rotation(cos, torch.cat((-first, second), dim=-1))(x)
 
 
 def norm_by_terms(x: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ LADDER: tuple[tuple[str, Ways], ...] = (
     ("the obvious way", Ways()),
     ("+ fused attention: the published code's way", Ways(fused_attention)),
     ("+ products with parts of a fused weight", Ways(fused_attention, project=product_with_parts)),
-    ("+ rotation without copies", Ways(fused_attention, rotate_in_place, project=product_with_parts)),
-    ("+ RMSNorm in one operation", Ways(fused_attention, rotate_in_place, rms_norm, product_with_parts)),
+    ("+ rotation of whole heads", Ways(fused_attention, rotate_by_roll, project=product_with_parts)),
+    ("+ RMSNorm in one operation", Ways(fused_attention, rotate_by_roll, rms_norm, product_with_parts)),
 )
 """Each rung replaces one more operation by ours."""
 
