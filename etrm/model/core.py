@@ -107,7 +107,7 @@ class Core(nn.Module):
         places = self._with_context(positions)
         x = self._embed(context, inputs, places)
         rotation = None if self.positions is None else self.positions(places)
-        mask = None if valid is None else key_mask(self._context_valid(valid))
+        mask = None if valid is None else key_mask(self._context_valid(valid), x)
         with torch.no_grad():
             for _ in range(self.H_cycles - 1):
                 z_H, z_L = self._cycle(z_H, z_L, x, rotation, mask)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from etrm.errors import ArgumentError
 from etrm.model.forward_context import cast_input, find_products
+from etrm.model.lengths import align
 
 EPS = 1e-5  # the three numbers are those of the published TRM code
 ROPE_THETA = 10_000.0  # likewise
@@ -149,9 +150,31 @@ class RotaryPositions(nn.Module):
         return Rotation(self.cos[positions].unsqueeze(2), self.sin[positions].unsqueeze(2))
 
 
-def key_mask(valid: Tensor | None) -> Tensor | None:
-    """Turn (B, L) bool of existing tokens into a mask over keys (B, 1, 1, L); None stays None."""
-    return None if valid is None else valid[:, None, None, :]
+def key_mask(valid: Tensor | None, x: Tensor) -> Tensor | None:
+    """Turn (B, L) bool of existing tokens into a mask over keys (B, 1, 1, L): 0, and -inf where there is none.
+
+    From a mask of bool, :func:`attend` would make this one again for each layer and cycle, in three kernels on a GPU.
+    Two more would pad it there if its rows did not begin at multiples of eight.
+
+    Args:
+        valid: whether a token exists; None stays None.
+        x: any tensor of the network, whose device and precision determine those of the mask.
+    """
+    if valid is None:
+        return None
+    length = valid.shape[1]
+    absent = F.pad(~valid, (0, align(length) - length))
+    mask = torch.zeros_like(absent, dtype=_find_attention_dtype(x)).masked_fill(absent, -torch.inf)
+    return mask[:, None, None, :length]
+
+
+def _find_attention_dtype(x: Tensor) -> torch.dtype:
+    """The precision of the arguments of :func:`attend` in a network that computes with ``x``."""
+    device = x.device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if casts and device != "cpu":
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def cast_for_attention(x: Tensor) -> Tensor:
@@ -180,7 +203,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
-        """(B, L, D) to (B, L, D); ``mask`` is (B, 1, 1, L), True where a key exists."""
+        """(B, L, D) to (B, L, D); ``mask`` is that of :func:`key_mask`."""
         batch, length, hidden = x.shape
         x = cast_input(x)
         # As in SwiGLU, split the weight and not the product.

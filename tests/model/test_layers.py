@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,11 +22,13 @@ from etrm.model.layers import (
     Rotation,
     SwiGLU,
     TokenEmbedding,
+    attend,
     key_mask,
     multi_head,
     rms_norm,
     truncated_normal_,
 )
+from tests.launches import Launches
 
 STD_OF_CUT_NORMAL = 0.87962566103423978  # of a unit normal cut at two sigma, published
 
@@ -173,7 +174,7 @@ def test_a_mask_is_attention_on_what_it_leaves(exists: list[bool], seed: int) ->
     layer, table = Attention(8, 2, False), RotaryPositions(60, 4)
     valid = torch.tensor([exists])
     x, positions = torch.randn(1, len(exists), 8), torch.randint(0, 60, (1, len(exists)))
-    masked = layer(x, table(positions), key_mask(valid))[valid]
+    masked = layer(x, table(positions), key_mask(valid, x))[valid]
     left = layer(x[valid][None], table(positions[valid][None]), None)[0]
     torch.testing.assert_close(masked, left, rtol=1e-4, atol=1e-6)
 
@@ -270,15 +271,43 @@ def test_a_rotation_may_stand_for_all_rows_of_a_batch() -> None:
     torch.testing.assert_close(one(x), each(x), rtol=0, atol=0)
 
 
-def test_key_mask_puts_the_keys_last() -> None:
-    valid = torch.tensor([[True, False], [True, True]])
-    assert key_mask(None) is None
-    mask = key_mask(valid)
+@pytest.mark.parametrize("length", [1, 8, 13])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_key_mask_is_that_of_torch_for_a_mask_of_bool(length: int, dtype: torch.dtype) -> None:
+    """To the bit, and with rows at multiples of eight, of which a GPU makes no copies."""
+    valid = torch.arange(length) < torch.tensor([[1], [length]])
+    query, key, value = torch.randn(3, 2, 4, length, 6, dtype=dtype)
+    mask = key_mask(valid, value)
     assert mask is not None
-    scores = torch.zeros(2, 3, 4, 2).masked_fill(~mask, -np.inf)
-    expected = F.one_hot(torch.tensor(0), 2).expand(3, 4, 2).float()
-    torch.testing.assert_close(scores[0].softmax(-1), expected)
-    torch.testing.assert_close(scores[1].softmax(-1), torch.full((3, 4, 2), 0.5))
+    assert (mask.shape, mask.dtype) == ((2, 1, 1, length), dtype)
+    assert [stride % 8 for stride in mask.stride()] == [0, 0, 0, 1]
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None])
+    assert torch.equal(attend(query, key, value, mask), expected)
+    assert key_mask(None, value) is None
+
+
+def test_a_key_mask_has_the_precision_of_attention() -> None:
+    """That of the arguments of torch's kernel: else it would be cast in each call."""
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    low = torch.zeros(1, 3, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):  # attention is in float32 on a CPU
+        mask = key_mask(valid, low)
+    assert mask is not None
+    assert mask.dtype == torch.float32
+
+
+def test_a_layer_makes_no_mask_of_its_own() -> None:
+    """Without a kernel for attention, as here, the mask is added in one operation."""
+    with torch.device("meta"):
+        block, x, valid = Block(BlockSettings(8, 2, 1.0)), torch.empty(2, 5, 8), torch.ones(2, 5).bool()
+    started = []
+    for mask in (None, key_mask(valid, x), valid[:, None, None]):
+        with Launches() as launches, torch.no_grad():
+            block(x, None, mask)
+        started.append(len(launches.found))
+    without, ours, of_bool = started
+    assert ours == without + 1
+    assert of_bool > ours
 
 
 # -- mixing tokens ------------------------------------------------------------------------------------

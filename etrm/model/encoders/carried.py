@@ -77,7 +77,7 @@ class RecurrentEncoder(CarriedEncoder):
 
     def refine(self, old: EncoderState, pairs: Tensor, mask: Tensor) -> EncoderState:
         """Compute the states (R, P, D) after one step, before smoothing."""
-        return {"z": self.cross_attention(old["z"], pairs, key_mask(mask))}
+        return {"z": self.cross_attention(old["z"], pairs, key_mask(mask, pairs))}
 
 
 class TRMStyleEncoder(CarriedEncoder):

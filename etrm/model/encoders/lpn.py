@@ -34,7 +34,7 @@ class LPNGridEncoder(PairEncoder):
         h = torch.cat((self.cls_token.expand(len(demos.tokens), -1, -1), self.embed(demos)), dim=1)
         # CLS is not rotated, and a rotation by position 0 is none.
         rotation = self.positions(F.pad(demos.positions, (1, 0)))
-        mask = None if demos.valid is None else key_mask(F.pad(demos.valid, (1, 0), value=True))
+        mask = None if demos.valid is None else key_mask(F.pad(demos.valid, (1, 0), value=True), h)
         for block in self.layers:
             h = run_network(block, h, rotation, mask)
         return rms_norm(h[:, 0])

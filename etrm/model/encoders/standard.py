@@ -48,7 +48,7 @@ class GridEncoder(PairEncoder):
     def encode(self, demos: Demos) -> Tensor:
         """Encode all pairs at once as (N, D), or as (N, L, D) if nothing is pooled, padded to the longest."""
         h = self.embed(demos)
-        rotation, mask = self.positions(demos.positions), key_mask(demos.valid)
+        rotation, mask = self.positions(demos.positions), key_mask(demos.valid, h)
         for block in self.layers:
             h = run_network(block, h, rotation, mask)
         return self.pool_proj(h if self.pooling == "none" else self._pool(h, demos.tokens != PAD))
@@ -62,7 +62,8 @@ class GridEncoder(PairEncoder):
             scores = self.pool_weight_proj(h).squeeze(-1).masked_fill(~real, -torch.inf)
             return torch.einsum("nl,nld->nd", scores.softmax(dim=1), h)
         query = self.pool_q_proj(self.pool_query).expand(len(h), 1, -1)
-        mixed = multi_head(query, self.pool_k_proj(h), self.pool_v_proj(h), self.num_heads, key_mask(real))
+        key, value, mask = self.pool_k_proj(h), self.pool_v_proj(h), key_mask(real, h)
+        mixed = multi_head(query, key, value, self.num_heads, mask)
         return self.pool_o_proj(mixed.squeeze(1))
 
 
@@ -80,9 +81,9 @@ class SetEncoder(nn.Module):
 
     def forward(self, pairs: Tensor, mask: Tensor) -> Tensor:
         """Pair vectors (R, K, D) with (R, K) bool of those that exist to (R, P, D)."""
-        h = self.query_tokens.expand(len(pairs), -1, -1)
+        h, keys = self.query_tokens.expand(len(pairs), -1, -1), key_mask(mask, pairs)
         for layer in self.layers:
-            h = run_network(layer, h, pairs, key_mask(mask))
+            h = run_network(layer, h, pairs, keys)
         return rms_norm(h)
 
 
