@@ -137,10 +137,15 @@ class FirstNonFinite:
         if self.origin is not None or not (values.is_floating_point() or values.is_complex()):
             return
         bad = ~torch.isfinite(values)
-        if not bool(bad.any()):
+        if not bool(bad.any()) or (phase != "backward" and _is_mask(tensor, values)):
             return
         rows = bad.flatten(1).any(1).nonzero().flatten().tolist() if bad.dim() > 1 else []
         self.origin = Origin(phase, module, place, name, tuple(values.shape), int(bad.sum()), tuple(rows))
+
+
+def _is_mask(tensor: Tensor, values: Tensor) -> bool:
+    """Whether a tensor may be a mask to add to scores: constant, and everywhere 0 or -inf."""
+    return not tensor.requires_grad and bool(((values == 0) | (values == -torch.inf)).all())
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def first_nonfinite(model: nn.Module) -> Iterator[FirstNonFinite]:
     """Watch one step of `model` for the first number that is not finite.
 
     The step must run inside: forward, and backward if gradients are to be checked. The result stays valid
-    afterwards. An additive mask with infinities counts as not finite where it is passed to a module.
+    afterwards. A constant tensor of 0 and -inf counts as a mask, and not as not finite.
     """
     found = FirstNonFinite(model)
     handles = []

@@ -206,15 +206,19 @@ class Attention(nn.Module):
         """(B, L, D) to (B, L, D); ``mask`` is that of :func:`key_mask`."""
         batch, length, hidden = x.shape
         x = cast_input(x)
-        # As in SwiGLU, split the weight and not the product.
-        query, key, value = (
-            cast_for_attention(F.linear(x, weight)).view(batch, length, self.num_heads, -1)
-            for weight in self.qkv_proj.cast_weight().chunk(3)
-        )
+
+        def project(weight: Tensor) -> Tensor:
+            heads = len(weight) * self.num_heads // hidden
+            return cast_for_attention(F.linear(x, weight)).view(batch, length, heads, -1)
+
+        # Queries and keys are one tensor until they are attended with, so each operation is called once for both.
+        of_queries_and_keys, of_values = self.qkv_proj.cast_weight().split((2 * hidden, hidden))
+        both, value = project(of_queries_and_keys), project(of_values)
         if self.qk_norm:
-            query, key = rms_norm(query), rms_norm(key)
+            both = rms_norm(both)
         if rotation is not None:
-            query, key = rotation(query), rotation(key)
+            both = rotation(both)
+        query, key = both.chunk(2, dim=2)
         mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), mask)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, hidden))
 

@@ -160,3 +160,35 @@ def test_calls_without_gradients_are_watched_too(stack: Stack) -> None:
         stack(torch.randn(3, 4))
     assert found.origin is not None
     assert found.origin.module == "blocks.2"
+
+
+class Masked(nn.Module):
+    """Attention with a mask of 0 and -inf, kept as a buffer and passed to a module; its output is then spoilt."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+        self.attention, self.by = nn.MultiheadAttention(4, 1, batch_first=True), by
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed, _ = self.attention(x, x, x, attn_mask=self.mask, need_weights=False)
+        return mixed * self.by
+
+
+@pytest.mark.parametrize("by", [1.0, torch.inf])
+def test_a_mask_of_zero_and_minus_infinity_is_no_fault(by: float) -> None:
+    model = Masked(by)
+    with first_nonfinite(model) as found:
+        model(torch.randn(2, 3, 4)).sum().backward()
+    place = found.origin and (found.origin.module, found.origin.place)
+    assert place == (None if by == 1.0 else ("", "output"))
+
+
+def test_minus_infinity_that_has_a_gradient_is_one() -> None:
+    """The logarithm of zero is no mask, although it looks like one."""
+    model = nn.Sequential(nn.Softmax(-1), nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda module, args, output: output.round().log())
+    with first_nonfinite(model) as found:
+        model(torch.tensor([[90.0, 0.0]], requires_grad=True))
+    assert found.origin is not None
+    assert (found.origin.module, found.origin.elements) == ("0", 1)
