@@ -28,7 +28,11 @@ from etrm.investigation.hypotheses.gradient_figures import FIGURES, make_curves
 from etrm.investigation.hypotheses.hypothesis import Hypothesis, Statement
 from etrm.investigation.hypotheses.inspection import judge_inspection
 from etrm.investigation.judgement import CommonReason, Judgement
-from etrm.investigation.measurements.encoder_gradients import GradientFacts, gather
+from etrm.investigation.measurements.encoder_gradients import (
+    GradientFacts,
+    follows_replaced_weights,
+    gather,
+)
 from etrm.investigation.measurements.left_out_rows import count_left_out_rows
 from etrm.investigation.measurements.predicate_gradients import PredicateReason, make_predicate_rows
 from etrm.investigation.measurements.run_findings import group_serious
@@ -130,7 +134,7 @@ class EncoderGradients(Hypothesis):
         judgement = judge_steps(facts, steepest, subject_runs, controls)
         return self.statement.decided(
             judgement,
-            explained_by=_find_explanation(investigation, judgement, controls),
+            explained_by=_find_explanation(investigation, judgement, controls, subject_runs),
             arms=self.arms(investigation),
             runs=(*map(_add_gradient_finals, subject_runs), *records_of(control_runs)),
             evidence=(
@@ -168,7 +172,10 @@ def _explain_not_applicable(subject: Config) -> str:
 
 
 def _find_explanation(
-    investigation: Investigation, judgement: Judgement, controls: Sequence[ControlOutcome]
+    investigation: Investigation,
+    judgement: Judgement,
+    controls: Sequence[ControlOutcome],
+    runs: Sequence[LoadedRun],
 ) -> str | None:
     """The other hypothesis whose fault would make this one hold, or its runs fail, without a fault of gradients.
 
@@ -180,7 +187,13 @@ def _find_explanation(
     predicates = any(code in judgement.codes for code in PredicateReason)
     if any(found.dropped if predicates else found.lost for found in investigation.first_context_trace):
         return "H3"
-    return "H4" if judgement.verdict is Verdict.ERROR else None  # runs that diverged
+    own = investigation.subject.model.own_encoder
+    diverged = judgement.verdict is Verdict.ERROR
+    if diverged or (
+        not predicates and follows_replaced_weights([run.metrics for run in runs], own_encoder=own)
+    ):
+        return "H4"
+    return None
 
 
 def plan_jobs(investigation: Investigation) -> list[Job]:

@@ -141,6 +141,28 @@ def gather(
     )
 
 
+def follows_replaced_weights(runs: Sequence[Sequence[dict[str, Any]]], *, own_encoder: bool = False) -> bool:
+    """Whether gradients fail only after a step that was as long as the weights of the encoder or the core.
+
+    Such a step leaves nothing of the first weights. Saturated attention and halting then have zero gradients although
+    the code is right, so the size of the steps may be the fault.
+
+    Args:
+        runs: the logged metrics of each run, step by step.
+        own_encoder: see :func:`gather`.
+    """
+
+    def fails(metrics: Sequence[dict[str, Any]]) -> bool:
+        return gather(metrics, own_encoder=own_encoder).holds
+
+    def until_replaced(metrics: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """The steps whose gradients were computed before the weights were replaced."""
+        moved = (max(m.get(f"{part}.moved") or 0.0 for part in ("encoder", "core")) for m in metrics)
+        return metrics[: next((i + 1 for i, ratio in enumerate(moved) if ratio >= 1), len(metrics))]
+
+    return any(map(fails, runs)) and not any(fails(until_replaced(metrics)) for metrics in runs)
+
+
 def _mean(values: Sequence[float]) -> Value:
     return sum(values) / len(values) if values else NotMeasured(absent="no step logged it")
 

@@ -12,7 +12,11 @@ from etrm.config import with_settings
 from etrm.investigation.comparison.gradient_check import SlopeCheck
 from etrm.investigation.controls import control_arm
 from etrm.investigation.hypotheses import h2_encoder_gradients as h2
-from etrm.investigation.measurements.encoder_gradients import GradientReason, gather
+from etrm.investigation.measurements.encoder_gradients import (
+    GradientReason,
+    follows_replaced_weights,
+    gather,
+)
 from etrm.investigation.records import NotMeasured, Verdict
 from etrm.investigation.runs.jobs import Job
 from etrm.investigation.session import Investigation
@@ -52,6 +56,18 @@ def step(number: int, **changes: Any) -> dict[str, Any]:
 def test_one_bad_step_validates(bad: int, change: dict[str, Any]) -> None:
     steps = [step(i, **(change if i == bad else {})) for i in range(20)]
     assert gather(steps).holds
+
+
+def test_gradients_that_fail_after_the_weights_were_replaced_may_be_the_fault_of_the_rate() -> None:
+    huge, bad, healthy = {"core__moved": 30.0}, {"encoder__coverage": 0.9}, [step(0), step(1)]
+    assert follows_replaced_weights([[step(0, **huge), step(1, **bad)], healthy])
+    for blamed in (
+        [step(0), step(1, **bad)],  # no step was huge
+        [step(0, **huge, **bad), step(1)],  # the gradients came before the step
+        [step(0, **bad), step(1, **huge), step(2, **bad)],
+    ):
+        assert not follows_replaced_weights([[step(0, **huge), step(1, **bad)], blamed])
+    assert not follows_replaced_weights([[step(0, **huge), step(1)]])  # nothing failed
 
 
 def test_steps_in_which_the_settings_freeze_the_encoder_accuse_nobody() -> None:
