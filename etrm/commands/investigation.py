@@ -112,7 +112,9 @@ def investigate(
     from etrm.errors import ConfigError
     from etrm.investigation.runs.launchers import prepare_processes
 
-    prepare_processes()  # first, because the imports below take seconds too
+    own_model = run is not None and names_own_model(run)
+    if launcher == "processes" and not own_model:
+        prepare_processes()  # first, because the imports below take seconds too
     from etrm.investigation.experiments.frozen_decoder import run as frozen
     from etrm.investigation.hypotheses.hypothesis_registry import load_hypothesis
     from etrm.investigation.run import choose
@@ -124,7 +126,7 @@ def investigate(
             allowed="validated",
             next_step="leave the option out, or write --fail-on validated",
         )
-    if run is not None and names_own_model(run):
+    if own_model:
         leave_with(run_own_model(context, str(run), out, hypotheses or (), seeds, until_root_cause), fail_on)
         return
     allow_code_of(run, allowed=allow_code)

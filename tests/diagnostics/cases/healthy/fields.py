@@ -127,7 +127,7 @@ def bags_of_rare_words() -> Made:
 
 
 class Means(nn.Module):
-    """Classes are told apart by the distance to averages of their codes, which are buffers."""
+    """A sample gets the class whose average code is nearest; the averages are buffers."""
 
     means: Tensor
 
@@ -380,7 +380,7 @@ class Turning(nn.Module):
 
 
 def loss_of_each_frame() -> Made:
-    """Each frame has a backward pass of its own, and its state goes on without gradient; one update for all."""
+    """Each frame has a backward pass of its own, and the next one gets its state detached; one update for all."""
     torch.manual_seed(143)
     model = Turning()
     optimizer = adam(model)
